@@ -1,0 +1,35 @@
+"""The one exception that carries a user's mistake to the entry point, and the exit codes."""
+
+import enum
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text is the whole message: what was got, what was expected, what to change."""
+
+
+class Diverged(Exception):
+    """Training cannot go on: the loss or a gradient is not finite."""
+
+
+class ExitCode(enum.IntEnum):
+    """What a jaxgen command tells the shell. 75 and 76 are `sysexits.h` EX_TEMPFAIL and its neighbour."""
+
+    DONE = 0
+    BAD_INPUT = 2
+    PREEMPTED = 75
+    DIVERGED = 76
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"jaxgen: {error}", file=sys.stderr)
+        code = ExitCode.BAD_INPUT
+    except Diverged as error:
+        print(f"jaxgen: {error}", file=sys.stderr)
+        code = ExitCode.DIVERGED
+    sys.exit(int(code or 0))
