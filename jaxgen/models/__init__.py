@@ -1,0 +1,1 @@
+"""Models: one file each; none imports another, only the contract in `sequence`."""

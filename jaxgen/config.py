@@ -1,0 +1,270 @@
+"""The root config, its command line and its JSON form.
+
+A config file is Python and ends in `CONFIG = Config(...)`. Every field is an option (`--train.steps 100`); a field that
+holds a dataclass can be swapped for a sibling class by name (`--model.cell GRU`), keeping the values both have.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import io
+import json
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from jaxgen.data.clips import Dataset
+from jaxgen.data.store import AudioPolicy
+from jaxgen.distributions import Sampling
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.features import FeatureSpec
+from jaxgen.models.sequence import ModelConfig
+from jaxgen.objectives.likelihood import Likelihood
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and how often."""
+
+    steps: int = 2_000
+    """Updates."""
+    batch_size: int = 32
+    """Rows: streams of clips that train side by side."""
+    seq_len: int = 128
+    """Steps (samples or frames) the gradient sees."""
+    seed: int = 0
+    """Decides the initial weights, the order of clips and every draw."""
+    log_every: int = 10
+    """Steps between training rows in metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between validations, each with generated audio."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; every validation makes one too."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the best."""
+    best_metric: str = "loss"
+    """Validation metric whose lowest value marks the best checkpoint."""
+    early_stopping: int = 0
+    """Stop after this many validations without a better one; 0 never stops early."""
+    max_eval_clips: int = 300
+    """Validation clips scored while training; the report scores all."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "seq_len", "log_every", "eval_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--train.{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is generated while training and for the report."""
+
+    num_clips: int = 8
+    """Clips generated for each validation and for the report."""
+    seconds: float | None = None
+    """Longest generated clip in seconds; none takes the longest (frames) or typical (samples) training clip."""
+    sampling: Sampling = Sampling()
+    """How steps are drawn."""
+    metrics: tuple[AudioMetric, ...] = ()
+    """Further metrics that know this kind of data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    data: Dataset
+    """Where the sound comes from."""
+    features: FeatureSpec
+    """What a step of the sequence is."""
+    model: ModelConfig
+    """Who predicts the next step."""
+    objective: Likelihood = Likelihood()
+    """What is minimised and how."""
+    train: Train = Train()
+    """How long and how often."""
+    evaluation: Evaluation = Evaluation()
+    """What is generated and measured."""
+    audio: AudioPolicy = AudioPolicy()
+    """How recordings are decoded, and which are refused."""
+    workdir: str = "runs/run"
+    """Folder of the run."""
+    cache_dir: str = "~/.cache/jaxgen"
+    """Folder of decoded data, downloads and compiled programs."""
+
+
+# --------------------------------------------------------------------------------------------- command line
+
+
+def load(path: str | Path) -> Config:
+    """Runs a config file and returns its CONFIG. Raises UserError where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file at '{path}'. Pass --config a Python file that defines CONFIG.")
+    spec = importlib.util.spec_from_file_location(f"jaxgen_config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    config = getattr(module, "CONFIG", None)
+    if not isinstance(config, Config):
+        raise UserError(f"'{path}' defines no CONFIG of type jaxgen.config.Config.")
+    return config
+
+
+def parse(cls: type[T], default: T | None, args: Sequence[str], program: str) -> T:
+    """Reads options into a dataclass, starting from `default`.
+
+    Raises UserError for an unknown option (naming the nearest) and for a value of the wrong type.
+    """
+    args = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    if default is not None:
+        default, args = _swap_classes(default, args)
+    known = _options(default) if default is not None else _class_options(cls)
+    for option in args:
+        if option.startswith("--") and option not in known and option != "--help":
+            nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
+            raise UserError(f"unknown option {option}; did you mean {nearest[0]}?")
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(cls, default=default, args=args, prog=program, description=cls.__doc__)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(panel: str) -> str:
+    """The first paragraph of tyro's error panel, as one sentence."""
+    rows = [row.strip("│╭╮╰╯ ").strip() for row in panel.splitlines()[1:]]
+    sentence = []
+    for row in rows:
+        if not row or set(row) <= {"─"}:
+            break
+        sentence.append(row)
+    return " ".join(sentence).rstrip(".") + ". Run with --help for what each option expects."
+
+
+def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
+    """Takes `--path.to.field ClassName` out of the options and puts that class in, with the values both have."""
+    rest: list[str] = []
+    for word in args:
+        if rest and (field := _swappable(default, rest[-1])) is not None:
+            classes = {cls.__name__: cls for cls in _subclasses(field.base)}
+            if word not in classes:
+                raise UserError(f"{rest[-1]} is '{word}', expected one of {', '.join(sorted(classes))}.")
+            shared = {
+                f.name: getattr(field.value, f.name)
+                for f in dataclasses.fields(classes[word])
+                if hasattr(field.value, f.name)
+            }
+            default = _replace(default, rest.pop()[2:].replace("-", "_").split("."), classes[word](**shared))
+        else:
+            rest.append(word)
+    return default, rest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Swappable:
+    base: type
+    value: Any
+
+
+def _swappable(default: Any, option: str) -> _Swappable | None:
+    """The field that `--a.b.c` names, if it holds a dataclass."""
+    value, base = default, None
+    if not option.startswith("--"):
+        return None
+    for name in option[2:].replace("-", "_").split("."):
+        if not dataclasses.is_dataclass(value) or not hasattr(value, name):
+            return None
+        base = typing.get_type_hints(type(value))[name]
+        value = getattr(value, name)
+    return _Swappable(base, value) if dataclasses.is_dataclass(value) and isinstance(base, type) else None
+
+
+def _subclasses(cls: type) -> list[type]:
+    direct = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
+    return direct + [c for sub in cls.__subclasses__() for c in ([sub, *_subclasses(sub)])]
+
+
+def _replace(value: Any, path: Sequence[str], new: Any) -> Any:
+    if not path:
+        return new
+    return dataclasses.replace(value, **{path[0]: _replace(getattr(value, path[0]), path[1:], new)})
+
+
+def _options(value: Any, prefix: str = "--") -> list[str]:
+    """The options of a config value, in tyro's spelling."""
+    names = []
+    for field in dataclasses.fields(value):
+        option = prefix + field.name.replace("_", "-")
+        child = getattr(value, field.name)
+        if dataclasses.is_dataclass(child):
+            names += _options(child, option + ".")
+        else:
+            names.append(option)
+            if isinstance(child, bool):
+                names.append(prefix + "no-" + field.name.replace("_", "-"))
+    return names
+
+
+def _class_options(cls: Any) -> list[str]:
+    return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)]
+
+
+# --------------------------------------------------------------------------------------------- JSON
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON of a config; dataclasses carry their class's import path."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`. Raises UserError where a class or field is unknown to this installation."""
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    module, _, name = value["class"].rpartition(".")
+    try:
+        cls: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return cls(**{key: from_json(item) for key, item in value.items() if key != "class"})
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"a saved config names {value['class']}, which this installation cannot build ({error}); "
+            "use the version of jaxgen that wrote it, or put the module on PYTHONPATH."
+        ) from None
+
+
+def differences(saved: Any, asked: Any, ignore: frozenset[str] = frozenset(), prefix: str = "") -> list[str]:
+    """What differs between two configs, as `path=saved (asked: value)`; paths in `ignore` may differ."""
+    if prefix in ignore or saved == asked:
+        return []
+    if type(saved) is type(asked) and dataclasses.is_dataclass(saved):
+        names = [f.name for f in dataclasses.fields(saved)]
+        path = prefix + "." if prefix else ""
+        return [d for n in names for d in differences(getattr(saved, n), getattr(asked, n), ignore, path + n)]
+    return [f"{prefix}={_short(saved)} (asked: {_short(asked)})"]
+
+
+def _short(value: Any) -> str:
+    return type(value).__name__ if dataclasses.is_dataclass(value) else json.dumps(to_json(value))

@@ -1,0 +1,118 @@
+"""Floors: what the simplest predictors score. A model that does not beat them has learned nothing."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jaxgen.errors import UserError
+
+Codes = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class CopyFloor:
+    """What `copy_previous_frame` scores, in the scaled space of the steps."""
+
+    mse: float
+    """Mean squared error a dimension of "the next frame is the last one"."""
+    nats_per_frame: float
+    """Negative log likelihood a frame of a diagonal Normal around the last frame."""
+
+
+def unigram_bits_per_sample(train_codes: Iterable[Codes], test_codes: Iterable[Codes], q_levels: int) -> float:
+    """Bits a sample when every sample is drawn from the training histogram, counts smoothed by adding one.
+
+    train_codes, test_codes: integer [nsamp] clips with values in [0, q_levels); each is read once.
+    Raises UserError when there is no test sample or a code is out of range.
+    """
+    counts = np.ones(q_levels, np.int64)
+    for codes in train_codes:
+        counts += np.bincount(_checked(codes, q_levels), minlength=q_levels)
+    bits = np.log2(counts.sum()) - np.log2(counts)
+    return _bits_per_sample(bits[_checked(codes, q_levels)] for codes in test_codes)
+
+
+def bigram_bits_per_sample(
+    train_codes: Iterable[Codes], test_codes: Iterable[Codes], q_levels: int, start: int
+) -> float:
+    """Bits a sample when a sample depends on the one before it, counts of pairs smoothed by adding one.
+
+    The sample before the first of a clip is `start` (the code of digital silence), in training and in test; nothing is
+    carried from clip to clip and every sample is scored, as for a model.
+
+    train_codes, test_codes: integer [nsamp] clips with values in [0, q_levels); each is read once.
+    Raises UserError when there is no test sample or a code is out of range.
+    """
+    counts = np.ones(q_levels * q_levels, np.int64)
+    for codes in train_codes:
+        np.add.at(counts, _pairs(codes, q_levels, start), 1)
+    table = counts.reshape(q_levels, q_levels)
+    bits = (np.log2(table.sum(axis=1, keepdims=True)) - np.log2(table)).reshape(-1)
+    return _bits_per_sample(bits[_pairs(codes, q_levels, start)] for codes in test_codes)
+
+
+def copy_previous_frame(
+    train_steps: Iterable[NDArray[np.floating]],
+    test_steps: Iterable[NDArray[np.floating]],
+    start: ArrayLike,
+    scale: ArrayLike,
+) -> CopyFloor:
+    """Scores the prediction that a frame repeats the one before it.
+
+    The likelihood is that of a diagonal Normal whose mean is the previous frame and whose variance in each dimension is
+    the mean squared difference of successive training frames. The frame before the first of a clip is `start`.
+
+    train_steps, test_steps: float [nframe, D] clips; each is read once. start: [D].
+    scale: [D] or a number; frames are divided by it before anything is scored. Pass the training standard deviation
+    where the model's figures are in standardised units, 1.0 where they are in the features' own.
+    Raises UserError when either side has no frame.
+    """
+    start, scale = np.asarray(start, np.float64), np.asarray(scale, np.float64)
+    variance, _ = _mean_square_difference(train_steps, start, scale, "training")
+    variance = np.maximum(variance, 1e-6)  # a dimension that never changes would make one surprise infinitely costly
+    error, _ = _mean_square_difference(test_steps, start, scale, "test")
+    nats = 0.5 * np.sum(np.log(2 * math.pi * variance) + error / variance)
+    return CopyFloor(mse=float(np.mean(error)), nats_per_frame=float(nats))
+
+
+def _mean_square_difference(
+    clips: Iterable[NDArray[np.floating]], start: NDArray[np.float64], scale: NDArray[np.float64], role: str
+) -> tuple[NDArray[np.float64], int]:
+    total, frames = np.zeros(start.shape), 0
+    for clip in clips:
+        if len(clip):
+            difference = np.diff(clip, axis=0, prepend=start[None].astype(clip.dtype)) / scale
+            total += np.sum(difference**2, axis=0, dtype=np.float64)
+            frames += len(clip)
+    if frames == 0:
+        raise UserError(f"there is no {role} frame to score the copy-the-previous-frame floor on: add {role} clips.")
+    return total / frames, frames
+
+
+def _bits_per_sample(clips: Iterable[NDArray[np.float64]]) -> float:
+    total, samples = 0.0, 0
+    for bits in clips:
+        total += float(bits.sum())
+        samples += len(bits)
+    if samples == 0:
+        raise UserError("there is no test sample to score: add validation or test clips, or pass --data.root.")
+    return total / samples
+
+
+def _pairs(codes: Codes, q_levels: int, start: int) -> NDArray[np.int64]:
+    """previous * q_levels + current, int64 [nsamp]."""
+    codes = _checked(codes, q_levels)
+    pairs = codes.copy()
+    pairs[1:] += codes[:-1] * q_levels
+    pairs[:1] += start * q_levels
+    return pairs
+
+
+def _checked(codes: Codes, q_levels: int) -> NDArray[np.int64]:
+    codes = np.asarray(codes).astype(np.int64)
+    if codes.size and not 0 <= codes.min() <= codes.max() < q_levels:
+        raise UserError(f"codes lie in [{codes.min()}, {codes.max()}], outside the {q_levels} levels of this model.")
+    return codes

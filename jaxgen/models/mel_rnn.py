@@ -1,0 +1,136 @@
+"""Log-mel frames, one after another: a recurrent network that says the next frame and whether the clip ends with it.
+
+With `Normal(scale)` the loss is the mean squared error (up to a constant); with `NormalMixture` it is a mixture density
+network (Bishop 1994) as Graves 2013 (section 4) uses it for handwriting, whose samples stay sharp.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Distribution, NormalMixture, Sampling
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
+from jaxgen.recurrent import LSTM, Cell, Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class MelRNN(ModelConfig):
+    """A recurrent network over log-mel frames."""
+
+    cell: Cell = LSTM(hidden_size=256)
+    """The recurrence: RNN, LSTM or GRU."""
+    num_layers: int = 2
+    """Recurrent layers, one above the other."""
+    residual: bool = True
+    """Add each layer's input to its output, from the second layer on."""
+    dropout: float = 0.0
+    """Variational dropout: share of units switched off for a whole chunk."""
+    distribution: Distribution = NormalMixture(num_components=8)
+    """What a frame is drawn from: Normal (mean squared error) or NormalMixture."""
+    input_noise: float = 0.0
+    """Standard deviation of the noise that training adds to the past frames (in units of the data's own)."""
+    labels: tuple[str, ...] = ()
+    """Label fields that condition the model."""
+    label_size: int = 16
+    """Features a label is embedded into."""
+    label_dropout: float = 0.1
+    """Share of clips trained with labels unknown."""
+
+    lookback = 1
+
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "MelModule":
+        """Raises UserError where the features are not log-mel frames."""
+        if not isinstance(data.features, LogMel):
+            raise UserError(
+                f"MelRNN models log-mel frames, but the features are {type(data.features).__name__}; "
+                "use LogMel features, or WaveRNN for samples."
+            )
+        return MelModule(self, data, data.features.n_mels, dtype, rngs)
+
+
+class MelModule(SequenceModel):
+    """The module that `MelRNN` configures. Steps are float32 [n_mels] frames; P is the distribution's, and one for the
+    logit of the clip's end. Inside, frames are standardised by the training data's mean and deviation; likelihoods are
+    of the frames as they are, so they do not depend on that choice.
+    """
+
+    def __init__(self, config: MelRNN, data: DataSpec, n_mels: int, dtype: Any, rngs: nnx.Rngs):
+        self.lookback = config.lookback
+        self.labels = config.labels
+        self.distribution = config.distribution
+        self.input_noise = config.input_noise
+        self.dtype = dtype
+        self.mean = np.asarray(data.mean, np.float32)
+        self.std = np.asarray(data.std, np.float32)
+        self.condition = LabelEmbedding(
+            data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
+        )
+        self.stack = Stack(
+            config.cell,
+            config.num_layers,
+            n_mels + self.condition.num_features,
+            residual=config.residual,
+            dropout=config.dropout,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        num_params = config.distribution.num_params(n_mels)
+        self.head = nnx.Linear(config.cell.hidden_size, num_params + 1, dtype=dtype, rngs=rngs)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return self.stack.init_carry(batch_size)
+
+    def unroll(
+        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Carry]:
+        past = self._standardise(x[:, :-1])
+        dropout_key = None
+        if key is not None:
+            label_key, dropout_key, noise_key = jax.random.split(key, 3)
+            labels = self.condition.drop(labels, reset, label_key)
+            past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
+        hidden, carry = self.stack.unroll(self._inputs(past, labels), carry, reset, dropout_key)
+        return self.head(hidden), carry
+
+    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+        hidden, carry = self.stack.step(self._inputs(self._standardise(x[:, -1]), labels), carry)
+        return self.head(hidden), carry
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        frame, end_logit = self._split(outputs)
+        frame_nats = self.distribution.log_prob(frame, self._standardise(target)) - np.log(self.std).sum()
+        return frame_nats + jax.nn.log_sigmoid(jnp.where(end, end_logit, -end_logit))
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        nats = -self.log_prob(outputs, target, end)
+        mse = jnp.square(self.predict(outputs) - target).mean(-1)
+        return {"loss": nats, "nats_per_frame": nats, "mse": mse}
+
+    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        frame, end_logit = self._split(outputs)
+        frame_key, end_key = jax.random.split(key)
+        x = self.distribution.sample(frame, frame_key, sampling)
+        return self._restore(x), jax.random.bernoulli(end_key, jax.nn.sigmoid(end_logit))
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return self._restore(self.distribution.mean(self._split(outputs)[0]))
+
+    def _inputs(self, past: jax.Array, labels: Labels) -> jax.Array:
+        return join(past.astype(self.dtype), self.condition(labels))
+
+    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs = outputs.astype(jnp.float32)
+        return outputs[..., :-1], outputs[..., -1]
+
+    def _standardise(self, frames: jax.Array) -> jax.Array:
+        return (frames - self.mean) / self.std
+
+    def _restore(self, frames: jax.Array) -> jax.Array:
+        return frames * self.std + self.mean

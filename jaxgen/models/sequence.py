@@ -1,0 +1,122 @@
+"""What every autoregressive model of a sequence of steps must offer, and the label conditioning they share.
+
+A model is p(x_t | x_<t, labels). `unroll` (training: all steps of a chunk at once) and `step` (generation: one step)
+are the same function of time; `tests/test_models.py` holds them equal.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Sampling
+
+Carry = Any
+Labels = Mapping[str, jax.Array]
+
+
+class SequenceModel(nnx.Module):
+    """The contract. Shapes: B rows, T steps, P parameters of the output distribution."""
+
+    lookback: int
+    labels: tuple[str, ...]
+
+    @abc.abstractmethod
+    def init_carry(self, batch_size: int) -> Carry:
+        """The carry before the first step of a clip, for `batch_size` rows."""
+
+    @abc.abstractmethod
+    def unroll(
+        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Carry]:
+        """Output parameters float [B, T, P] for x [B, lookback + T, ...] under teacher forcing.
+
+        labels: int32 [B, T] each, 0 is unknown. reset: bool [B, T], the carry restarts before that step.
+        key: draws dropout masks; None turns every kind of noise off.
+        """
+
+    @abc.abstractmethod
+    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+        """Output parameters [B, P] of the next step, for the last `lookback` steps x [B, lookback, ...]."""
+
+    @abc.abstractmethod
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        """Log-likelihood in nats [...] of the steps `target` [..., *step_shape]; end: bool [...], the clip ends here."""
+
+    @abc.abstractmethod
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        """Unit-bearing figures per step, [...] each: `loss` (nats) and the model's own."""
+
+    @abc.abstractmethod
+    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        """Draws the next step [..., *step_shape] and whether the clip ends with it, bool [...]."""
+
+    @abc.abstractmethod
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """The expected step [..., *step_shape]: what the model would say if it had to name one."""
+
+
+class ModelConfig:
+    """Base of the frozen dataclasses that configure a model and build it."""
+
+    labels: tuple[str, ...]
+    lookback: int
+
+    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SequenceModel:
+        """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""
+        raise NotImplementedError
+
+
+class LabelEmbedding(nnx.Module):
+    """One learned vector a label value, concatenated over the named labels; value 0 stands for "unknown".
+
+    `dropout` is the share of clips that are trained as unknown (as in classifier-free guidance, Ho and Salimans 2021),
+    so that generation without a label is a trained case.
+    """
+
+    def __init__(
+        self, data: DataSpec, names: tuple[str, ...], size: int, *, dropout: float, dtype: Any, rngs: nnx.Rngs
+    ):
+        sizes = {name: len(values) for name, values in data.vocabularies if name in names}
+        self.names = names
+        self.dropout = dropout
+        self.num_features = size * len(names)
+        self.tables = nnx.Dict(
+            {
+                name: nnx.Embed(
+                    sizes[name] + 1,
+                    size,
+                    embedding_init=nnx.initializers.normal(1.0),
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for name in names
+            }
+        )
+
+    def __call__(self, labels: Labels) -> jax.Array | None:
+        """labels: int32 [...] each -> [..., num_features]; None where the model has no labels."""
+        if not self.names:
+            return None
+        return jnp.concatenate([self.tables[name](labels[name]) for name in self.names], axis=-1)
+
+    def drop(self, labels: Labels, reset: jax.Array, key: jax.Array | None) -> Labels:
+        """Sets labels of randomly chosen clips to unknown, all steps of a clip in this chunk alike."""
+        if key is None or self.dropout == 0.0 or not self.names:
+            return labels
+        batch_size, num_steps = reset.shape
+        start = jax.lax.cummax(jnp.where(reset, jnp.arange(num_steps), 0), axis=1)
+        keep = jax.random.uniform(key, (batch_size, num_steps)) >= self.dropout
+        keep = jnp.take_along_axis(keep, start, axis=1)
+        return {name: jnp.where(keep, labels[name], 0) for name in self.names}
+
+
+def join(*features: jax.Array | None) -> jax.Array:
+    """Concatenates what is there along the last axis."""
+    return jnp.concatenate([f for f in features if f is not None], axis=-1)
+
+

@@ -1,0 +1,111 @@
+"""Samples, one after another: quantised codes in, a recurrent network, a categorical distribution out.
+
+Negative log-likelihood of a categorical is the softmax cross-entropy. The one-tier sample-level recurrent network of
+Mehri et al. 2017 (SampleRNN, section 2.1) with an embedding of the previous sample.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Categorical, Sampling
+from jaxgen.errors import UserError
+from jaxgen.features import MuLaw
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
+from jaxgen.recurrent import LSTM, Cell, Stack
+
+NATS_PER_BIT = 0.6931471805599453
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveRNN(ModelConfig):
+    """A recurrent network over mu-law codes."""
+
+    cell: Cell = LSTM(hidden_size=256)
+    """The recurrence: RNN, LSTM or GRU."""
+    num_layers: int = 1
+    """Recurrent layers, one above the other."""
+    residual: bool = False
+    """Add each layer's input to its output, from the second layer on."""
+    dropout: float = 0.0
+    """Variational dropout: share of units switched off for a whole chunk."""
+    embedding_size: int = 64
+    """Features a code is embedded into."""
+    labels: tuple[str, ...] = ()
+    """Label fields that condition the model."""
+    label_size: int = 16
+    """Features a label is embedded into."""
+    label_dropout: float = 0.1
+    """Share of clips trained with labels unknown."""
+
+    lookback = 1
+
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveModule":
+        """Raises UserError where the features are not mu-law codes."""
+        if not isinstance(data.features, MuLaw):
+            raise UserError(
+                f"WaveRNN models mu-law samples, but the features are {type(data.features).__name__}; "
+                "use MuLaw features, or MelRNN for frames."
+            )
+        return WaveModule(self, data, data.features.q_levels, dtype, rngs)
+
+
+class WaveModule(SequenceModel):
+    """The module that `WaveRNN` configures. Steps are uint8 codes; P = q_levels logits."""
+
+    def __init__(self, config: WaveRNN, data: DataSpec, q_levels: int, dtype: Any, rngs: nnx.Rngs):
+        self.lookback = config.lookback
+        self.labels = config.labels
+        self.distribution = Categorical(q_levels)
+        self.embedding = nnx.Embed(
+            q_levels, config.embedding_size, embedding_init=nnx.initializers.normal(1.0), dtype=dtype, rngs=rngs
+        )
+        self.condition = LabelEmbedding(
+            data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
+        )
+        self.stack = Stack(
+            config.cell,
+            config.num_layers,
+            config.embedding_size + self.condition.num_features,
+            residual=config.residual,
+            dropout=config.dropout,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.head = nnx.Linear(config.cell.hidden_size, q_levels, dtype=dtype, rngs=rngs)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return self.stack.init_carry(batch_size)
+
+    def unroll(
+        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Carry]:
+        label_key, dropout_key = (None, None) if key is None else jax.random.split(key)
+        labels = self.condition.drop(labels, reset, label_key)
+        inputs = join(self.embedding(x[:, :-1].astype(jnp.int32)), self.condition(labels))
+        hidden, carry = self.stack.unroll(inputs, carry, reset, dropout_key)
+        return self.head(hidden), carry
+
+    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+        inputs = join(self.embedding(x[:, -1].astype(jnp.int32)), self.condition(labels))
+        hidden, carry = self.stack.step(inputs, carry)
+        return self.head(hidden), carry
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        del end  # a wave model has no opinion on where a clip ends: its length is asked for
+        return self.distribution.log_prob(outputs, target)
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        nats = -self.log_prob(outputs, target, end)
+        return {"loss": nats, "bits_per_sample": nats / NATS_PER_BIT}
+
+    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        codes = self.distribution.sample(outputs, key, sampling)
+        return codes.astype(jnp.uint8), jnp.zeros(codes.shape, bool)
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return self.distribution.mode(outputs).astype(jnp.uint8)

@@ -1,0 +1,137 @@
+"""Maximum likelihood under teacher forcing, with truncated back-propagation through time.
+
+The carry flows from chunk to chunk without gradient (Williams and Peng 1990); the loss is the mean over real steps.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.models.sequence import ModelConfig, SequenceModel
+from jaxgen.training.optimizer import AdamW
+from jaxgen.training.state import TrainState
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """Config of the objective."""
+
+    optimizer: AdamW = AdamW()
+    """How gradients become updates."""
+    ema_decay: float = 0.998
+    """Decay of the moving average of the weights that evaluation and generation use; 0 uses the last weights."""
+    accumulation: int = 1
+    """Parts a batch is computed in, one after another; the update is that of the whole batch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of matrix products; parameters, optimiser and losses stay float32."""
+
+    def __post_init__(self):
+        if self.accumulation < 1 or not 0 <= self.ema_decay < 1:
+            raise UserError(f"an objective needs accumulation >= 1 and 0 <= ema_decay < 1, got {self}.")
+
+    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTraining":
+        """The objective for one model, data spec, run length and batch size.
+
+        Raises UserError where the batch does not divide into `accumulation` parts.
+        """
+        if batch_size % self.accumulation:
+            raise UserError(
+                f"a batch of {batch_size} rows does not divide into {self.accumulation} parts; "
+                "change --train.batch-size or --objective.accumulation."
+            )
+        return LikelihoodTraining(self, model, data, steps, batch_size)
+
+
+class LikelihoodTraining:
+    """Pure functions over `TrainState`, to be jitted by the caller."""
+
+    def __init__(self, config: Likelihood, model: ModelConfig, data: DataSpec, steps: int, batch_size: int):
+        self.config = config
+        self.batch_size = batch_size
+        self.optimizer = config.optimizer.make(steps)
+        self.schedule = config.optimizer.schedule(steps)
+        self._build = lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        # The graph and what is not trained do not depend on the seed; parameters of this call are abstract.
+        self.graph, _, self.constants = nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)
+
+    def module(self, params: Any) -> SequenceModel:
+        """The model with these parameters."""
+        return nnx.merge(self.graph, params, self.constants)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first step."""
+        model_key, train_key = jax.random.split(key)
+        _, param_state, _ = nnx.split(self._build(nnx.Rngs(model_key)), nnx.Param, ...)
+        params = nnx.to_pure_dict(param_state)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            average=jax.tree.map(jnp.copy, params),
+            opt_state=self.optimizer.init(params),
+            carry=self.module(params).init_carry(self.batch_size),
+            key=jax.random.key_data(train_key),
+        )
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One update. batch: see `jaxgen.data.pipeline`. Metrics are means over the batch's real steps."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        num_steps = jnp.maximum(batch["mask"].sum(), 1)
+        parts = jax.tree.map(self._partition, (dict(batch), state.carry))
+        keys = jax.random.split(key, self.config.accumulation)
+
+        def accumulate(gradient, part):
+            part_batch, carry, part_key = part
+            (_, (sums, carry)), part_gradient = jax.value_and_grad(self._sum_loss, has_aux=True)(
+                state.params, part_batch, carry, part_key
+            )
+            return jax.tree.map(jnp.add, gradient, part_gradient), (sums, carry)
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        gradient, (sums, carry) = jax.lax.scan(accumulate, zeros, (*parts, keys))
+        gradient = jax.tree.map(lambda g: g / num_steps, gradient)
+        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {name: value.sum() / num_steps for name, value in sums.items()}
+        metrics |= {"gradient_norm": optax.global_norm(gradient), "learning_rate": self.schedule(state.step)}
+        return TrainState(
+            step=state.step + 1,
+            params=params,
+            average=self._average(state, params),
+            opt_state=opt_state,
+            carry=jax.tree.map(lambda c: c.reshape(-1, *c.shape[2:]), carry),
+            key=state.key,
+        ), metrics
+
+    def eval_step(self, params: Any, carry: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array], jax.Array]:
+        """Scores one chunk: the carry after it, scores [B, T] by name (0 where masked), and predictions [B, T, ...]."""
+        model = self.module(params)
+        outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"])
+        scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
+        scores = {name: jnp.where(batch["mask"], value, 0.0) for name, value in scores.items()}
+        return carry, scores, model.predict(outputs)
+
+    def _sum_loss(self, params: Any, batch: Batch, carry: Any, key: jax.Array):
+        model = self.module(params)
+        carry = jax.lax.stop_gradient(carry)
+        outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
+        scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
+        sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
+        return sums["loss"], (sums, carry)
+
+    def _average(self, state: TrainState, params: Any) -> Any:
+        # The ramp keeps the random start out of the average (Tensorflow's ExponentialMovingAverage does the same).
+        decay = jnp.minimum(self.config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        return optax.incremental_update(params, state.average, 1.0 - decay)
+
+    def _partition(self, array: jax.Array) -> jax.Array:
+        return array.reshape(self.config.accumulation, -1, *array.shape[1:])

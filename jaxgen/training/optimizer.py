@@ -1,0 +1,57 @@
+"""Adam with warm-up and cosine decay."""
+
+import dataclasses
+
+import jax
+import optax
+
+from jaxgen.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019); no decay makes it plain Adam.
+
+    The learning rate rises linearly to `peak` and falls on a cosine to `peak * final_share` at the last step.
+    """
+
+    peak: float = 2e-3
+    """Highest learning rate."""
+    warmup_steps: int = 100
+    """Steps until the learning rate reaches its peak."""
+    final_share: float = 0.02
+    """The last learning rate, as a share of the peak."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.99
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self):
+        if self.peak <= 0 or self.clip_norm <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
+            raise UserError(
+                f"an optimizer needs peak > 0, clip_norm > 0, warmup_steps >= 0 and weight_decay >= 0, got {self}."
+            )
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate by step, for a run of `steps` steps."""
+        warmup = min(self.warmup_steps, steps - 1)
+        return optax.warmup_cosine_decay_schedule(
+            self.peak / (warmup + 1), self.peak, warmup, max(steps, warmup + 1), self.peak * self.final_share
+        )
+
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """The optax transformation for a run of `steps` steps."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm),
+            optax.adamw(
+                self.schedule(steps),
+                b1=self.b1,
+                b2=self.b2,
+                weight_decay=self.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+            ),
+        )
