@@ -1,0 +1,89 @@
+"""What a data set is: clips with fields, and the rule that says to which split a clip belongs."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+from jaxgen.audio import Waveform
+from jaxgen.errors import UserError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One recording, not yet decoded."""
+
+    name: str
+    """Unique in its data set; for files the path below the root, with forward slashes."""
+    fields: Mapping[str, str]
+    """All that is known of it: labels, `text`, `split`, `licence`."""
+    load: Callable[[], Waveform]
+    """Decodes it. Raises audio.AudioError where it cannot be decoded."""
+    digest: Callable[[], str]
+    """SHA-256 of its content, hexadecimal."""
+
+
+class SplitRule:
+    """A frozen dataclass that says which clips belong to a split, by their fields or content; never by chance."""
+
+    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+        """Whether the clip belongs. Raises UserError where the rule cannot tell."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class HashFraction(SplitRule):
+    """A share of the clips, chosen by the hash of their content: a clip stays in its split when others come or go."""
+
+    fraction: float = 0.1
+    """Share of the clips, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise UserError(f"a split's fraction is {self.fraction}, expected at least 0 and below 1.")
+
+    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+        return int(digest[:12], 16) < self.fraction * 16**12
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldIn(SplitRule):
+    """The clips whose field has one of the values: `FieldIn("index", range(5, 10))`."""
+
+    field: str
+    """Field of the file-name pattern or the manifest."""
+    values: tuple[str, ...] | Iterable[int]
+    """Values that belong to the split."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(str(value) for value in self.values))
+
+    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+        if self.field not in fields:
+            raise UserError(
+                f"the split is decided by the field '{self.field}', but a clip has only "
+                f"{', '.join(sorted(fields)) or 'no fields'}; name it in data.pattern or in the manifest."
+            )
+        return fields[self.field] in tuple(self.values)
+
+
+class Dataset:
+    """Base of the frozen dataclasses that name a source of clips."""
+
+    def clips(self) -> list[Clip]:
+        """Every clip, in a stable order. Raises UserError where there is none to be had."""
+        raise NotImplementedError
+
+    def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
+        """The split of a clip: its `split` field, or the data set's rule."""
+        raise NotImplementedError
+
+
+def stated_split(value: str, name: str) -> Split:
+    """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS`."""
+    words: dict[str, Split] = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+    if value.lower() not in words:
+        raise UserError(f"the split of '{name}' is '{value}', expected train, validation or test.")
+    return words[value.lower()]

@@ -1,0 +1,40 @@
+"""All that a model or a generator must know of the data it was trained on; stored in every checkpoint."""
+
+import dataclasses
+
+from jaxgen.errors import UserError
+from jaxgen.features import FeatureSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Plain values, so that it stands in JSON."""
+
+    features: FeatureSpec
+    """How samples become steps."""
+    vocabularies: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Label names and their values, sorted. The index of a value is its place plus one; 0 is unknown."""
+    mean: tuple[float, ...] = ()
+    """Mean of the training steps in each dimension; empty for codes."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of the training steps in each dimension; empty for codes."""
+    licences: tuple[str, ...] = ()
+    """Licences of the training clips, each once."""
+    manifest_hash: str = ""
+    """SHA-256 over the names, contents and splits of all clips."""
+    typical_seconds: float = 1.0
+    """Median length of a training clip in seconds."""
+    max_seconds: float = 1.0
+    """Longest training clip in seconds."""
+
+    def label_index(self, name: str, value: str) -> int:
+        """The index that models know a label value by. Raises UserError for a name or value never seen in training."""
+        known = dict(self.vocabularies)
+        if name not in known:
+            raise UserError(
+                f"the model knows no label '{name}'; it was trained with {', '.join(known) or 'no labels'}."
+            )
+        if value not in known[name]:
+            some = ", ".join(known[name][:20]) + (", ..." if len(known[name]) > 20 else "")
+            raise UserError(f"'{value}' was never seen in training as {name}; expected one of {some}.")
+        return 1 + known[name].index(value)
