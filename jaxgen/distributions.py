@@ -1,0 +1,211 @@
+"""Distributions over one step of a sequence: the loss and the sampler ask the same object.
+
+A distribution holds no arrays, so that it can stand in a config. Its parameters are the trailing axis of a model's
+output, in any float dtype; all arithmetic is float32 and all densities are in nats.
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxgen.errors import UserError
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_UNIT_SOFTPLUS = math.log(math.expm1(1))  # softplus of this is 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to draw from a distribution. Applied in this order: temperature, top_k, top_p."""
+
+    temperature: float = 1.0
+    """Below 1 likelier steps are drawn more often, 0 draws only the likeliest."""
+    top_k: int = 0
+    """Draw only among this many likeliest codes (or mixture components); 0 is all."""
+    top_p: float = 1.0
+    """Draw only among the fewest codes (or mixture components) that hold this share of the probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}; --temperature must be 0 (likeliest) or above.")
+        if self.top_k < 0:
+            raise UserError(f"top_k is {self.top_k}; --top-k must be 0 (all) or above.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; --top-p must be above 0 and at most 1 (all).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution(abc.ABC):
+    """The contract. A step x is an integer [...] or a vector [..., D]; its parameters are [..., P]."""
+
+    @abc.abstractmethod
+    def num_params(self, event_size: int) -> int:
+        """P for a step of `event_size` numbers. Raises UserError where the distribution has no such steps."""
+
+    @abc.abstractmethod
+    def log_prob(self, params: Array, x: Array) -> Array:
+        """Log probability or log density of x in nats, float32 [...]."""
+
+    @abc.abstractmethod
+    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
+        """Draws one x for every element of [...]. `sampling` is static under jit."""
+
+    @abc.abstractmethod
+    def mode(self, params: Array) -> Array:
+        """The x that a sample of temperature 0 is."""
+
+    @abc.abstractmethod
+    def mean(self, params: Array) -> Array:
+        """The expected x, float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Distribution):
+    """One of `q_levels` codes; the parameters are logits and the negative log-likelihood is softmax cross-entropy."""
+
+    q_levels: int
+    """Number of codes."""
+
+    def __post_init__(self) -> None:
+        if self.q_levels < 2:
+            raise UserError(f"q_levels is {self.q_levels}; a categorical distribution needs at least 2 codes.")
+
+    def num_params(self, event_size: int) -> int:
+        if event_size != 1:
+            raise UserError(
+                f"Categorical draws one code a step, but a step here has {event_size} numbers; "
+                "set --model.distribution to Normal or NormalMixture."
+            )
+        return self.q_levels
+
+    def log_prob(self, params: Array, x: Array) -> Array:
+        log_probs = jax.nn.log_softmax(params.astype(jnp.float32))
+        return jnp.take_along_axis(log_probs, x.astype(jnp.int32)[..., None], axis=-1)[..., 0]
+
+    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
+        return _choose(params, key, sampling)
+
+    def mode(self, params: Array) -> Array:
+        return jnp.argmax(params, axis=-1)
+
+    def mean(self, params: Array) -> Array:
+        return jax.nn.softmax(params.astype(jnp.float32)) @ jnp.arange(self.q_levels, dtype=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal(Distribution):
+    """Independent normals of one fixed standard deviation around the parameters (P = D).
+
+    The negative log-likelihood is the summed squared error over 2 scale^2, and a constant: least squares.
+    Temperature multiplies the variance; top_k and top_p have nothing to choose from.
+    """
+
+    scale: float = 1.0
+    """Standard deviation, in units of the data's own."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise UserError(f"scale is {self.scale}; --model.distribution.scale must be above 0.")
+
+    def num_params(self, event_size: int) -> int:
+        return event_size
+
+    def log_prob(self, params: Array, x: Array) -> Array:
+        return _normal_log_density(x, params.astype(jnp.float32), jnp.float32(self.scale))
+
+    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
+        noise = jax.random.normal(key, params.shape)
+        return self.mean(params) + self.scale * math.sqrt(sampling.temperature) * noise
+
+    def mode(self, params: Array) -> Array:
+        return self.mean(params)
+
+    def mean(self, params: Array) -> Array:
+        return params.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalMixture(Distribution):
+    """Mixture density over whole frames: K components, each a normal with diagonal covariance (Bishop 1994, eq. 23).
+
+    Parameters, P = K (2 D + 1): K logits, K x D means, K x D raw scales. A standard deviation is a softplus of its raw
+    scale, shifted so that raw 0 is 1: a fresh model, whose outputs are near 0, says about a standard normal.
+    Temperature t divides the logits and multiplies the variances (Ha and Eck 2018, eq. 8); top_k and top_p choose among
+    components. The mode is taken to be the mean of the likeliest component.
+    """
+
+    num_components: int = 8
+    """Number of components K."""
+    min_scale: float = 0.05
+    """Smallest standard deviation, in units of the data's own: keeps silence, which repeats exactly, from an unbounded
+    likelihood."""
+
+    def __post_init__(self) -> None:
+        if self.num_components < 1:
+            raise UserError(
+                f"num_components is {self.num_components}; --model.distribution.num-components must be at least 1."
+            )
+        if not 0 < self.min_scale < 1:
+            raise UserError(f"min_scale is {self.min_scale}; --model.distribution.min-scale must be between 0 and 1.")
+
+    def num_params(self, event_size: int) -> int:
+        return self.num_components * (2 * event_size + 1)
+
+    def log_prob(self, params: Array, x: Array) -> Array:
+        logits, means, scales = self._split(params)
+        log_densities = _normal_log_density(x[..., None, :], means, scales)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_densities, axis=-1)
+
+    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
+        logits, means, scales = self._split(params)
+        component_key, noise_key = jax.random.split(key)
+        component = _choose(logits, component_key, sampling)
+        mean, scale = _take(means, component), _take(scales, component)
+        return mean + math.sqrt(sampling.temperature) * scale * jax.random.normal(noise_key, mean.shape)
+
+    def mode(self, params: Array) -> Array:
+        logits, means, _ = self._split(params)
+        return _take(means, jnp.argmax(logits, axis=-1))
+
+    def mean(self, params: Array) -> Array:
+        logits, means, _ = self._split(params)
+        return (jax.nn.softmax(logits)[..., None] * means).sum(-2)
+
+    def _split(self, params: Array) -> tuple[Array, Array, Array]:
+        """Logits [..., K], means [..., K, D] and standard deviations [..., K, D]."""
+        params = params.astype(jnp.float32)
+        logits, vectors = params[..., : self.num_components], params[..., self.num_components :]
+        means, raw = jnp.moveaxis(vectors.reshape(*params.shape[:-1], 2, self.num_components, -1), -3, 0)
+        return logits, means, self.min_scale + (1 - self.min_scale) * jax.nn.softplus(raw + _UNIT_SOFTPLUS)
+
+
+def _normal_log_density(x: Array, mean: Array, scale: Array) -> Array:
+    """Summed over the last axis."""
+    return (-0.5 * jnp.square((x - mean) / scale) - jnp.log(scale) - _LOG_SQRT_2PI).sum(-1)
+
+
+def _choose(logits: Array, key: Array, sampling: Sampling) -> Array:
+    """An index into the last axis of logits [..., N], after temperature, top-k and top-p (Holtzman et al. 2020)."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    logits = logits.astype(jnp.float32)
+    logits = (logits - logits.max(-1, keepdims=True)) / sampling.temperature  # a tiny temperature makes -inf, not nan
+    size = logits.shape[-1]
+    if sampling.top_k in range(1, size) or sampling.top_p < 1:
+        logits, index = jax.lax.top_k(logits, min(sampling.top_k or size, size))  # likeliest first
+        probs = jax.nn.softmax(logits)
+        likelier = jnp.cumsum(probs, axis=-1) - probs
+        if sampling.top_p < 1:
+            logits = jnp.where(likelier < sampling.top_p, logits, -jnp.inf)
+        drawn = jax.random.categorical(key, logits)
+        return jnp.take_along_axis(index, drawn[..., None], axis=-1)[..., 0]
+    return jax.random.categorical(key, logits)
+
+
+def _take(vectors: Array, component: Array) -> Array:
+    """vectors [..., K, D] at component [...]: [..., D]."""
+    return jnp.take_along_axis(vectors, component[..., None, None], axis=-2)[..., 0, :]
