@@ -61,17 +61,17 @@ class LikelihoodTraining:
         self.optimizer = config.optimizer.make(steps)
         self.schedule = config.optimizer.schedule(steps)
         self._build = lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs)
-        # The graph and what is not trained do not depend on the seed; parameters of this call are abstract.
-        self.graph, _, self.constants = nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)
+        # The graph and what is not trained do not depend on the seed; the parameters of this build are dropped.
+        self.graph, _, *self.constants = nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)
 
     def module(self, params: Any) -> SequenceModel:
         """The model with these parameters."""
-        return nnx.merge(self.graph, params, self.constants)
+        return nnx.merge(self.graph, params, *self.constants)
 
     def init(self, key: jax.Array) -> TrainState:
         """The state before the first step."""
         model_key, train_key = jax.random.split(key)
-        _, param_state, _ = nnx.split(self._build(nnx.Rngs(model_key)), nnx.Param, ...)
+        _, param_state, *_ = nnx.split(self._build(nnx.Rngs(model_key)), nnx.Param, ...)
         params = nnx.to_pure_dict(param_state)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -102,7 +102,7 @@ class LikelihoodTraining:
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
-        metrics |= {"gradient_norm": optax.global_norm(gradient), "learning_rate": self.schedule(state.step)}
+        metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": self.schedule(state.step)}
         return TrainState(
             step=state.step + 1,
             params=params,
