@@ -1,0 +1,287 @@
+"""The recurrent contract: `unroll` is repeated `step`, and both are the published formulas, values and gradients.
+
+References: the formulas in float64 under plain automatic differentiation, and flax's cells.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxgen.errors import UserError
+from jaxgen.recurrent import GRU, LSTM, RNN, Stack, step, unroll
+
+T, D, H = 5, 3, 4
+RESETS = np.array(list(itertools.product([False, True], repeat=T)))  # every pattern: one row each
+B = len(RESETS)
+SPLITS = [(5,), (2, 3), (1, 3, 1)]
+CELLS = [RNN, LSTM, GRU]
+
+
+def draw(cell, seed=0):
+    """Random values for everything: params, x [B, T, D], the first carry, a mask of h, and weights of a scalar loss."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(cell.init, in_features=D), jax.random.key(0))
+    params = {name: rng.normal(size=s.shape, scale=0.7).astype(np.float32) for name, s in shapes.items()}
+    x, weights = rng.normal(size=(B, T, D)), rng.normal(size=(B, T, H))
+    carry, last_weights = rng.normal(size=(2, cell.num_states, B, H)).astype(np.float32)
+    mask = 2.0 * rng.integers(2, size=(B, H))
+    return params, x.astype(np.float32), tuple(carry), mask.astype(np.float32), (weights.astype(np.float32), last_weights)
+
+
+def loss(ys, carry, weights):
+    return (ys * weights[0]).sum() + sum((c * w).sum() for c, w in zip(carry, weights[1], strict=True))
+
+
+def by_unroll(cell, split, params, x, carry, mask):
+    ys, bounds = [], np.cumsum((0, *split))
+    for a, b in itertools.pairwise(bounds):
+        y, carry = unroll(cell, params, x[:, a:b], carry, RESETS[:, a:b], mask)
+        ys.append(y)
+    return jnp.concatenate(ys, axis=1), carry
+
+
+def by_step(cell, params, x, carry, mask):
+    def body(carry, inputs):
+        y, carry = step(cell, params, inputs[0], carry, inputs[1], mask)
+        return carry, y
+
+    carry, ys = jax.lax.scan(body, carry, (jnp.swapaxes(x, 0, 1), RESETS.T))
+    return jnp.swapaxes(ys, 0, 1), carry
+
+
+def by_formula(cell, params, x, carry, mask):
+    """The papers' formulas, one step after another, on whatever dtype comes in."""
+    ys = []
+    for t in range(T):
+        carry = [jnp.where(RESETS[:, t, None], start, c) for start, c in zip(params["initial"], carry, strict=True)]
+        zx, zh = x[:, t] @ params["input"], (carry[0] * mask) @ params["recurrent"]
+        if cell.layer_norm:
+            zx, zh = normalised(zx) * params["input_gain"], normalised(zh) * params["recurrent_gain"]
+        carry = formula(cell, zx + params["bias"], zh + params["recurrent_bias"], carry)
+        ys.append(carry[0])
+    return jnp.stack(ys, axis=1), tuple(carry)
+
+
+def normalised(z):
+    return (z - z.mean(-1, keepdims=True)) / jnp.sqrt(z.var(-1, keepdims=True) + 1e-3)
+
+
+def formula(cell, zx, zh, carry):
+    def sigmoid(x):
+        return 1 / (1 + jnp.exp(-x))
+
+    def gate(z, index):
+        return z[:, index * H : (index + 1) * H]
+
+    if isinstance(cell, RNN):
+        sigma = {"tanh": jnp.tanh, "relu": lambda z: jnp.maximum(z, 0), "sigmoid": sigmoid}[cell.activation]
+        return [sigma(zx + zh)]
+    if isinstance(cell, LSTM):
+        i, f, o, g = (gate(zx + zh, index) for index in range(4))
+        c = sigmoid(f) * carry[1] + sigmoid(i) * jnp.tanh(g)
+        return [sigmoid(o) * jnp.tanh(c), c]
+    r, update = sigmoid(gate(zx + zh, 0)), sigmoid(gate(zx + zh, 1))
+    n = jnp.tanh(gate(zx, 2) + r * gate(zh, 2))
+    return [(1 - update) * n + update * carry[0]]
+
+
+def value_and_gradients(run, weights):
+    """A jitted function of (params, x, carry, mask): outputs and gradients of the loss in params, x and carry."""
+
+    def scalar(params, x, carry, mask):
+        ys, last = run(params, x, carry, mask)
+        return loss(ys, last, weights), (ys, last)
+
+    return jax.jit(jax.grad(scalar, argnums=(0, 1, 2), has_aux=True))
+
+
+def assert_close(got, expected, tolerance):
+    """Tolerance relative to the largest magnitude of each array."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, atol=tolerance * max(1e-3, np.abs(b).max()), err_msg=str(path))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-6), (jnp.bfloat16, 2e-2)], ids=["f32", "bf16"])
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_unroll_is_repeated_step(cell, layer_norm, dtype, tolerance):
+    """Every reset pattern, several splits; values and gradients, with a mask of h."""
+    cell = cell(H, layer_norm=layer_norm)
+    params, x, carry, mask, weights = draw(cell)
+    arguments = params, jnp.asarray(x, dtype), carry, mask
+    expected = value_and_gradients(functools.partial(by_step, cell), weights)(*arguments)
+    for split in SPLITS if dtype == jnp.float32 else SPLITS[1:2]:
+        got = value_and_gradients(functools.partial(by_unroll, cell, split), weights)(*arguments)
+        assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, expected)
+        assert got[1][0].dtype == dtype
+        assert got[1][1][0].dtype == jnp.float32
+        assert_close(got, expected, tolerance)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [RNN(H), RNN(H, "relu"), RNN(H, "sigmoid"), LSTM(H), GRU(H), *(cell(H, layer_norm=True) for cell in CELLS)],
+    ids=repr,
+)
+def test_unroll_is_the_formula_in_float64(cell):
+    """RNN: h_t = sigma(W x_t + U h_(t-1) + b), and so on; the gradient is plain automatic differentiation."""
+    params, x, carry, mask, weights = draw(cell, seed=1)
+    got = value_and_gradients(functools.partial(by_unroll, cell, (T,)), weights)(params, x, carry, mask)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, x, carry, mask))
+        expected = value_and_gradients(functools.partial(by_formula, cell), weights)(*wide)
+    assert expected[1][0].dtype == np.float64
+    assert_close(got, jax.device_get(expected), 1e-5)
+
+
+def flax_cell(cell, params):
+    """flax's cell with our parameters; flax orders the gates of an LSTM i, f, g, o."""
+    names = {"input": "kernel", "bias": "bias"}, {"recurrent": "kernel", "recurrent_bias": "bias"}
+    if isinstance(cell, RNN):
+        module = nnx.SimpleCell(D, H, rngs=nnx.Rngs(0), keep_rngs=False)
+    elif isinstance(cell, LSTM):
+        module = nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0), keep_rngs=False)
+    else:
+        module = nnx.GRUCell(D, H, rngs=nnx.Rngs(0), keep_rngs=False)
+    for layer, ours in zip((module.dense_i, module.dense_h), names, strict=True):
+        for name, theirs in ours.items():
+            value = params[name]
+            if isinstance(cell, LSTM):
+                i, f, o, g = np.split(value, 4, axis=-1)
+                value = np.concatenate([i, f, g, o], axis=-1)
+            param = getattr(layer, theirs)
+            if param is not None:
+                param[...] = jnp.asarray(value)
+    return module
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_unroll_is_flax(cell):
+    cell = cell(H)
+    params, x, carry, *_ = draw(cell, seed=2)
+    absent = {"bias"} if cell == LSTM(H) else {"recurrent_bias"}  # flax has one bias where we have two
+    params |= {name: np.zeros_like(params[name]) for name in absent}
+    got, last = unroll(cell, params, x, carry, np.zeros((B, T), bool))
+    module = flax_cell(cell, params)
+    state = (carry[1], carry[0]) if cell.num_states == 2 else carry[0]
+    for t in range(T):
+        state, y = module(state, x[:, t])
+        np.testing.assert_allclose(got[:, t], y, atol=2e-6)
+    np.testing.assert_allclose(last[-1], state[0] if cell.num_states == 2 else state, atol=2e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_reset_starts_from_the_learnable_initial_state(cell):
+    """A row that resets does not know what came before, and is the only one that learns the initial state."""
+    cell = cell(H)
+    params, x, carry, *_ = draw(cell)
+    fresh = tuple(jnp.broadcast_to(start, (B, H)) for start in params["initial"])
+    reset = np.arange(T) == 2
+    resets = np.broadcast_to(reset, (B, T))
+    y, _ = unroll(cell, params, x, carry, resets)
+    expected, _ = unroll(cell, params, x[:, 2:], fresh, np.zeros((B, T - 2), bool))
+    np.testing.assert_array_equal(y[:, 2:], expected)
+
+    def total(params, resets):
+        return unroll(cell, params, x, carry, resets)[0].sum()
+
+    gradient = jax.grad(total)
+    assert np.abs(gradient(params, resets)["initial"]).min() > 0
+    assert np.abs(gradient(params, np.zeros((B, T), bool))["initial"]).max() == 0
+
+
+@pytest.fixture
+def stack():
+    return make_stack()
+
+
+def make_stack(**options):
+    stack = Stack(LSTM(H), 3, H, rngs=nnx.Rngs(params=0), **options)
+    for layer in stack.layers:  # a state to start from that is not 0
+        layer["initial"][...] = jax.random.normal(jax.random.key(1), layer["initial"].shape)
+    return stack
+
+
+def stack_inputs(rows=2, steps=6):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, steps, H)).astype(np.float32), rng.random((rows, steps)) < 0.3
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_stack_unroll_is_repeated_step_and_layer_above_layer(residual):
+    stack = make_stack(residual=residual)
+    x, reset = stack_inputs()
+    first = carry = stack.init_carry(len(x))
+    y, last = stack.unroll(x, carry, reset)
+    steps = []
+    for t in range(x.shape[1]):
+        out, carry = stack.step(x[:, t], carry, reset[:, t])
+        steps.append(out)
+    np.testing.assert_allclose(y, np.stack(steps, axis=1), atol=1e-6)
+    assert_close(last, carry, 1e-6)
+    below = x
+    for depth, (layer, state) in enumerate(zip(stack.layers, first, strict=True)):
+        above, _ = unroll(stack.cell, {name: p[...] for name, p in layer.items()}, below, state, reset)
+        below = below + above if residual and depth else above
+    np.testing.assert_allclose(y, below, atol=1e-6)
+
+
+def test_stack_layers_start_differently(stack):
+    assert len({np.asarray(layer["recurrent"]).tobytes() for layer in stack.layers}) == 3
+
+
+def test_stack_computes_in_its_dtype_and_keeps_state_in_float32():
+    stack = make_stack(dtype=jnp.bfloat16)
+    x, reset = stack_inputs()
+    y, carry = stack.unroll(x, stack.init_carry(2), reset)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((carry, nnx.state(stack)))} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(y.astype(jnp.float32), make_stack().unroll(x, carry, reset)[0], atol=0.2)
+
+
+def test_dropout_is_off_without_a_key():
+    x, reset = stack_inputs()
+    plain, dropped = make_stack(), make_stack(dropout=0.5)
+    expected = plain.unroll(x, plain.init_carry(2), reset)[0]
+    np.testing.assert_array_equal(dropped.unroll(x, dropped.init_carry(2), reset)[0], expected)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(plain.unroll(x, plain.init_carry(2), reset, key)[0], expected)
+    assert np.abs(dropped.unroll(x, dropped.init_carry(2), reset, key)[0] - expected).max() > 0.01
+
+
+def test_dropout_leaves_out_the_same_units_at_every_step():
+    """With all-ones inputs and recurrence, a linear cell shows the masks: each is constant in time, and unbiased."""
+    rows, rate = 400, 0.25
+    stack = Stack(RNN(1, "relu"), 1, H, dropout=rate, rngs=nnx.Rngs(0))
+    layer = stack.layers[0]
+    layer["input"][...], layer["recurrent"][...] = jnp.ones((H, 1)), jnp.ones((1, 1))
+    y, _ = stack.unroll(np.ones((rows, T, H)), stack.init_carry(rows), np.zeros((rows, T), bool), jax.random.key(0))
+    y = np.asarray(y)[..., 0]
+    inputs = y[:, 0]  # the sum of the kept inputs, each worth 1 / (1 - rate)
+    kept = inputs * (1 - rate)
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    np.testing.assert_allclose(inputs.mean(), H, atol=0.3)
+    hidden = (y[:, 1] - inputs) / np.where(inputs, inputs, 1)  # 0 or 1 / (1 - rate)
+    np.testing.assert_allclose(hidden[inputs > 0].mean(), 1, atol=0.15)
+    for t in range(1, T):
+        np.testing.assert_allclose(y[:, t], inputs + hidden * y[:, t - 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "make"),
+    [
+        ("hidden_size", lambda: LSTM(0)),
+        ("activation", lambda: RNN(4, "softsign")),
+        ("num_layers", lambda: Stack(LSTM(4), 0, 4, rngs=nnx.Rngs(0))),
+        ("dropout", lambda: make_stack(dropout=1.0)),
+    ],
+)
+def test_mistakes_are_named(words, make):
+    with pytest.raises(UserError, match=words):
+        make()
