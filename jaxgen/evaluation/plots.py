@@ -1,0 +1,176 @@
+"""Pictures for reports and TensorBoard: spectrograms and training curves. matplotlib is imported on first use."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgen.evaluation.metrics import FRAME_SECONDS, Samples, log_mel_db
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = NDArray[np.float64]
+
+_N_MELS = 80
+_RANGE_DB = 70.0
+_QUIETEST_TOP_DB = -40.0  # colours reach down from the loudest level, but faint noise must not be painted as loud
+_MOST_COLUMNS = 1024
+_COLOURS = "magma"
+_TRAIN, _VALIDATION = "#4c78a8", "#e45756"
+_DPI = 110
+
+
+def spectrogram_grid(
+    clips: Sequence[tuple[str, Samples]], sample_rate: int, *, columns: int = 4, title: str = ""
+) -> "Figure":
+    """Log-mel spectrograms side by side, on one time axis, one frequency axis and one colour scale.
+
+    clips: (name, float32 [nsamp], full scale 1.0) at `sample_rate` Hz; NaN and infinity are drawn as silence.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, len(clips)))
+    rows = max(1, math.ceil(len(clips) / columns))
+    levels = [_levels(samples, sample_rate) for _, samples in clips]
+    top = _top_db(levels)
+    seconds = max((len(samples) / sample_rate for _, samples in clips), default=1.0) or 1.0
+    figure = Figure(figsize=(0.8 + 2.7 * columns, 0.7 + 1.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    image = None
+    for place, ((name, samples), level) in enumerate(zip(clips, levels, strict=True)):
+        axis = axes.flat[place]
+        image = axis.imshow(
+            level.T,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            cmap=_COLOURS,
+            vmin=top - _RANGE_DB,
+            vmax=top,
+            extent=(0, max(len(samples) / sample_rate, FRAME_SECONDS), 0, _N_MELS),
+        )
+        axis.set_title(name if len(name) <= 36 else f"…{name[-35:]}", fontsize=8)
+        axis.tick_params(labelsize=7, labelbottom=place + columns >= len(clips))
+        axis.set_facecolor("0.9")  # where this clip has ended and another goes on
+    for axis in axes.flat[len(clips) :]:
+        axis.set_visible(False)
+    _hertz(axes[0, 0], sample_rate)
+    axes[0, 0].set_xlim(0, seconds)
+    figure.supxlabel("time in s", fontsize=8)
+    figure.supylabel("frequency in Hz (mel scale)", fontsize=8)
+    if image is not None:
+        bar = figure.colorbar(image, ax=axes, aspect=15 * rows, pad=0.01)
+        bar.set_label("dB, full-scale sine = 0", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
+    """Log-mel spectrogram without axes, for TensorBoard: time to the right, low frequencies at the bottom.
+
+    samples: float32 [nsamp], full scale 1.0; NaN and infinity are drawn as silence.
+    Returns uint8 [160, W, 3]; two columns every 10 ms up to 10 s, the loudest of neighbours beyond.
+    """
+    import matplotlib
+
+    levels = _levels(samples, sample_rate)
+    levels = np.maximum.reduceat(levels, np.arange(0, len(levels), math.ceil(len(levels) / _MOST_COLUMNS)))
+    scaled = np.clip(1 + (levels - _top_db([levels])) / _RANGE_DB, 0, 1)
+    pixels = matplotlib.colormaps[_COLOURS](scaled.T[::-1], bytes=True)[..., :3]
+    return np.ascontiguousarray(pixels.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
+    """Training and validation values of a metric that is better when lower, the gap between them, the best validation.
+
+    rows: of metrics.jsonl, each with `step`, `split` ("train" or "validation") and metrics by name. Rows without the
+    metric, and values that are not finite, are left out. Training values are drawn faint, their centred moving average
+    over a twentieth of the run on top; the shaded gap is validation minus that average.
+    """
+    from matplotlib.figure import Figure
+
+    steps, values = _series(rows, "train", metric)
+    valid_steps, valid_values = _series(rows, "validation", metric)
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
+    if len(steps):
+        smooth = _moving_average(values, max(1, len(values) // 20))
+        axis.plot(steps, values, color=_TRAIN, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, smooth, color=_TRAIN, linewidth=1.5, label="train, smoothed")
+    if len(valid_steps):
+        axis.plot(valid_steps, valid_values, color=_VALIDATION, marker="o", markersize=3, label="validation")
+        best = int(np.argmin(valid_values))
+        label = f"best {valid_values[best]:.4g} at step {valid_steps[best]:,.0f}"
+        axis.axvline(valid_steps[best], color="0.5", linewidth=0.8, linestyle=":")
+        axis.plot(valid_steps[best], valid_values[best], "*", color=_VALIDATION, markersize=11, label=label)
+    if len(steps) and len(valid_steps):
+        train_there = np.interp(valid_steps, steps, smooth)
+        label = f"gap, {valid_values[-1] - train_there[-1]:+.3g} at the end"
+        axis.fill_between(
+            valid_steps, train_there, valid_values, color=_VALIDATION, alpha=0.12, linewidth=0, label=label
+        )
+    if len(steps) + len(valid_steps):
+        axis.set_ylim(*_limits(values, valid_values))
+        axis.legend(fontsize=8, frameon=False)
+    axis.set_xlabel("step", fontsize=9)
+    axis.set_ylabel(metric, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(color="0.9", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _levels(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
+    finite = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return log_mel_db(finite, sample_rate, _N_MELS)
+
+
+def _top_db(levels: Sequence[NDArray[np.float32]]) -> float:
+    return max([_QUIETEST_TOP_DB, *(float(level.max()) for level in levels)])
+
+
+def _hertz(axis: "Axes", sample_rate: int) -> None:
+    """Labels mel bands in Hz at round frequencies."""
+    import librosa
+
+    centres = librosa.mel_frequencies(_N_MELS + 2, fmin=0.0, fmax=sample_rate / 2)[1:-1]
+    ticks = [hertz for hertz in (250, 500, 1000, 2000, 4000, 8000, 16000) if hertz <= centres[-1]]
+    axis.set_yticks(np.interp(ticks, centres, np.arange(_N_MELS) + 0.5), [f"{hertz:,}" for hertz in ticks])
+    axis.set_ylim(0, _N_MELS)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], split: str, metric: str) -> tuple[Values, Values]:
+    pairs = [(row["step"], row[metric]) for row in rows if row.get("split") == split and row.get(metric) is not None]
+    steps, values = np.array(sorted(pairs), np.float64).reshape(-1, 2).T
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+def _moving_average(values: Values, width: int) -> Values:
+    """Mean over a centred window that shrinks at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    reach = np.minimum(np.minimum(places, places[::-1]), width // 2)
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+
+
+def _limits(train: Values, validation: Values) -> tuple[float, float]:
+    """Room for all values but the highest few of training, which are the first steps and spikes."""
+    lowest = min([*train, *validation])
+    highest = max([*np.percentile(train, [97] if len(train) else []), *validation]) if len(train) else max(validation)
+    room = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
+    return lowest - room, highest + room
