@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.evaluation.metrics import FRAME_SECONDS, Samples, log_mel_db
+from jaxgen.evaluation.metrics import FLOOR_DB, FRAME_SECONDS, Samples, log_mel_db
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def spectrogram_grid(
     columns = max(1, min(columns, len(clips)))
     rows = max(1, math.ceil(len(clips) / columns))
     levels = [_levels(samples, sample_rate) for _, samples in clips]
-    top = _top_db(levels)
+    bottom, top = _colour_range(levels)
     seconds = max((len(samples) / sample_rate for _, samples in clips), default=1.0) or 1.0
     figure = Figure(figsize=(0.8 + 2.7 * columns, 0.7 + 1.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -50,7 +50,7 @@ def spectrogram_grid(
             aspect="auto",
             interpolation="nearest",
             cmap=_COLOURS,
-            vmin=top - _RANGE_DB,
+            vmin=bottom,
             vmax=top,
             extent=(0, max(len(samples) / sample_rate, FRAME_SECONDS), 0, _N_MELS),
         )
@@ -82,7 +82,8 @@ def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
 
     levels = _levels(samples, sample_rate)
     levels = np.maximum.reduceat(levels, np.arange(0, len(levels), math.ceil(len(levels) / _MOST_COLUMNS)))
-    scaled = np.clip(1 + (levels - _top_db([levels])) / _RANGE_DB, 0, 1)
+    bottom, top = _colour_range([levels])
+    scaled = np.clip((levels - bottom) / (top - bottom), 0, 1)
     pixels = matplotlib.colormaps[_COLOURS](scaled.T[::-1], bytes=True)[..., :3]
     return np.ascontiguousarray(pixels.repeat(2, axis=0).repeat(2, axis=1))
 
@@ -111,11 +112,11 @@ def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
         axis.axvline(valid_steps[best], color="0.5", linewidth=0.8, linestyle=":")
         axis.plot(valid_steps[best], valid_values[best], "*", color=_VALIDATION, markersize=11, label=label)
     if len(steps) and len(valid_steps):
-        train_there = np.interp(valid_steps, steps, smooth)
-        label = f"gap, {valid_values[-1] - train_there[-1]:+.3g} at the end"
-        axis.fill_between(
-            valid_steps, train_there, valid_values, color=_VALIDATION, alpha=0.12, linewidth=0, label=label
-        )
+        both = np.union1d(steps, valid_steps)
+        both = both[(both >= valid_steps[0]) & (both <= valid_steps[-1])]
+        train_there, valid_there = np.interp(both, steps, smooth), np.interp(both, valid_steps, valid_values)
+        label = f"gap, {valid_there[-1] - train_there[-1]:+.3g} at the end"
+        axis.fill_between(both, train_there, valid_there, color=_VALIDATION, alpha=0.12, linewidth=0, label=label)
     if len(steps) + len(valid_steps):
         axis.set_ylim(*_limits(values, valid_values))
         axis.legend(fontsize=8, frameon=False)
@@ -139,8 +140,10 @@ def _levels(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
     return log_mel_db(finite, sample_rate, _N_MELS)
 
 
-def _top_db(levels: Sequence[NDArray[np.float32]]) -> float:
-    return max([_QUIETEST_TOP_DB, *(float(level.max()) for level in levels)])
+def _colour_range(levels: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """The darkest and brightest level in dB."""
+    top = max([_QUIETEST_TOP_DB, *(float(level.max()) for level in levels)])
+    return max(top - _RANGE_DB, FLOOR_DB), top
 
 
 def _hertz(axis: "Axes", sample_rate: int) -> None:
@@ -171,6 +174,6 @@ def _moving_average(values: Values, width: int) -> Values:
 def _limits(train: Values, validation: Values) -> tuple[float, float]:
     """Room for all values but the highest few of training, which are the first steps and spikes."""
     lowest = min([*train, *validation])
-    highest = max([*np.percentile(train, [97] if len(train) else []), *validation]) if len(train) else max(validation)
+    highest = max([*(np.percentile(train, [97]) if len(train) else []), *validation])
     room = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
     return lowest - room, highest + room
