@@ -38,7 +38,7 @@ TIMBRES: Mapping[str, Timbre] = {
     "nylon": Timbre(pick=0.31, sustain=1.2, damping=0.4),
     "muted": Timbre(pick=0.45, sustain=0.5, damping=0.7),
 }
-TEMPI = (90, 120, 150)
+TEMPI = (100, 120, 150)
 """Quarter notes a minute; the shortest notes are eighths."""
 
 
@@ -47,7 +47,7 @@ class Plucked(Dataset):
     """Melodies of one plucked string in G major pentatonic, G4 to E6, synthesised from a seed. No files, no network.
 
     A melody is a random walk over the scale in eighth notes and some quarters, strictly in time. Every note damps the
-    one before. Labels: `timbre` (steel, nylon, muted) and `tempo` (90, 120, 150). Every tenth clip is for validation.
+    one before. Labels: `timbre` (steel, nylon, muted) and `tempo` (100, 120, 150). Every tenth clip is for validation.
     """
 
     num_clips: int = 200

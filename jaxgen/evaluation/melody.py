@@ -20,7 +20,8 @@ _APERIODIC = 0.3  # above this a frame has no pitch
 _QUIET_DB = -40.0  # frames this far below the clip's loudest have no pitch
 _SILENT_RMS = 1e-3
 
-_RISE_DB = 6.0  # mean rise of the mel bands that counts as an onset
+_RISE_DB = 3.0  # mean rise of the mel bands, above its median nearby, that counts as an onset
+_NEARBY_SECONDS = 0.100
 _ONSET_GAP_SECONDS = 0.050
 _GRID_HZ = (2.0, 10.0)  # tempo grids that are tried
 _FEWEST_ONSETS = 5
@@ -107,11 +108,15 @@ def track_pitch(samples: np.ndarray, sample_rate: int, lowest: float, highest: f
     level = np.sqrt(np.mean(frames[:, :window] ** 2, axis=1))
     audible = level > max(_SILENT_RMS, level.max() * 10 ** (_QUIET_DB / 20))
     pitched = audible & (dips[rows, place] < _APERIODIC)
-    return np.where(pitched, rate / (place + 1 + shift), math.nan)
+    return np.where(pitched, rate / (place + 1 + shift), math.nan).astype(np.float64)
 
 
 def onset_seconds(samples: np.ndarray, sample_rate: int) -> Values:
-    """Times in seconds, ascending, at which the mel spectrum rises: peaks of spectral flux, at least 50 ms apart."""
+    """Times in seconds, ascending, at which the mel spectrum rises, at least 50 ms apart.
+
+    Peaks of the spectral flux in dB above its moving median (Bello et al. 2005, sections III.B and III.D).
+    samples: float32 [nsamp], full scale 1.0.
+    """
     if len(samples) < _ONSET_GAP_SECONDS * sample_rate:
         return np.zeros(0)
     levels = log_mel_db(np.asarray(samples, np.float32), sample_rate, n_mels=40)
@@ -120,8 +125,9 @@ def onset_seconds(samples: np.ndarray, sample_rate: int) -> Values:
     levels = np.concatenate([levels[:1], levels])
     rise = np.maximum(levels[2:] - levels[:-2], 0.0).mean(axis=1)
     reach = round(_ONSET_GAP_SECONDS / FRAME_SECONDS)
-    highest = np.lib.stride_tricks.sliding_window_view(np.pad(rise, reach), 2 * reach + 1).max(axis=1)
-    peaks = np.flatnonzero((rise == highest) & (rise > _RISE_DB))
+    highest = _around(rise, reach).max(axis=1)
+    usual = np.median(_around(rise, round(_NEARBY_SECONDS / FRAME_SECONDS)), axis=1)
+    peaks = np.flatnonzero((rise == highest) & (rise > usual + _RISE_DB))
     return peaks[np.diff(peaks, prepend=-reach) >= reach] * FRAME_SECONDS
 
 
@@ -142,6 +148,11 @@ def grid_regularity(times: Values) -> float:
     tried = np.linspace(*_GRID_HZ, num=math.ceil(8 * grids))
     strength = np.abs(np.exp(2j * math.pi * np.outer(tried, times)).mean(axis=1)).max()
     return math.sqrt(max(0.0, (float(strength) ** 2 - chance) / (1 - chance)))
+
+
+def _around(values: Values, reach: int) -> Values:
+    """[n] to [n, 2 * reach + 1]: each value among its neighbours, zeros beyond the ends."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, reach), 2 * reach + 1)
 
 
 def _difference(frames: Values, window: int) -> Values:
