@@ -108,7 +108,7 @@ def track_pitch(samples: np.ndarray, sample_rate: int, lowest: float, highest: f
     level = np.sqrt(np.mean(frames[:, :window] ** 2, axis=1))
     audible = level > max(_SILENT_RMS, level.max() * 10 ** (_QUIET_DB / 20))
     pitched = audible & (dips[rows, place] < _APERIODIC)
-    return np.where(pitched, rate / (place + 1 + shift), math.nan).astype(np.float64)
+    return np.where(pitched, rate / (place + 1 + shift), math.nan)
 
 
 def onset_seconds(samples: np.ndarray, sample_rate: int) -> Values:
@@ -128,7 +128,7 @@ def onset_seconds(samples: np.ndarray, sample_rate: int) -> Values:
     highest = _around(rise, reach).max(axis=1)
     usual = np.median(_around(rise, round(_NEARBY_SECONDS / FRAME_SECONDS)), axis=1)
     peaks = np.flatnonzero((rise == highest) & (rise > usual + _RISE_DB))
-    return peaks[np.diff(peaks, prepend=-reach) >= reach] * FRAME_SECONDS
+    return peaks[np.diff(peaks, prepend=-reach) >= reach].astype(np.float64) * FRAME_SECONDS
 
 
 def grid_regularity(times: Values) -> float:
