@@ -1,0 +1,235 @@
+"""Reports: one HTML file that holds its own sound and pictures, and strict JSON for scripts."""
+
+import base64
+import dataclasses
+import html
+import io
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.errors import writing
+from jaxgen.evaluation.metrics import Samples
+
+Cell = str | int | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """A clip to listen to."""
+
+    title: str
+    caption: str
+    samples: Samples
+    """float32 [nsamp], full scale 1.0; NaN and infinity are played as silence, what is beyond full scale is clipped."""
+    sample_rate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Figures. Numbers are shown with four significant digits; None and NaN as a dash."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A picture, given as the bytes of a PNG file."""
+
+    title: str
+    png: bytes
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One column of a `Comparison`."""
+
+    title: str
+    players: Sequence[Player]
+    png: bytes = b""
+    """A picture of these clips as the bytes of a PNG file; none where empty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two sets of clips side by side, the first of one beside the first of the other."""
+
+    title: str
+    left: Side
+    right: Side
+    note: str = ""
+
+
+Section = Player | Table | Image | Comparison
+
+
+def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Writes one self-contained page that asks nothing of the network; all text is escaped.
+
+    Raises UserError where `path` cannot be written; a page that was there is then left as it was.
+    """
+    body = "\n".join(_SECTION[type(section)](section) for section in sections)
+    page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+    _write(path, page)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON: NaN and infinity become null; dataclasses become objects, arrays lists.
+
+    Raises UserError where `path` cannot be written; a file that was there is then left as it was.
+    """
+    _write(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _player(player: Player) -> str:
+    import soundfile
+
+    finite = np.nan_to_num(np.asarray(player.samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    wav = io.BytesIO()
+    soundfile.write(wav, finite, player.sample_rate, format="WAV", subtype="PCM_16")
+    return (
+        f'<div class="player"><b>{html.escape(player.title)}</b>'
+        f'<audio controls preload="metadata" src="{_data_uri("audio/wav", wav.getvalue())}"></audio>'
+        f"<small>{html.escape(player.caption)}</small></div>"
+    )
+
+
+def _image(image: Image) -> str:
+    return f"<section><h2>{html.escape(image.title)}</h2>{_figure(image.png, image.title, image.caption)}</section>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    rows = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)
+    return (
+        f'<section><h2>{html.escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{_note(table.note)}</section>"
+    )
+
+
+def _comparison(comparison: Comparison) -> str:
+    sides = (comparison.left, comparison.right)
+    figures = "".join(_figure(side.png, side.title, side.title) for side in sides if side.png)
+    heads = "".join(f"<h3>{html.escape(side.title)}</h3>" for side in sides)
+    pairs = itertools.zip_longest(comparison.left.players, comparison.right.players)
+    players = "".join(_player(player) if player else "<div></div>" for pair in pairs for player in pair)
+    return (
+        f'<section><h2>{html.escape(comparison.title)}</h2>{_note(comparison.note)}<div class="figures">{figures}</div>'
+        f'<div class="pairs">{heads}{players}</div></section>'
+    )
+
+
+_SECTION: dict[type, Any] = {
+    Player: lambda player: f"<section>{_player(player)}</section>",
+    Table: _table,
+    Image: _image,
+    Comparison: _comparison,
+}
+
+
+def _figure(png: bytes, alternative: str, caption: str) -> str:
+    source = _data_uri("image/png", png)
+    return (
+        f'<figure><img src="{source}" alt="{html.escape(alternative)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, str):
+        return f"<td>{html.escape(value)}</td>"
+    if value is None or not math.isfinite(value):
+        shown = "–"
+    elif float(value).is_integer() and abs(value) < 1e12:
+        shown = f"{int(value):,}"
+    else:
+        shown = f"{value:.4g}"
+    return f'<td class="number">{shown}</td>'
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1b1f24; --faint: #636c76; --page: #fff; --card: #f5f6f8; --line: #d8dce1 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e7eb; --faint: #9aa4af; --page: #14171a; --card: #1d2126; --line: #343a41 }
+}
+* { box-sizing: border-box }
+body { max-width: 66rem; margin: 0 auto; padding: 1rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin: 0 0 .5rem }
+h3 { font-size: 1rem; margin: .25rem 0 }
+section { margin: 0 0 2.25rem }
+small, .note, figcaption { color: var(--faint); font-size: .85rem } .note { margin: .4rem 0 }
+figure { margin: 0 } figcaption { margin-top: .25rem }
+img { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }
+th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line) }
+th { color: var(--faint); font-weight: 600 } td.number { white-space: nowrap }
+.figures, .pairs { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem 1rem }
+.figures { margin-bottom: .75rem }
+.player { display: flex; flex-direction: column; gap: .3rem; padding: .6rem; border-radius: 6px;
+  background: var(--card); min-width: 0 }
+.player b { font-size: .9rem } audio { width: 100%; min-width: 0; height: 2.25rem }
+@media (max-width: 40rem) {
+  .figures { grid-template-columns: 1fr } .pairs { gap: .4rem } .player { padding: .4rem }
+}
+"""

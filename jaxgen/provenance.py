@@ -1,0 +1,73 @@
+"""What marks generated audio as synthetic: a JSON mark in the file's own metadata and in a file beside it.
+
+The mark holds no time and no host name, so that the same command writes the same bytes.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgen import __version__, audio
+from jaxgen.errors import writing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a generated clip comes from."""
+
+    synthetic: bool = dataclasses.field(default=True, init=False)
+    """Always true: what this mark is for."""
+    generator: str = dataclasses.field(default=f"jaxgen {__version__}", init=False)
+    """Program and version."""
+    model: str
+    """Class name of the model."""
+    checkpoint: str
+    """Name of the run's folder and the step of the checkpoint: `digits/6000`."""
+    config_sha256: str
+    """SHA-256 of the run's config, hexadecimal."""
+    data_manifest_sha256: str
+    """SHA-256 of the manifest of the training data, hexadecimal."""
+    licences: tuple[str, ...] = ()
+    """Licences of the training data."""
+    seed: int
+    """Seed of the command that made the clip."""
+    clip: int
+    """Place of the clip among those of the command, from 0."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Label values the clip was asked for, by label name."""
+    prompt: str = ""
+    """The recording that was continued, or the text that was spoken; empty for none."""
+
+
+def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance: Provenance) -> None:
+    """Writes a wav that carries its provenance, and the same mark as JSON beside it, under the suffix `.json`.
+
+    The JSON is there first, so that no interruption leaves a wav without it; neither file is ever half-written.
+
+    samples: float32 [nsamp], full scale 1.0. Raises UserError where they cannot be written.
+    """
+    content = dataclasses.asdict(provenance)
+    beside = path.with_suffix(".json")
+    temporary = beside.with_name(f".{beside.name}.tmp")
+    with writing(beside):
+        try:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, beside)
+        finally:
+            temporary.unlink(missing_ok=True)
+    audio.write(path, samples, sample_rate, comment=json.dumps(content, separators=(",", ":")))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The mark inside an audio file; None where it carries none. Raises audio.AudioError where it is no audio file."""
+    try:
+        content = json.loads(audio.read_comment(path))
+    except json.JSONDecodeError:
+        return None
+    return content if isinstance(content, dict) and content.get("synthetic") is True else None
