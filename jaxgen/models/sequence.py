@@ -6,7 +6,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
+from jaxgen.errors import UserError
 
 Carry = Any
 Labels = Mapping[str, jax.Array]
@@ -64,7 +65,11 @@ class ModelConfig:
     """Base of the frozen dataclasses that configure a model and build it."""
 
     labels: tuple[str, ...]
-    lookback: int
+    """Names of the labels that condition the model."""
+    lookback: ClassVar[int]
+    """Past steps that `step` reads."""
+    ends_clips: ClassVar[bool]
+    """Whether `sample` says where a clip ends."""
 
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SequenceModel:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""
@@ -75,13 +80,18 @@ class LabelEmbedding(nnx.Module):
     """One learned vector a label value, concatenated over the named labels; value 0 stands for "unknown".
 
     `dropout` is the share of clips that are trained as unknown (as in classifier-free guidance, Ho and Salimans 2021),
-    so that generation without a label is a trained case.
+    so that generation without a label is a trained case. Raises UserError for a name that the data does not have.
     """
 
     def __init__(
         self, data: DataSpec, names: tuple[str, ...], size: int, *, dropout: float, dtype: Any, rngs: nnx.Rngs
     ):
-        sizes = {name: len(values) for name, values in data.vocabularies if name in names}
+        sizes = {name: len(values) for name, values in data.vocabularies}
+        if unknown := [name for name in names if name not in sizes]:
+            raise UserError(
+                f"the model asks for label '{unknown[0]}', but the data has {', '.join(sizes) or 'no labels'}; "
+                "change --model.labels."
+            )
         self.names = names
         self.dropout = dropout
         self.num_features = size * len(names)
