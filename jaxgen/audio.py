@@ -1,0 +1,89 @@
+"""Recordings in and out: decoding, mixing down, resampling, and wav files that are whole or absent."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from jaxgen.errors import writing
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+
+Samples = NDArray[np.float32]
+
+
+class AudioError(Exception):
+    """A recording cannot be used; the text is the reason, in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Waveform:
+    """Decoded sound."""
+
+    samples: Samples
+    """float32 [nsamp, nch], full scale 1.0."""
+    sample_rate: int
+    """Hz."""
+
+
+def read(path: str | Path) -> Waveform:
+    """Decodes a WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, empty, or not finite."""
+    try:
+        if os.path.getsize(path) == 0:
+            raise AudioError("empty file")
+        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise AudioError(f"unreadable file: {error.strerror}") from None
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"not audio, or damaged: {str(error).rstrip('.').rsplit(': ', 1)[-1]}") from None
+    if len(samples) == 0:
+        raise AudioError("no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError("NaN or infinite samples")
+    return Waveform(samples, sample_rate)
+
+
+def mix_down(samples: Samples) -> Samples:
+    """The mean over channels: [nsamp, nch] to [nsamp]."""
+    return samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+
+
+def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
+    """Band-limited resampling (soxr, high quality) of [nsamp] from one rate in Hz to another."""
+    if from_rate == to_rate:
+        return samples
+    return soxr.resample(samples, from_rate, to_rate, quality="HQ").astype(np.float32)
+
+
+def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> None:
+    """Writes a 16-bit wav, clipped to full scale, with a comment in its own metadata.
+
+    samples: float32 [nsamp]. The file is whole or absent. Raises UserError where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            with temporary.open("wb") as stream, soundfile.SoundFile(
+                stream, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV"
+            ) as file:
+                if comment:
+                    file.comment = comment
+                file.write(np.clip(samples, -1.0, 1.0))
+            os.replace(temporary, path)
+        except soundfile.LibsndfileError as error:
+            raise OSError(None, str(error)) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_comment(path: str | Path) -> str:
+    """The comment in a file's metadata; empty for none. Raises AudioError where it is no audio file."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise AudioError(f"not audio, or damaged: {error}") from None
