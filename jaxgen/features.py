@@ -17,6 +17,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
 _NNLS_ITERATIONS = 60
 _GRIFFIN_LIM_MOMENTUM = 0.99
+_ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
 
 
 def _require(condition: bool, message: str) -> None:
@@ -55,6 +56,10 @@ class FeatureSpec:
 
     def num_steps(self, num_samples: int) -> int:
         """Steps that `encode` makes of num_samples samples."""
+        raise NotImplementedError
+
+    def num_samples(self, num_steps: int) -> int:
+        """Samples that `decode` makes of num_steps steps."""
         raise NotImplementedError
 
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
@@ -110,12 +115,15 @@ class MuLaw(FeatureSpec):
     def num_steps(self, num_samples: int) -> int:
         return num_samples
 
+    def num_samples(self, num_steps: int) -> int:
+        return num_steps
+
     @functools.partial(jax.jit, static_argnums=0)
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
         """Samples float32 [..., nsamp] to codes uint8 [..., nsamp]; samples beyond full scale are clipped.
 
         Equal, for every float32, to `librosa.mu_compress(x, mu=q_levels - 1, quantize=True) + q_levels // 2`, but for
-        x = 1.0 where librosa's rounding can give one code too many (128 at mu=255): here it is the top code.
+        x a few roundings from 1.0, where librosa can give one code too many (128 at mu=255): here it is the top code.
         """
         places = _ordered(jax.lax.bitcast_convert_type(jnp.asarray(samples, jnp.float32), jnp.int32))
         thresholds = jnp.asarray(_mu_law_thresholds(self.q_levels))
@@ -183,6 +191,9 @@ class LogMel(FeatureSpec):
 
     def num_steps(self, num_samples: int) -> int:
         return 1 + num_samples // self.hop_length
+
+    def num_samples(self, num_steps: int) -> int:
+        return (num_steps - 1) * self.hop_length
 
     @functools.partial(jax.jit, static_argnums=0)
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
@@ -255,7 +266,8 @@ def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
     Teboulle 2009). Silence gives exact zeros; bands louder than full scale allows are clipped to that.
     """
     filters, inverse, lipschitz, loudest = _inversion(spec)
-    target = jnp.maximum(jnp.exp(jnp.minimum(log_mel, loudest)) - spec.floor, 0.0)
+    above = jnp.exp(jnp.minimum(log_mel, loudest)) - spec.floor
+    target = jnp.where(above > _ROUNDING * spec.floor, above, 0.0)
     gram = jnp.asarray(filters.T @ filters)
     pull = jnp.matmul(target, filters, precision=_HIGHEST)
 
