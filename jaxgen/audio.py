@@ -67,9 +67,10 @@ def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> 
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
-            with temporary.open("wb") as stream, soundfile.SoundFile(
-                stream, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV"
-            ) as file:
+            with (
+                temporary.open("wb") as stream,
+                soundfile.SoundFile(stream, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file,
+            ):
                 if comment:
                     file.comment = comment
                 file.write(np.clip(samples, -1.0, 1.0))

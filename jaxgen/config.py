@@ -1,4 +1,4 @@
-"""The root config, its command line and its JSON form.
+"""The root config and its command line.
 
 A config file is Python and ends in `CONFIG = Config(...)`. Every field is an option (`--train.steps 100`); a field that
 holds a dataclass can be swapped for a sibling class by name (`--model.cell GRU`), keeping the values both have.
@@ -7,13 +7,12 @@ holds a dataclass can be swapped for a sibling class by name (`--model.cell GRU`
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import importlib.util
 import io
 import json
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,61 +20,15 @@ import tyro
 
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
-from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
-from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.serial import to_json
+from jaxgen.training.loop import Train
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """How long and how often."""
-
-    steps: int = 2_000
-    """Updates."""
-    batch_size: int = 32
-    """Rows: streams of clips that train side by side."""
-    seq_len: int = 128
-    """Steps (samples or frames) the gradient sees."""
-    seed: int = 0
-    """Decides the initial weights, the order of clips and every draw."""
-    log_every: int = 10
-    """Steps between training rows in metrics.jsonl."""
-    eval_every: int = 500
-    """Steps between validations, each with generated audio."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; every validation makes one too."""
-    keep: int = 2
-    """Newest checkpoints kept, beside the best."""
-    best_metric: str = "loss"
-    """Validation metric whose lowest value marks the best checkpoint."""
-    early_stopping: int = 0
-    """Stop after this many validations without a better one; 0 never stops early."""
-    max_eval_clips: int = 300
-    """Validation clips scored while training; the report scores all."""
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "seq_len", "log_every", "eval_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--train.{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What is generated while training and for the report."""
-
-    num_clips: int = 8
-    """Clips generated for each validation and for the report."""
-    seconds: float | None = None
-    """Longest generated clip in seconds; none takes the longest (frames) or typical (samples) training clip."""
-    sampling: Sampling = Sampling()
-    """How steps are drawn."""
-    metrics: tuple[AudioMetric, ...] = ()
-    """Further metrics that know this kind of data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +49,10 @@ class Config:
     """What is generated and measured."""
     audio: AudioPolicy = AudioPolicy()
     """How recordings are decoded, and which are refused."""
-    workdir: str = "runs/run"
-    """Folder of the run."""
+    workdir: str = ""
+    """Folder of the run; none takes runs/ and the name of the config file or data folder."""
     cache_dir: str = "~/.cache/jaxgen"
-    """Folder of decoded data, downloads and compiled programs."""
-
-
-# --------------------------------------------------------------------------------------------- command line
+    """Folder of downloads and decoded data."""
 
 
 def load(path: str | Path) -> Config:
@@ -222,37 +172,6 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
 
 def _class_options(cls: Any) -> list[str]:
     return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)]
-
-
-# --------------------------------------------------------------------------------------------- JSON
-
-
-def to_json(value: Any) -> Any:
-    """Plain JSON of a config; dataclasses carry their class's import path."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
-    if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
-    return value
-
-
-def from_json(value: Any) -> Any:
-    """The inverse of `to_json`. Raises UserError where a class or field is unknown to this installation."""
-    if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    module, _, name = value["class"].rpartition(".")
-    try:
-        cls: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return cls(**{key: from_json(item) for key, item in value.items() if key != "class"})
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"a saved config names {value['class']}, which this installation cannot build ({error}); "
-            "use the version of jaxgen that wrote it, or put the module on PYTHONPATH."
-        ) from None
 
 
 def differences(saved: Any, asked: Any, ignore: frozenset[str] = frozenset(), prefix: str = "") -> list[str]:

@@ -72,6 +72,11 @@ class FieldIn(SplitRule):
 class Dataset:
     """Base of the frozen dataclasses that name a source of clips."""
 
+    @property
+    def pattern(self) -> str | None:
+        """How file names hold fields, as {digit}_{speaker}_{index}; None where they hold none."""
+        return None
+
     def clips(self) -> list[Clip]:
         """Every clip, in a stable order. Raises UserError where there is none to be had."""
         raise NotImplementedError

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -112,9 +113,24 @@ class Named(Dataset):
             hint = f"; did you mean {near[0]}?" if near else "."
             raise UserError(f"unknown data set '{self.name}' in data.name, expected one of {', '.join(SOURCES)}{hint}")
 
+    @property
+    def pattern(self) -> str | None:
+        return SOURCES[self.name].pattern
+
     def clips(self) -> list[Clip]:
-        """Raises UserError where it can neither be downloaded nor found."""
-        return self._folder(self._local_root() if self.root else self._fetched()).clips()
+        """The recordings; other sounds of the archive, such as background noise, are named otherwise and left out.
+
+        Raises UserError where they can neither be downloaded nor found.
+        """
+        folder = self._folder(self._local_root() if self.root else self._fetched())
+        wanted = set(re.findall(r"{(\w+)}", SOURCES[self.name].pattern))
+        clips = [clip for clip in folder.clips() if wanted <= clip.fields.keys()]
+        if not clips:
+            raise UserError(
+                f"no recording of '{self.name}' in '{folder.root}': no file is named {SOURCES[self.name].pattern}. "
+                "Pass --data.root the data set's own folder."
+            )
+        return clips
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         return self._folder(Path(self.root)).split_of(fields, digest)

@@ -71,16 +71,16 @@ def copy_previous_frame(
     Raises UserError when either side has no frame.
     """
     start, scale = np.asarray(start, np.float64), np.asarray(scale, np.float64)
-    variance, _ = _mean_square_difference(train_steps, start, scale, "training")
+    variance = _mean_square_difference(train_steps, start, scale, "training")
     variance = np.maximum(variance, 1e-6)  # a dimension that never changes would make one surprise infinitely costly
-    error, _ = _mean_square_difference(test_steps, start, scale, "test")
+    error = _mean_square_difference(test_steps, start, scale, "test")
     nats = 0.5 * np.sum(np.log(2 * math.pi * variance) + error / variance)
     return CopyFloor(mse=float(np.mean(error)), nats_per_frame=float(nats))
 
 
 def _mean_square_difference(
     clips: Iterable[NDArray[np.floating]], start: NDArray[np.float64], scale: NDArray[np.float64], role: str
-) -> tuple[NDArray[np.float64], int]:
+) -> NDArray[np.float64]:
     total, frames = np.zeros(start.shape), 0
     for clip in clips:
         if len(clip):
@@ -89,7 +89,7 @@ def _mean_square_difference(
             frames += len(clip)
     if frames == 0:
         raise UserError(f"there is no {role} frame to score the copy-the-previous-frame floor on: add {role} clips.")
-    return total / frames, frames
+    return total / frames
 
 
 def _bits_per_sample(clips: Iterable[NDArray[np.float64]]) -> float:

@@ -141,7 +141,7 @@ def _blocks(clips: Clips, sample_rate: int, hop: int) -> Iterator[Block]:
     pending: list[Block] = []
     for name, samples in clips:
         samples = np.pad(samples, (0, max(0, math.ceil(CHUNK_SECONDS * sample_rate) - len(samples))))
-        levels = log_mel_db(samples, sample_rate, _N_MELS)
+        levels = log_mel_db(samples, sample_rate, _N_MELS, floor_db=_SILENT_DB - _RANGE_DB)
         windows = np.lib.stride_tricks.sliding_window_view(levels, _FRAMES, axis=0)[::hop, :, ::2]
         for start in range(0, len(windows), _BLOCK):
             chunks = windows[start : start + _BLOCK].reshape(-1, windows.shape[1] * windows.shape[2])

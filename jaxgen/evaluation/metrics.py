@@ -30,7 +30,7 @@ _BLOCK_FRAMES = 4096
 
 
 def log_spectral_distance_db(reference: Samples, estimate: Samples, sample_rate: int) -> float:
-    """Log-spectral distance in dB (Gray and Markel 1976): 0 for equal magnitudes, about 1 is hard to hear.
+    """Log-spectral distance in dB (Gray and Markel 1976): 0 for equal magnitudes.
 
     The root mean square over frequency of the difference of the two levels (dB, floored at `FLOOR_DB`), averaged over
     32 ms Hann frames every 8 ms. Phase does not count.
@@ -54,11 +54,11 @@ def log_spectral_distance_db(reference: Samples, estimate: Samples, sample_rate:
 
 
 def multi_resolution_stft_distance(reference: Samples, estimate: Samples, sample_rate: int) -> float:
-    """Multi-resolution STFT distance (Yamamoto et al. 2020, Parallel WaveGAN, eqs. 4-6 without the generator): unitless.
+    """Multi-resolution STFT distance (the auxiliary loss of Parallel WaveGAN, Yamamoto et al. 2020): unitless.
 
     Spectral convergence plus the mean absolute difference of natural-log magnitudes, averaged over the paper's three
-    resolutions: windows of 25, 50 and 10 ms with hops of 5, 10 and 25/12 ms, which are its sizes at 24 kHz carried over
-    to `sample_rate`. Magnitudes are floored at `FLOOR_DB`, so silence against silence is 0.
+    resolutions: windows of 25, 50 and 10 ms with hops of 5, 10 and 25/12 ms: at 24 kHz its very sizes, elsewhere carried
+    over to `sample_rate`. Magnitudes are floored at `FLOOR_DB`, so silence against silence is 0.
 
     reference, estimate: float [nsamp], equal lengths, full scale 1.0, at `sample_rate` Hz. Not symmetric.
     Raises ValueError for shapes that differ or samples that are not finite.
@@ -69,7 +69,7 @@ def multi_resolution_stft_distance(reference: Samples, estimate: Samples, sample
     for win_seconds, hop_seconds in resolutions:
         win_length = max(2, round(win_seconds * sample_rate))
         hop_length = max(1, round(hop_seconds * sample_rate))
-        n_fft = _power_of_two(win_length)
+        n_fft = _power_of_two(win_length * 3 // 2)
         error = energy = log_error = 0.0
         count = 0
         for ours, theirs in zip(
@@ -158,17 +158,19 @@ def silence_rate(samples: Samples, sample_rate: int) -> float:
     return float(np.mean(energy / counts < 10 ** (SILENT_DBFS / 10)))
 
 
-def log_mel_db(samples: Samples, sample_rate: int, n_mels: int) -> NDArray[np.float32]:
-    """Levels in mel bands (Slaney scale, unit-height triangles up to half the rate), dB, floored at `FLOOR_DB`.
+def log_mel_db(samples: Samples, sample_rate: int, n_mels: int, floor_db: float = FLOOR_DB) -> NDArray[np.float32]:
+    """Levels in mel bands (Slaney scale, unit-height triangles up to half the rate), dB, floored at `floor_db`.
 
     samples: float [nsamp], full scale 1.0 (a full-scale sine is about 0 dB). 32 ms Hann frames every 10 ms.
     Returns float32 [1 + nsamp // hop_length, n_mels].
     """
     win_length = max(2, round(_WINDOW_SECONDS * sample_rate))
     n_fft = 2 * _power_of_two(win_length)  # zero-padded, so that the narrow low bands hold at least one bin
-    bank = _mel_bank(sample_rate, n_fft, n_mels)
+    bank = _mel_bank(sample_rate, n_fft, win_length, n_mels)
     hop_length = max(1, round(FRAME_SECONDS * sample_rate))
-    return np.concatenate([to_db(power @ bank) for power in power_blocks(samples, n_fft, hop_length, win_length)])
+    return np.concatenate(
+        [to_db(power @ bank, floor_db) for power in power_blocks(samples, n_fft, hop_length, win_length)]
+    )
 
 
 def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int) -> Iterator[NDArray[np.float32]]:
@@ -181,7 +183,7 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
     samples = np.asarray(samples, np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples of shape [nsamp], got shape {samples.shape}")
-    window = np.hanning(win_length + 1)[:-1]
+    window = _hann(win_length)
     window = (window / (window.sum() / 2)).astype(np.float32)
     before = win_length // 2
     padded = np.pad(samples, (before, win_length - before))
@@ -191,17 +193,23 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
         yield spectrum.real**2 + spectrum.imag**2
 
 
-def to_db(power: NDArray[np.floating]) -> NDArray[np.float32]:
-    """10 log10 of power, floored at `FLOOR_DB`."""
-    return (10 * np.log10(np.maximum(power, 10 ** (FLOOR_DB / 10)))).astype(np.float32)
+def to_db(power: NDArray[np.floating], floor_db: float = FLOOR_DB) -> NDArray[np.float32]:
+    """10 log10 of power, floored at `floor_db`."""
+    return (10 * np.log10(np.maximum(power, 10 ** (floor_db / 10)))).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_bank(sample_rate: int, n_fft: int, n_mels: int) -> NDArray[np.float32]:
+def _mel_bank(sample_rate: int, n_fft: int, win_length: int, n_mels: int) -> NDArray[np.float32]:
     import librosa
 
     bank: NDArray[np.float32] = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=None)
-    return np.ascontiguousarray(bank.T)
+    window = _hann(win_length)
+    bins_of_a_sine = n_fft * np.sum(window**2) / window.sum() ** 2  # a sine's power stands in so many bins at once
+    return np.ascontiguousarray(bank.T / np.float32(bins_of_a_sine))
+
+
+def _hann(length: int) -> NDArray[np.float64]:
+    return np.hanning(length + 1)[:-1]
 
 
 def _gaussian(rows: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

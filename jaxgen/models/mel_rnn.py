@@ -44,6 +44,7 @@ class MelRNN(ModelConfig):
     """Share of clips trained with labels unknown."""
 
     lookback = 1
+    ends_clips = True
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "MelModule":
         """Raises UserError where the features are not log-mel frames."""

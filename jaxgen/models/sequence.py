@@ -128,5 +128,3 @@ class LabelEmbedding(nnx.Module):
 def join(*features: jax.Array | None) -> jax.Array:
     """Concatenates what is there along the last axis."""
     return jnp.concatenate([f for f in features if f is not None], axis=-1)
-
-

@@ -43,6 +43,7 @@ class WaveRNN(ModelConfig):
     """Share of clips trained with labels unknown."""
 
     lookback = 1
+    ends_clips = False
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveModule":
         """Raises UserError where the features are not mu-law codes."""

@@ -1,15 +1,13 @@
 """Checkpoints of a run. The only file that knows orbax."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from jaxgen.errors import UserError
+from jaxgen.errors import writing
 
 managers = ocp.checkpoint_managers
 
@@ -31,8 +29,12 @@ class Checkpoints:
                 preservation_policy=managers.AnyPreservationPolicy(
                     [
                         managers.LatestN(keep),
-                        managers.BestN(get_metric_fn=lambda m: m[best_metric], reverse=True, n=1,
-                                       keep_checkpoints_without_metrics=False),
+                        managers.BestN(
+                            get_metric_fn=lambda m: m[best_metric],
+                            reverse=True,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
                     ]
                 ),
                 best_fn=lambda metrics: metrics[best_metric],
@@ -42,7 +44,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:
         """Starts a save. metrics: the validation figures at this step, if it was validated."""
-        with _disk_errors(self.directory):
+        with writing(self.directory):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -67,27 +69,20 @@ class Checkpoints:
         """Newest step, or None in an empty run."""
         return self.manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All steps kept, oldest first."""
+        return sorted(self.manager.all_steps())
+
     def best(self) -> int | None:
         """Step with the lowest validation metric, or None where none was validated."""
         return self.manager.best_step()
 
     def wait(self) -> None:
         """Returns when every started save is on disk."""
-        with _disk_errors(self.directory):
+        with writing(self.directory):
             self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Finishes saves and ends the writer threads."""
         self.wait()
         self.manager.close()
-
-
-@contextlib.contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write a checkpoint to '{directory}' ({error.strerror or error}); free space or pass another "
-            "--workdir. The last whole checkpoint is kept."
-        ) from None

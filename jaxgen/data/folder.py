@@ -1,0 +1,149 @@
+"""Any folder of sound, with fields from a manifest or from the file names."""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from jaxgen import audio
+from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
+from jaxgen.errors import UserError
+
+_MANIFESTS = ("manifest.csv", "manifest.jsonl")
+_SUFFIXES = ".wav, .flac, .ogg or .mp3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(Dataset):
+    """Audio files below a folder.
+
+    `manifest.csv` or `manifest.jsonl` in the folder, where there is one, names the files (column `path`) and their
+    fields (all other columns); else every audio file counts. A column `split` (train, validation, test) goes before the
+    rules, a column `licence` before the option.
+    """
+
+    root: str = ""
+    """Folder of .wav, .flac, .ogg or .mp3 files, nested or not."""
+    pattern: str | None = None
+    """Fields in the file names, as {digit}_{speaker}_{index}; with a slash it describes the path below the root."""
+    unmatched: Literal["refuse", "unlabelled"] = "refuse"
+    """Files whose names do not match the pattern: refuse them, or take them without these fields."""
+    validation: SplitRule = HashFraction(0.1)
+    """Which clips are for validation."""
+    test: SplitRule | None = None
+    """Which clips are for the test."""
+    licence: str = "not stated"
+    """Licence of the recordings."""
+
+    def clips(self) -> list[Clip]:
+        root = Path(self.root)
+        if not self.root or not root.is_dir():
+            raise UserError(f"no folder '{self.root}'. Pass --data.root a folder with {_SUFFIXES} files.")
+        manifest = next((root / name for name in _MANIFESTS if (root / name).is_file()), None)
+        if manifest is not None:
+            rows = dict(_manifest_rows(manifest))
+        else:
+            files = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path, root))
+            rows = {
+                path.relative_to(root).as_posix(): {} for path in files if path.suffix.lower() in audio.AUDIO_SUFFIXES
+            }
+            if not rows:
+                raise UserError(
+                    f"no audio in '{root}' ({len(files)} files, none with a suffix of audio). "
+                    f"Pass --data.root a folder with {_SUFFIXES} files."
+                )
+        return [self._clip(root, name, fields) for name, fields in rows.items()]
+
+    def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
+        if fields.get("split"):
+            return stated_split(fields["split"], fields.get("path", "a clip"))
+        if self.test is not None and self.test.holds(fields, digest):
+            return "test"
+        return "validation" if self.validation.holds(fields, digest) else "train"
+
+    def _clip(self, root: Path, name: str, fields: dict[str, str]) -> Clip:
+        path = root / name
+        found = {} if self.pattern is None else _fields_of(self.pattern, name)
+        licence = fields.get("licence") or self.licence
+        refused = found is None and self.unmatched == "refuse"
+        load = functools.partial(_refuse, self.pattern) if refused else functools.partial(audio.read, path)
+        return Clip(name, {**(found or {}), **fields, "licence": licence}, load, functools.partial(_digest, path))
+
+
+def _fields_of(pattern: str, name: str) -> dict[str, str] | None:
+    """The fields of a file name, or None where the pattern does not match it."""
+    subject = name.rsplit(".", 1)[0]
+    if "/" not in pattern:
+        subject = subject.rsplit("/", 1)[-1]
+    match = _compiled(pattern).fullmatch(subject)
+    return None if match is None else match.groupdict()
+
+
+@functools.lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """`{name}` matches anything but a slash; all else stands for itself. Raises UserError for a name used twice."""
+    pieces = re.split(r"\{(\w+)\}", pattern)
+    expression = "".join(f"(?P<{p}>[^/]+?)" if i % 2 else re.escape(p) for i, p in enumerate(pieces))
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise UserError(
+            f"data.pattern is '{pattern}', which cannot be used ({error}); write {{name}} for each field."
+        ) from None
+
+
+def _refuse(pattern: str | None) -> audio.Waveform:
+    raise audio.AudioError(f"name does not match the pattern {pattern}")
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return hashlib.sha256(f"{path.name}: {error.strerror}".encode()).hexdigest()  # `load` says what is wrong
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _manifest_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(path, other fields) of each row. Raises UserError for a row without a path, or that cannot be parsed."""
+    text = manifest.read_text(encoding="utf-8-sig")
+    rows = _csv_rows(text) if manifest.suffix == ".csv" else _json_rows(text, manifest)
+    seen: set[str] = set()
+    for line, row in rows:
+        path = row.pop("path", "")
+        if not path or path in seen:
+            problem = "repeats the path of an earlier line" if path else "has no `path`"
+            raise UserError(f"{manifest}, line {line} {problem}; each line names one audio file below the folder.")
+        seen.add(path)
+        if row.get("split"):
+            stated_split(row["split"], path)
+        yield path, row
+    if not seen:
+        raise UserError(f"{manifest} names no file; it needs a column `path`.")
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(text.splitlines())
+    for row in reader:
+        yield reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}
+
+
+def _json_rows(text: str, manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, content in enumerate(text.splitlines(), start=1):
+        if content.strip():
+            try:
+                row = json.loads(content)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{manifest}, line {line} is not JSON ({error}).") from None
+            if not isinstance(row, dict):
+                raise UserError(f'{manifest}, line {line} is not a JSON object; write {{"path": ...}}.')
+            yield line, {key: "" if value is None else str(value) for key, value in row.items()}

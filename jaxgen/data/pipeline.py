@@ -1,0 +1,199 @@
+"""Batches: rows that are streams of clips, without padding (grain).
+
+Each of the B rows reads clip after clip and hands out chunks of `seq_len` steps, so the carry of a model goes on from
+one batch to the next. A batch is a dictionary of numpy arrays:
+
+    x      [B, lookback + T, *step_shape]   step t is predicted from x[:, t : t + lookback]; its target is x[:, lookback + t]
+    reset  bool [B, T]      the target is the first step of a clip: the carry restarts
+    mask   bool [B, T]      the target is a real step
+    end    bool [B, T]      the target is the last step of its clip
+    clip   int32 [B, T]     index of the clip in the store
+    labels {name: int32 [B, T]}    0 is "unknown"
+
+A clip enters its row behind `lookback` steps of silence, whose places are masked out of the loss.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+
+Batch = dict[str, Any]
+
+_CHUNKS_PER_SEGMENT = 64
+_PREFETCHED = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Steps start..stop of a clip."""
+
+    clip: int
+    start: int
+    stop: int
+
+
+class TrainingBatches(grain.IterDataset[Batch]):
+    """Endless batches of the training clips, shuffled anew each epoch by `seed`.
+
+    A recording longer than 64 chunks is cut into segments of that length, so that rows do not march through it side by
+    side; a segment starts from a reset carry, but its lookback is the real past.
+    Raises UserError where there is nothing to train on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spec: DataSpec,
+        labels: Sequence[str],
+        *,
+        lookback: int,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+    ):
+        super().__init__()
+        longest = _CHUNKS_PER_SEGMENT * seq_len
+        segments = [
+            Segment(clip, start, min(start + longest, store.clips[clip].num_steps))
+            for clip in store.indices("train")
+            for start in range(0, store.clips[clip].num_steps, longest)
+        ]
+        if not segments:
+            raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
+        order = grain.MapDataset.source(segments).seed(seed).shuffle().repeat()
+        self._streams = lambda: _Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
+
+    def __iter__(self) -> grain.DatasetIterator[Batch]:
+        return self._streams()
+
+    def prefetched(self) -> grain.DatasetIterator[Batch]:
+        """The batches, made in a thread ahead of use; its state is that of the batches already drawn."""
+        return grain.experimental.ThreadPrefetchIterDataset(self, prefetch_buffer_size=_PREFETCHED).__iter__()
+
+
+def scoring_batches(
+    store: Store,
+    spec: DataSpec,
+    clips: Sequence[int],
+    labels: Sequence[str],
+    *,
+    lookback: int,
+    batch_size: int,
+    seq_len: int,
+) -> Iterator[Batch]:
+    """Every step of every clip once, each clip from a fresh start. Label values never seen in training are unknown."""
+    longest_first = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
+    segments = [Segment(clip, 0, store.clips[clip].num_steps) for clip in longest_first]
+    return _Streams(_Packer(store, spec, labels, lookback, seq_len), segments, batch_size)
+
+
+class _Packer:
+    """Reads segments into the arrays of a batch."""
+
+    def __init__(self, store: Store, spec: DataSpec, labels: Sequence[str], lookback: int, seq_len: int):
+        self.store, self.lookback, self.seq_len = store, lookback, seq_len
+        self.silence = spec.features.silence()
+        vocabularies = dict(spec.vocabularies)
+        self.label_indices: Mapping[str, list[int]] = {}
+        for name in labels:
+            known = {value: index for index, value in enumerate(vocabularies[name], start=1)}
+            self.label_indices[name] = [known.get(clip.fields.get(name, ""), 0) for clip in store.clips]
+
+    def empty(self, batch_size: int) -> Batch:
+        """All arrays, lookback + T long, of a batch that is silence throughout."""
+        shape = (batch_size, self.lookback + self.seq_len)
+        return {
+            "x": np.broadcast_to(self.silence, (*shape, *self.silence.shape)).copy(),
+            "reset": np.zeros(shape, bool),
+            "mask": np.zeros(shape, bool),
+            "end": np.zeros(shape, bool),
+            "clip": np.zeros(shape, np.int32),
+            "labels": {name: np.zeros(shape, np.int32) for name in self.label_indices},
+        }
+
+    def length(self, segment: Segment) -> int:
+        """Stream elements of a segment: its lookback and its steps."""
+        return self.lookback + segment.stop - segment.start
+
+    def write(self, batch: Batch, row: int, at: int, segment: Segment, offset: int, count: int) -> None:
+        """Writes stream elements offset..offset+count of a segment into a row, from place `at` on."""
+        first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
+        silent = min(max(-first, 0), count)
+        steps = self.store.steps(segment.clip)
+        batch["x"][row, at + silent : at + count] = steps[first + silent : first + count]
+        real = min(max(self.lookback - offset, 0), count)
+        batch["mask"][row, at + real : at + count] = True
+        if offset <= self.lookback < offset + count:
+            batch["reset"][row, at + self.lookback - offset] = True
+        if offset + count == self.length(segment):
+            batch["end"][row, at + count - 1] = segment.stop == self.store.clips[segment.clip].num_steps
+        batch["clip"][row, at : at + count] = segment.clip
+        for name, indices in self.label_indices.items():
+            batch["labels"][name][row, at : at + count] = indices[segment.clip]
+
+
+@dataclasses.dataclass
+class _Row:
+    """Where a stream stands: places in the order of the segments it holds, and how much of the first is used up."""
+
+    places: list[int]
+    offset: int
+
+
+class _Streams(grain.DatasetIterator[Batch]):
+    """Fills rows from `order`, first come first served. Its state is a few integers a row."""
+
+    def __init__(self, packer: _Packer, order: Sequence[Segment], batch_size: int):
+        super().__init__()
+        self._packer, self._order = packer, order
+        self._next_place = 0
+        self._rows = [_Row([], 0) for _ in range(batch_size)]
+
+    def __next__(self) -> Batch:
+        lookback = self._packer.lookback
+        if self._next_place == len(self._order) and all(self._left(row) <= lookback for row in self._rows):
+            raise StopIteration
+        batch = self._packer.empty(len(self._rows))
+        for index, row in enumerate(self._rows):
+            self._fill(batch, index, row)
+            self._advance(row)
+        labels = {name: values[:, lookback:] for name, values in batch["labels"].items()}
+        flags = {name: batch[name][:, lookback:] for name in ("reset", "mask", "end", "clip")}
+        return {"x": batch["x"], "labels": labels, **flags}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next": self._next_place, "rows": [[row.offset, *row.places] for row in self._rows]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._next_place = state["next"]
+        self._rows = [_Row(list(places), offset) for offset, *places in state["rows"]]
+
+    def _left(self, row: _Row) -> int:
+        return sum(self._packer.length(self._order[place]) for place in row.places) - row.offset
+
+    def _fill(self, batch: Batch, index: int, row: _Row) -> None:
+        at, offset, needed = 0, row.offset, self._packer.lookback + self._packer.seq_len
+        held = 0
+        while at < needed:
+            if held == len(row.places):
+                if self._next_place == len(self._order):
+                    return
+                row.places.append(self._next_place)
+                self._next_place += 1
+            segment = self._order[row.places[held]]
+            count = min(self._packer.length(segment) - offset, needed - at)
+            self._packer.write(batch, index, at, segment, offset, count)
+            at, offset, held = at + count, 0, held + 1
+
+    def _advance(self, row: _Row) -> None:
+        row.offset += self._packer.seq_len
+        while row.places and row.offset >= (length := self._packer.length(self._order[row.places[0]])):
+            row.places.pop(0)
+            row.offset -= length

@@ -1,0 +1,149 @@
+"""The data report: what was found, what was refused and why; as JSON, as a picture, and as text."""
+
+import collections
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxgen.errors import writing
+
+_MOST_VALUES = 50  # a field with more values is a name or a text, not a label
+_SHOWN_REFUSED = 10
+_BINS = 40
+
+
+class Described(Protocol):
+    """What is said of a clip; see `jaxgen.data.store.StoredClip`."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def source_rate(self) -> int: ...
+    @property
+    def source_channels(self) -> int: ...
+    @property
+    def loudness_dbfs(self) -> float: ...
+
+
+def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sample_rate: int) -> dict[str, Any]:
+    """A JSON-able report of accepted clips and of (name, reason) of refused ones. sample_rate: Hz, after resampling."""
+    seconds = np.array([clip.num_samples / sample_rate for clip in clips])
+    loudness = np.array([clip.loudness_dbfs for clip in clips])
+    names = sorted({name for clip in clips for name in clip.fields} - {"licence", "split"})
+    values = {name: _counts(clip.fields.get(name, "") for clip in clips) for name in names}
+    return {
+        "clips": len(clips),
+        "hours": float(seconds.sum() / 3600),
+        "splits": {
+            split: {"clips": count, "hours": float(_total(clips, split) / sample_rate / 3600)}
+            for split, count in _counts(clip.split for clip in clips).items()
+        },
+        "sample_rates_hz": _counts(str(clip.source_rate) for clip in clips),
+        "channels": _counts(str(clip.source_channels) for clip in clips),
+        "resampled": sum(clip.source_rate != sample_rate for clip in clips),
+        "mixed_down": sum(clip.source_channels > 1 for clip in clips),
+        "duplicates": len(clips) - len({clip.digest for clip in clips}),
+        "licences": _counts(clip.fields.get("licence", "not stated") for clip in clips),
+        "labels": {name: counts for name, counts in values.items() if len(counts) <= _MOST_VALUES},
+        "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
+        "seconds": _histogram(seconds),
+        "loudness_dbfs": _histogram(loudness),
+        "refused": [{"name": name, "reason": reason} for name, reason in refused],
+    }
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The report as lines for a terminal."""
+    seconds, loudness, refused = report["seconds"], report["loudness_dbfs"], report["refused"]
+    splits = ", ".join(f"{name} {s['clips']} ({s['hours']:.2f} h)" for name, s in report["splits"].items())
+    lines = [
+        f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
+        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled",
+        f"channels: {_listed(report['channels'])}; {report['mixed_down']} mixed down",
+        f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
+        f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
+        f"licences: {_listed(report['licences'])}",
+        *(f"{name}: {_listed(counts)}" for name, counts in report["labels"].items()),
+    ]
+    if report["duplicates"]:
+        lines.append(f"duplicates: {report['duplicates']} clips have the content of another")
+    lines.append(f"refused: {len(refused)}")
+    lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
+    if len(refused) > _SHOWN_REFUSED:
+        lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")
+    return "\n".join(lines)
+
+
+def write(report: Mapping[str, Any], directory: Path) -> None:
+    """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot."""
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(directory / "data_report.json", (json.dumps(report, indent=2) + "\n").encode())
+        _replace(directory / "data_report.png", _picture(report))
+
+
+def _picture(report: Mapping[str, Any]) -> bytes:
+    """Histograms of length and loudness and the counts of each label, as the bytes of a PNG file."""
+    from matplotlib.figure import Figure  # slow to import
+
+    labels = {name: counts for name, counts in report["labels"].items() if len(counts) > 1}
+    figure = Figure(figsize=(11, 3 + 1.8 * -(-len(labels) // 2)), layout="constrained")
+    grid = figure.add_gridspec(1 + -(-len(labels) // 2), 2)
+    named = (("seconds", "length (s)"), ("loudness_dbfs", "loudness (dBFS, RMS)"))
+    for column, (name, label) in enumerate(named):
+        axis = figure.add_subplot(grid[0, column])
+        histogram = report[name]
+        axis.stairs(histogram["counts"], histogram["edges"], fill=True, color="#4c78a8")
+        axis.set(xlabel=label, ylabel="clips")
+    for place, (name, counts) in enumerate(labels.items()):
+        axis = figure.add_subplot(grid[1 + place // 2, place % 2])
+        axis.bar(list(counts), list(counts.values()), color="#72b7b2")
+        axis.set(xlabel=name or "", ylabel="clips")
+        axis.tick_params(axis="x", labelrotation=90 if len(counts) > 12 else 0)
+    figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def _histogram(values: np.ndarray) -> dict[str, Any]:
+    counts, edges = np.histogram(values, bins=_BINS)
+    return {
+        "min": float(values.min()),
+        "median": float(np.median(values)),
+        "max": float(values.max()),
+        "counts": counts.tolist(),
+        "edges": edges.tolist(),
+    }
+
+
+def _total(clips: Iterable[Described], split: str) -> int:
+    return sum(clip.num_samples for clip in clips if clip.split == split)
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(values).items()))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value or '(none)'} {count}" for value, count in counts.items())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

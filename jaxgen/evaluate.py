@@ -1,0 +1,87 @@
+"""Measures a trained run: `python -m jaxgen.evaluate --workdir runs/quickstart [--data.root DIR]`."""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+from jaxgen.config import parse
+from jaxgen.data.clips import Dataset, HashFraction
+from jaxgen.data.folder import Folder
+from jaxgen.data.store import prepare
+from jaxgen.errors import ExitCode, run
+from jaxgen.evaluation.runner import Evaluator
+from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.runs import Run
+from jaxgen.training.telemetry import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the model is measured on."""
+
+    root: str | None = None
+    """Folder whose every clip is test data; none takes the run's own validation clips."""
+    pattern: str | None = None
+    """Fields in the file names of that folder; none takes the run's pattern."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measures a trained run: report.json and report.html."""
+
+    workdir: str
+    """Folder of the run."""
+    data: Data = Data()
+    """What the model is measured on."""
+    out: str | None = None
+    """Folder of the report; none takes evaluation in the run's folder."""
+    step: int | None = None
+    """Checkpoint to use; none takes the best."""
+    seed: int = 0
+    """The same seed generates the same clips."""
+
+
+def main() -> int:
+    options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
+    trained = Run.open(options.workdir, options.step)
+    config = trained.config
+    training = prepare(config.data, config.features, config.audio, config.cache_dir)
+    trained.check_data(training)
+    store, clips = training, training.indices("validation")
+    if options.data.root is not None:
+        policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf)
+        store = prepare(_test_data(config.data, options.data), config.features, policy, config.cache_dir)
+        clips = tuple(range(len(store.clips)))
+    evaluator = Evaluator(
+        trained.training,
+        config.model,
+        trained.spec,
+        config.evaluation,
+        batch_size=config.train.batch_size,
+        seq_len=config.train.seq_len,
+        seed=options.seed,
+    )
+    findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
+    out = Path(options.out or trained.workdir / "evaluation")
+    write_report(
+        out,
+        f"jaxgen: {trained.workdir.resolve().name}",
+        findings,
+        read_metrics(trained.workdir / "metrics.jsonl"),
+        sample_rate=trained.spec.features.sample_rate,
+        num_players=config.evaluation.num_previews,
+        about=trained.about() | {"held-out data": options.data.root or "the run's validation clips"},
+    )
+    print(f"{headline(findings)}\nreport: {out / 'report.html'}, figures: {out / 'report.json'}")
+    return ExitCode.DONE
+
+
+def _test_data(trained_on: Dataset, asked: Data) -> Folder:
+    """The folder asked for, its names read as those of the training data."""
+    pattern = asked.pattern or trained_on.pattern
+    return Folder(root=asked.root or "", pattern=pattern, unmatched="unlabelled", validation=HashFraction(0.0))
+
+
+if __name__ == "__main__":
+    run(main)

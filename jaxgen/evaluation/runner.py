@@ -1,0 +1,244 @@
+"""Measures a trained model: likelihood, floors, distances, what its clips are like and whether they are copies."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.distributions import Sampling
+from jaxgen.errors import UserError
+from jaxgen.evaluation import baselines
+from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.memorisation import Memorisation, memorisation
+from jaxgen.evaluation.metrics import (
+    clipping_rate,
+    embed,
+    frechet_distance,
+    frechet_note,
+    log_spectral_distance_db,
+    multi_resolution_stft_distance,
+    silence_rate,
+)
+from jaxgen.evaluation.scoring import Scorer
+from jaxgen.features import FeatureSpec, MuLaw
+from jaxgen.generation import Generated, Generator
+from jaxgen.models.sequence import ModelConfig
+from jaxgen.objectives.likelihood import LikelihoodTraining
+
+_RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is generated while training and for the report."""
+
+    num_clips: int = 64
+    """Clips generated for the report; its figures are means over them."""
+    num_previews: int = 8
+    """Clips generated at each validation, and shown in the report."""
+    seconds: float | None = None
+    """Longest generated clip in seconds; none takes the training clips' (see `jaxgen.generate`)."""
+    sampling: Sampling = Sampling()
+    """How steps are drawn."""
+    metrics: tuple[AudioMetric, ...] = ()
+    """Further metrics that know this kind of data."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_clips, self.num_previews) < 1:
+            raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A set of clips that the table describes."""
+
+    name: str
+    clips: list[np.ndarray]
+    """float32 [nsamp] each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """All that a report says."""
+
+    metrics: dict[str, float]
+    """Figures of the model, by unit-bearing name."""
+    columns: tuple[Column, ...]
+    """Training data, held-out data, generated clips, clips of the untrained model, noise."""
+    table: dict[str, dict[str, float]]
+    """Figures by column name, then by unit-bearing name."""
+    labels: tuple[dict[str, str], ...]
+    """Labels of the generated clips; those of the held-out clips at the same places."""
+    notes: dict[str, str]
+    """What the figures rest on, by name."""
+    memorisation: Memorisation
+    real_time_factor: float
+
+
+class Evaluator:
+    """Measures models of one config; what it compiles is kept from call to call."""
+
+    def __init__(
+        self,
+        training: LikelihoodTraining,
+        model: ModelConfig,
+        spec: DataSpec,
+        evaluation: Evaluation,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+    ):
+        self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
+        self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
+        self._generator = Generator(training.module, model, spec)
+
+    def validate(self, params: Any, store: Store, clips: Sequence[int]) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Scores of these clips, and a few generated clips with their labels."""
+        metrics = self._scorer(params, store, clips).metrics
+        return metrics, self._generate(params, self._labels(store, clips, self._evaluation.num_previews)).clips
+
+    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+        """Measures `params` on held-out clips of `store`, beside the data trained on, an untrained model and noise.
+
+        Raises UserError without held-out clips.
+        """
+        if not clips:
+            raise UserError(
+                "there is no held-out clip to evaluate on; set some aside (data.validation) or pass --data.root a folder."
+            )
+        spec, count = self._spec, self._evaluation.num_clips
+        features = spec.features
+        scores = self._scorer(params, store, clips, predict=_spread(clips, _RECONSTRUCTED))
+        train_scores = self._scorer(params, training, _spread(training.indices("train"), len(clips)))
+        metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
+        metrics |= _floors(features, training, store, clips)
+        metrics |= _reconstruction(features, store, scores.predictions)
+
+        labels = self._labels(store, clips, count)
+        generated = self._generate(params, labels)
+        held_out = [store.samples(i) for i in _repeated(clips, count)]
+        columns = (
+            Column("training data", [training.samples(i) for i in _repeated(training.indices("train"), count)]),
+            Column("held-out data", held_out),
+            Column("generated", generated.clips),
+            Column("untrained model", self._generate(untrained, labels).clips),
+            Column("noise", _noise(held_out, self._seed)),
+        )
+        notes = {"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"}
+        reference = np.concatenate([embed(store.samples(i), features.sample_rate) for i in clips])
+        table = {}
+        for column in columns:
+            embedded = np.concatenate([embed(clip, features.sample_rate) for clip in column.clips])
+            notes[f"Frechet distance of {column.name}"] = frechet_note(embedded, reference)
+            table[column.name] = {"frechet_distance_db2": frechet_distance(embedded, reference)} | _describe(
+                column, features.sample_rate, self._evaluation.metrics
+            )
+        copies = memorisation(
+            ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
+            ((f"generated {place}", clip) for place, clip in enumerate(generated.clips)),
+            ((store.clips[i].name, store.samples(i)) for i in clips),
+            features.sample_rate,
+        )
+        metrics |= table["generated"] | {
+            "memorisation_ratio": copies.ratio,
+            "memorisation_suspicious_share": copies.suspicious_share,
+            "memorisation_generated_median_db": copies.generated.median_db,
+            "memorisation_held_out_median_db": copies.held_out.median_db,
+        }
+        return Findings(metrics, columns, table, labels, notes, copies, generated.real_time_factor)
+
+    def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> Generated:
+        options = self._evaluation
+        return self._generator(params, labels, seconds=options.seconds, sampling=options.sampling, seed=self._seed)
+
+    def _labels(self, store: Store, clips: Sequence[int], count: int) -> tuple[dict[str, str], ...]:
+        """Labels of `count` of the clips, those values that the model knows."""
+        known = dict(self._spec.vocabularies)
+        fields = [store.clips[clip].fields for clip in _repeated(clips, count)]
+        return tuple({name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields)
+
+
+def _describe(column: Column, sample_rate: int, metrics: Sequence[AudioMetric]) -> dict[str, float]:
+    figures = {
+        "clipping_rate": float(np.mean([clipping_rate(clip) for clip in column.clips])),
+        "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
+        "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
+    }
+    for metric in metrics:
+        figures |= metric(column.clips, sample_rate)
+    return figures
+
+
+def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
+    """What the simplest predictors score on the held-out clips."""
+    start = features.silence()
+
+    def train_steps():
+        return (training.steps(i) for i in training.indices("train"))
+
+    def test_steps():
+        return (store.steps(i) for i in clips)
+
+    if isinstance(features, MuLaw):
+        return {
+            "unigram_bits_per_sample": baselines.unigram_bits_per_sample(
+                train_steps(), test_steps(), features.q_levels
+            ),
+            "bigram_bits_per_sample": baselines.bigram_bits_per_sample(
+                train_steps(), test_steps(), features.q_levels, int(start)
+            ),
+        }
+    floor = baselines.copy_previous_frame(train_steps(), test_steps(), start, 1.0)
+    return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
+
+
+def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[int, np.ndarray]) -> dict[str, float]:
+    """How far decoded teacher-forced predictions are from the recordings, means over clips."""
+    longest = max(map(len, predictions.values()))
+    silence = features.silence()
+    padded = np.stack(
+        [
+            np.concatenate([p, np.broadcast_to(silence, (longest - len(p), *silence.shape))])
+            for p in predictions.values()
+        ]
+    )
+    decoded = np.asarray(jax.jit(features.decode)(padded))
+    distances = []
+    for clip, estimate in zip(predictions, decoded, strict=True):
+        real = store.samples(clip)
+        count = min(len(real), features.num_samples(len(predictions[clip])))
+        if count:
+            pair = np.asarray(real[:count]), estimate[:count], features.sample_rate
+            distances.append([log_spectral_distance_db(*pair), multi_resolution_stft_distance(*pair)])
+    log_spectral, multi_resolution = np.mean(distances, axis=0) if distances else (math.nan, math.nan)
+    return {
+        "teacher_forced_log_spectral_distance_db": float(log_spectral),
+        "teacher_forced_multi_resolution_stft_distance": float(multi_resolution),
+    }
+
+
+def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """White noise of the clips' lengths and loudness."""
+    generator = np.random.default_rng(seed)
+    return [
+        np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), len(clip)), -1, 1).astype(np.float32)
+        for clip in clips
+    ]
+
+
+def _spread(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly spread over them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def _repeated(items: Sequence[int], count: int) -> list[int]:
+    """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
+    return list(itertools.islice(itertools.cycle(_spread(items, count)), count))

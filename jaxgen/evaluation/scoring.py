@@ -1,0 +1,67 @@
+"""Likelihood of clips under teacher forcing: every step of every clip scored once, no state from clip to clip."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.pipeline import scoring_batches
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.models.sequence import ModelConfig
+from jaxgen.objectives.likelihood import LikelihoodTraining
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a set of clips scored."""
+
+    metrics: dict[str, float]
+    """Means over all steps of all clips, by unit-bearing name."""
+    num_steps: int
+    predictions: dict[int, np.ndarray]
+    """Expected step at each place, [nstep, *step_shape], of the clips asked for."""
+
+
+class Scorer:
+    """Scores clips in batches of one shape, so that it compiles once."""
+
+    def __init__(
+        self, training: LikelihoodTraining, model: ModelConfig, spec: DataSpec, *, batch_size: int, seq_len: int
+    ):
+        self._model, self._spec = model, spec
+        self._batch_size, self._seq_len = batch_size, seq_len
+        self._start = jax.jit(lambda params: training.module(params).init_carry(batch_size))
+        self._step = jax.jit(training.eval_step, donate_argnums=1)
+
+    def __call__(self, params: Any, store: Store, clips: Sequence[int], *, predict: Collection[int] = ()) -> Scores:
+        """Scores the clips of these indices; those in `predict` are also predicted step by step."""
+        batches = scoring_batches(
+            store,
+            self._spec,
+            clips,
+            self._model.labels,
+            lookback=self._model.lookback,
+            batch_size=self._batch_size,
+            seq_len=self._seq_len,
+        )
+        carry, sums, num_steps = self._start(params), dict[str, float](), 0
+        predicted: dict[int, list[np.ndarray]] = {clip: [] for clip in predict}
+        for batch in batches:
+            carry, scores, predictions = self._step(params, carry, batch)
+            for name, value in scores.items():
+                sums[name] = sums.get(name, 0.0) + float(np.asarray(value).sum(dtype=np.float64))
+            num_steps += int(batch["mask"].sum())
+            if predicted:
+                _collect(predicted, batch, np.asarray(predictions))
+        means = {name: value / num_steps for name, value in sums.items()}
+        return Scores(means, num_steps, {clip: np.concatenate(parts) for clip, parts in predicted.items()})
+
+
+def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray) -> None:
+    """Appends predictions to their clips; a clip stays in its row, so its parts come in order."""
+    for clips, mask, row in zip(batch["clip"], batch["mask"], predictions, strict=True):
+        for clip in predicted.keys() & set(clips[mask].tolist()):
+            predicted[clip].append(row[mask & (clips == clip)])

@@ -1,0 +1,142 @@
+"""Findings for people and scripts: report.html, report.json, and the headline."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgen.errors import writing
+from jaxgen.evaluation.plots import png, spectrogram_grid, training_curves
+from jaxgen.evaluation.report import Comparison, Image, Player, Section, Side, Table, write_html, write_json
+from jaxgen.evaluation.runner import Column, Findings
+
+
+def write_report(
+    out: Path,
+    title: str,
+    findings: Findings,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    sample_rate: int,
+    num_players: int,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes report.json and report.html into a folder that it makes.
+
+    history: rows of metrics.jsonl. about: what was measured and with which settings, for both files.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_html(out / "report.html", title, _sections(findings, history, sample_rate, num_players, about))
+    content = {
+        "about": about,
+        "metrics": findings.metrics,
+        "table": findings.table,
+        "notes": findings.notes,
+        "nearest_training_clips": findings.memorisation.nearest,
+    }
+    write_json(out / "report.json", content)
+
+
+def headline(findings: Findings) -> str:
+    """The few figures that matter, as lines for a terminal."""
+    metrics = findings.metrics
+    lines = [f"held-out {name}: {metrics[name]:.4g}{_floor(metrics, name)}" for name in _likelihoods(metrics)]
+    rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]
+    lines += [
+        f"{name}: " + ", ".join(f"{column} {figures[name]:.3g}" for column, figures in findings.table.items())
+        for name in ["frechet_distance_db2", *rows]
+    ]
+    lines.append(
+        f"memorisation: {metrics['memorisation_suspicious_share']:.1%} of generated chunks are nearer to training data "
+        "than 95 % of held-out ones are (5.0% if nothing is copied)"
+    )
+    return "\n".join(lines)
+
+
+def _sections(
+    findings: Findings,
+    history: Sequence[Mapping[str, Any]],
+    sample_rate: int,
+    num_players: int,
+    about: Mapping[str, Any],
+) -> list[Section]:
+    columns = {column.name: column for column in findings.columns}
+    names = list(findings.table["generated"])
+    sections: list[Section] = [
+        Comparison(
+            "Listen",
+            _side(columns["held-out data"], "Real, held out", findings, sample_rate, num_players),
+            _side(columns["generated"], "Generated", findings, sample_rate, num_players),
+            note="Clips side by side have the same labels; generated clips are synthetic and marked so in their metadata.",
+        ),
+        Table(
+            "What the clips are like",
+            ["", *findings.table],
+            [[_spoken(name), *(figures[name] for figures in findings.table.values())] for name in names],
+            note="; ".join(f"{name}: {note}" for name, note in findings.notes.items()) + ".",
+        ),
+        Table(
+            "The model",
+            ["Figure", "Value"],
+            [[_spoken(name), value] for name, value in findings.metrics.items() if name not in names],
+            note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
+        ),
+        _nearest(findings),
+        Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
+    ]
+    if len(history) > 1:
+        curves = Image(
+            "Training",
+            png(training_curves(history, "loss")),
+            "Loss in nats by step. A gap that widens while validation rises is overfitting.",
+        )
+        sections.insert(1, curves)
+    return sections
+
+
+def _side(column: Column, title: str, findings: Findings, sample_rate: int, count: int) -> Side:
+    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[:count]]
+    titles = [label or f"clip {index}" for index, label in enumerate(labels)]
+    clips = column.clips[:count]
+    players = [
+        Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate)
+        for name, clip in zip(titles, clips, strict=True)
+    ]
+    grid = spectrogram_grid(list(zip(titles, clips, strict=True)), sample_rate, columns=2, title=title)
+    return Side(title, players, png(grid))
+
+
+def _nearest(findings: Findings) -> Table:
+    rows = [
+        [match.generated, match.generated_seconds, match.training, match.training_seconds, match.distance_db]
+        for match in findings.memorisation.nearest[:8]
+    ]
+    return Table(
+        "Nearest training clips",
+        ["Generated", "at (s)", "Training clip", "at (s)", "Distance (dB)"],
+        rows,
+        note="The generated chunks of 0.25 s that come closest to the training data. The median distance of held-out "
+        f"chunks to the training data is {findings.memorisation.held_out.median_db:.3g} dB, of generated ones "
+        f"{findings.memorisation.generated.median_db:.3g} dB.",
+    )
+
+
+def _likelihoods(metrics: Mapping[str, float]) -> list[str]:
+    return [name for name in ("bits_per_sample", "nats_per_frame", "mse") if name in metrics]
+
+
+def _floor(metrics: Mapping[str, float], name: str) -> str:
+    floors = [
+        f"{key.removesuffix('_' + name).replace('_', ' ')} {value:.4g}"
+        for key, value in metrics.items()
+        if key.endswith("_" + name) and not key.startswith("train_")
+    ]
+    return f" (training {metrics['train_' + name]:.4g}; floors: {', '.join(floors)})"
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,22 @@
+"""Decodes data ahead of training and reports on it: `python -m jaxgen.prepare --data.root DIR`."""
+
+import sys
+from pathlib import Path
+
+from jaxgen.data import report
+from jaxgen.data.store import prepare
+from jaxgen.errors import ExitCode, run
+from jaxgen.presets import load_config
+
+
+def main() -> int:
+    config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
+    store = prepare(config.data, config.features, config.audio, config.cache_dir)
+    out = Path(config.workdir)
+    report.write(store.report, out)
+    print(f"{report.summary(store.report)}\nreport: {out / 'data_report.json'} and .png; decoded in {store.directory}")
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    run(main)

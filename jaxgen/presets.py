@@ -1,0 +1,87 @@
+"""What runs when no config file is named: the quickstart, or a model for any folder of sound."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxgen.audio import AudioError
+from jaxgen.config import Config, Evaluation, Train, load, parse
+from jaxgen.data.clips import Dataset
+from jaxgen.data.folder import Folder
+from jaxgen.data.named import Named
+from jaxgen.data.synthetic import Plucked
+from jaxgen.distributions import NormalMixture, Sampling
+from jaxgen.errors import UserError
+from jaxgen.evaluation.melody import Melody
+from jaxgen.features import LogMel
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recurrent import LSTM
+from jaxgen.training.optimizer import AdamW
+
+_HIGHEST_RATE = 22_050
+
+
+def load_config(argv: Sequence[str], program: str) -> Config:
+    """The config that a command line asks for: `--config FILE`, else `--data.root DIR` or `--data.name NAME`, else the
+    quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
+    """
+    args = [word for arg in argv for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    path = _value(args, "--config")
+    root, name = _value(args, "--data.root"), _value(args, "--data.name")
+    if path is not None:
+        at = args.index("--config")
+        args = args[:at] + args[at + 2 :]
+        default, stem = load(path), Path(path).stem
+    elif name is not None:
+        default, stem = any_sound(Named(name=name, root=root or "")), name
+    elif root is not None:
+        default, stem = any_sound(Folder(root=root)), Path(root).resolve().name
+    else:
+        default, stem = quickstart(), "quickstart"
+    config = parse(Config, default, args, program)
+    return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
+
+
+def quickstart() -> Config:
+    """Plucked-string melodies that the project synthesises: under 3 minutes on 2 cores, no network."""
+    data = Plucked()
+    return Config(
+        data=data,
+        features=LogMel(sample_rate=data.sample_rate, n_fft=512, hop_length=160, n_mels=64),
+        model=MelRNN(cell=LSTM(hidden_size=256), num_layers=2, distribution=NormalMixture(num_components=8)),
+        objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=50), ema_decay=0.99),
+        train=Train(steps=1_000, batch_size=32, seq_len=64, eval_every=250, checkpoint_every=250),
+        evaluation=Evaluation(metrics=(Melody(scale_hz=data.scale_hz()),), sampling=Sampling(temperature=0.7)),
+    )
+
+
+def any_sound(data: Dataset) -> Config:
+    """Log-mel frames at the recordings' own rate (at most 22,050 Hz) and an LSTM: a start for any kind of sound."""
+    rate = min(_first_rate(data), _HIGHEST_RATE)
+    n_fft = 1 << (rate // 20).bit_length() - 1  # 32 to 50 ms
+    return Config(
+        data=data,
+        features=LogMel(sample_rate=rate, n_fft=n_fft, hop_length=rate // 80, n_mels=64 if rate < 16_000 else 80),
+        model=MelRNN(cell=LSTM(hidden_size=384), num_layers=2, dropout=0.1),
+        train=Train(steps=4_000, batch_size=32, seq_len=96),
+    )
+
+
+def _first_rate(data: Dataset) -> int:
+    """Sample rate in Hz of the first recording that can be read."""
+    for clip in data.clips():
+        try:
+            return clip.load().sample_rate
+        except AudioError:
+            continue
+    return _HIGHEST_RATE  # nothing can be read: preparing the data will say so, file by file
+
+
+def _value(args: Sequence[str], option: str) -> str | None:
+    if option not in args:
+        return None
+    at = args.index(option)
+    if at + 1 == len(args):
+        raise UserError(f"{option} needs a value.")
+    return args[at + 1]

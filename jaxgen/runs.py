@@ -1,0 +1,184 @@
+"""A run on disk: its folder, what is stored with each checkpoint, and how to open it again."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen import __version__
+from jaxgen.config import Config, differences
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError, writing
+from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.provenance import Provenance, mark
+from jaxgen.serial import from_json, to_json
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import not_improving
+from jaxgen.training.telemetry import read_metrics
+
+_MAY_DIFFER = frozenset(
+    ["workdir", "cache_dir", "data.root", "evaluation"]
+    + [f"train.{name}" for name in ("log_every", "keep", "early_stopping")]
+)
+
+
+def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
+    """What every checkpoint says of its run."""
+    return {"config": to_json(config), "data": to_json(spec)}
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 of a config, hexadecimal."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model, open for use."""
+
+    workdir: Path
+    step: int
+    config: Config
+    spec: DataSpec
+    training: LikelihoodTraining
+    params: Any
+    """Averaged parameters of the checkpoint."""
+
+    @classmethod
+    def open(cls, workdir: str | Path, step: int | None = None) -> "Run":
+        """Opens the best checkpoint by validation, or that of `step`. Raises UserError where there is none."""
+        workdir = Path(workdir)
+        checkpoints = checkpoints_of(workdir)
+        if checkpoints is None or checkpoints.latest() is None:
+            raise UserError(f"no checkpoint in '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
+        try:
+            chosen = step if step is not None else checkpoints.best() or checkpoints.latest()
+            if chosen not in checkpoints.steps():
+                kept = ", ".join(map(str, checkpoints.steps()))
+                raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
+            config, spec = _described(checkpoints, chosen)
+            training = bind(config, spec)
+            state = jax.eval_shape(training.init, jax.random.key(0))
+            saved, _ = checkpoints.restore(chosen, state)
+        finally:
+            checkpoints.close()
+        return cls(workdir, chosen, config, spec, training, saved.average)
+
+    def untrained(self) -> Any:
+        """The parameters that this run started from."""
+        return self.training.init(jax.random.key(self.config.train.seed)).params
+
+    def check_data(self, store: Store) -> None:
+        """Raises UserError where the store holds other clips than this run was trained on."""
+        if store.manifest_hash != self.spec.manifest_hash:
+            raise UserError(
+                f"the clips have changed since '{self.workdir}' was trained (manifest {self.spec.manifest_hash[:12]}, "
+                f"now {store.manifest_hash[:12]}). Restore them, or train anew in another --workdir."
+            )
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of the run, beside its figures."""
+        return {
+            "run": str(self.workdir),
+            "checkpoint": f"step {self.step}",
+            "model": type(self.config.model).__name__,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
+            "config_sha256": config_hash(self.config),
+            "data_manifest_sha256": self.spec.manifest_hash,
+            "licences": self.spec.licences,
+            "jaxgen": __version__,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+        }
+
+    def save_clips(
+        self,
+        folder: Path,
+        clips: Sequence[np.ndarray],
+        labels: Sequence[Mapping[str, str]],
+        *,
+        seed: int,
+        prompt: str = "",
+    ) -> None:
+        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes."""
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for index, (clip, row) in enumerate(zip(clips, labels, strict=True)):
+            name = "_".join([f"{index:03d}", *(f"{key}-{value}" for key, value in row.items())])
+            provenance = Provenance(
+                model=type(self.config.model).__name__,
+                checkpoint=f"{self.workdir.resolve().name}/{self.step}",
+                config_sha256=config_hash(self.config),
+                data_manifest_sha256=self.spec.manifest_hash,
+                licences=self.spec.licences,
+                seed=seed,
+                clip=index,
+                labels=row,
+                prompt=prompt,
+            )
+            mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
+
+
+def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
+    """The config's objective for its model and this data."""
+    train = config.train
+    return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
+
+
+def checkpoints_of(workdir: Path) -> Checkpoints | None:
+    """The checkpoints of a run, or None where the folder holds none. Touches nothing."""
+    folder = workdir / "checkpoints"
+    return Checkpoints(folder) if folder.is_dir() else None
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the run of this config has trained all its steps, or was stopped early, and has its report.
+
+    Raises UserError where the folder holds a run of another config.
+    """
+    workdir = Path(config.workdir)
+    checkpoints = checkpoints_of(workdir)
+    if checkpoints is None:
+        return False
+    try:
+        latest = checkpoints.latest()
+        if latest is None:
+            return False
+        saved, _ = _described(checkpoints, latest)
+    finally:
+        checkpoints.close()
+    if changed := differences(saved, config, _MAY_DIFFER):
+        raise UserError(
+            f"'{workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
+            "Pass another --workdir, or the run's own settings to continue it."
+        )
+    ended = latest >= config.train.steps or not_improving(read_metrics(workdir / "metrics.jsonl"), config.train)
+    return ended and (workdir / "report.json").exists()
+
+
+def save_config(config: Config) -> None:
+    """Writes the resolved config into the run's folder, which it makes."""
+    workdir = Path(config.workdir)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        unfinished = workdir / "config.json.tmp"
+        unfinished.write_text(json.dumps(to_json(config), indent=2) + "\n")
+        os.replace(unfinished, workdir / "config.json")
+
+
+def _described(checkpoints: Checkpoints, step: int) -> tuple[Config, DataSpec]:
+    run = checkpoints.run(step)
+    config, spec = from_json(run["config"]), from_json(run["data"])
+    if config.features != spec.features:
+        raise UserError(
+            f"the checkpoint of step {step} in '{checkpoints.directory}' has features that do not match: trained with "
+            f"{spec.features}, configured as {config.features}. Use the checkpoint that belongs to this config."
+        )
+    return config, spec

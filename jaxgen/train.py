@@ -1,0 +1,115 @@
+"""Trains a model: `python -m jaxgen.train` (the quickstart), `--data.root DIR` (any sound) or `--config FILE`.
+
+The run's folder then holds checkpoints, metrics.jsonl, TensorBoard events, generated clips and report.html. The same
+command continues an interrupted run, and finds a finished one.
+"""
+
+import sys
+from pathlib import Path
+
+from jaxgen.config import Config
+from jaxgen.data import report as data_report
+from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store, prepare
+from jaxgen.errors import ExitCode, run
+from jaxgen.evaluation.runner import Evaluator
+from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.presets import load_config
+from jaxgen.runs import Run, bind, describe, is_finished, save_config
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.telemetry import read_metrics
+
+
+def main() -> int:
+    config = load_config(sys.argv[1:], "python -m jaxgen.train")
+    workdir = Path(config.workdir)
+    if is_finished(config):
+        print(
+            f"{workdir} holds this run, finished; its report is {workdir / 'report.html'}.\n{_next_commands(workdir)}"
+        )
+        return ExitCode.DONE
+    store = prepare(config.data, config.features, config.audio, config.cache_dir)
+    spec = store.spec(config.model.labels)
+    training = bind(config, spec)
+    evaluator = Evaluator(
+        training,
+        config.model,
+        spec,
+        config.evaluation,
+        batch_size=config.train.batch_size,
+        seq_len=config.train.seq_len,
+        seed=config.train.seed,
+    )
+    save_config(config)
+    data_report.write(store.report, workdir)
+    outcome = _train(config, store, spec, evaluator)
+    if outcome is Outcome.PREEMPTED:
+        print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
+        return ExitCode.PREEMPTED
+    _report(workdir, store, evaluator)
+    return ExitCode.DONE
+
+
+def _train(config: Config, store: Store, spec: DataSpec, evaluator: Evaluator) -> Outcome:
+    train, model = config.train, config.model
+    validation = store.indices("validation")[: train.max_eval_clips]
+    batches = TrainingBatches(
+        store,
+        spec,
+        model.labels,
+        lookback=model.lookback,
+        batch_size=train.batch_size,
+        seq_len=train.seq_len,
+        seed=train.seed,
+    )
+    workdir = Path(config.workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=train.keep, best_metric=train.best_metric)
+    seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate
+    try:
+        return fit(
+            bind(config, spec),
+            batches,
+            checkpoints,
+            lambda params, step: Validation(*evaluator.validate(params, store, validation), spec.features.sample_rate),
+            train,
+            workdir,
+            seconds_per_step=seconds,
+            run=describe(config, spec),
+        )
+    finally:
+        checkpoints.close()
+
+
+def _report(workdir: Path, store: Store, evaluator: Evaluator) -> None:
+    """Evaluates the best checkpoint, saves its clips and the report, and says where all is."""
+    trained = Run.open(workdir)
+    print("evaluating the best checkpoint ...", file=sys.stderr)
+    findings = evaluator.evaluate(trained.params, trained.untrained(), store, store, store.indices("validation"))
+    generated = next(column.clips for column in findings.columns if column.name == "generated")
+    shown, seed = trained.config.evaluation.num_previews, trained.config.train.seed
+    trained.save_clips(workdir / "generated", generated[:shown], findings.labels[:shown], seed=seed)
+    write_report(
+        workdir,
+        f"jaxgen: {workdir.resolve().name}",
+        findings,
+        read_metrics(workdir / "metrics.jsonl"),
+        sample_rate=trained.spec.features.sample_rate,
+        num_players=shown,
+        about=trained.about() | {"held-out data": "the validation clips of the training data"},
+    )
+    print(f"{workdir}\n{headline(findings)}\n{_next_commands(workdir)}")
+
+
+def _next_commands(workdir: Path) -> str:
+    return (
+        "Next:\n"
+        f"  python -m jaxgen.generate --workdir {workdir} --num 4 --seconds 6\n"
+        f"  tensorboard --logdir {workdir / 'tensorboard'}   (pip install tensorboard)\n"
+        "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""The training loop. Its order is a promise: step, telemetry, evaluate, save, and only then the next batch."""
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.errors import UserError
+from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.interrupts import Interrupts
+from jaxgen.training.telemetry import Telemetry
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and how often."""
+
+    steps: int = 2_000
+    """Updates."""
+    batch_size: int = 32
+    """Rows: streams of clips that train side by side."""
+    seq_len: int = 128
+    """Steps (samples or frames) the gradient sees."""
+    seed: int = 0
+    """Decides the initial weights, the order of clips and every draw."""
+    log_every: int = 10
+    """Steps between training rows in metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between validations, each with generated audio."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; every validation makes one too."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the best."""
+    best_metric: str = "loss"
+    """Validation metric whose lowest value marks the best checkpoint."""
+    early_stopping: int = 0
+    """Stop after this many validations without a better one; 0 never stops early."""
+    max_eval_clips: int = 300
+    """Validation clips scored while training; the report scores all."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "seq_len", "log_every", "eval_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--train.{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found."""
+
+    metrics: dict[str, float]
+    """Means over validation steps, by unit-bearing name."""
+    clips: list[np.ndarray]
+    """Generated clips, float32 [nsamp] each."""
+    sample_rate: int
+    """Hz of the clips."""
+
+
+class Outcome(enum.Enum):
+    """Why `fit` came back."""
+
+    FINISHED = "finished"
+    EARLY = "stopped early"
+    PREEMPTED = "interrupted"
+
+
+def fit(
+    training: LikelihoodTraining,
+    batches: TrainingBatches,
+    checkpoints: Checkpoints,
+    validate: Callable[[Any, int], Validation],
+    train: Train,
+    workdir: Path,
+    *,
+    seconds_per_step: float,
+    run: Any,
+) -> Outcome:
+    """Trains to `train.steps`, from the newest checkpoint if there is one.
+
+    validate: called with the averaged parameters and the step. seconds_per_step: audio that one update reads.
+    run: JSON value saved with every checkpoint. Raises Diverged where a loss is not finite, UserError for a full disk.
+    """
+    train_step = jax.jit(training.train_step, donate_argnums=0)
+    state, stream = training.init(jax.random.key(train.seed)), batches.prefetched()
+    start = checkpoints.latest() or 0
+    if start:
+        state, position = checkpoints.restore(start, state)
+        stream.set_state(position)
+    telemetry = Telemetry(
+        workdir, start=start, steps=train.steps, log_every=train.log_every, seconds_per_step=seconds_per_step
+    )
+    with Interrupts() as interrupts, telemetry:
+        if not_improving(telemetry.history, train):
+            return Outcome.EARLY
+        for step in range(start + 1, train.steps + 1):
+            waiting = time.perf_counter()
+            batch = next(stream)
+            telemetry.waited(time.perf_counter() - waiting)
+            state, metrics = train_step(state, batch)
+            telemetry.record(step, metrics)
+            figures = None
+            if step == train.steps or step % train.eval_every == 0:
+                validation = validate(state.average, step)
+                figures = validation.metrics
+                telemetry.validated(step, figures)
+                telemetry.heard(step, validation.clips, validation.sample_rate)
+            if figures is not None or step % train.checkpoint_every == 0 or interrupts.requested:
+                telemetry.flush()
+                checkpoints.save(step, state, stream.get_state(), run, figures)
+            if interrupts.requested and step < train.steps:
+                return Outcome.PREEMPTED
+            if not_improving(telemetry.history, train):
+                return Outcome.EARLY
+    return Outcome.FINISHED
+
+
+def not_improving(history: Sequence[Mapping[str, Any]], train: Train) -> bool:
+    """Whether early stopping is due: the last `early_stopping` validations were no better than one before them."""
+    values = [row[train.best_metric] for row in history if row["split"] == "validation"]
+    if not train.early_stopping or not values:
+        return False
+    return len(values) - 1 - values.index(min(values)) >= train.early_stopping
