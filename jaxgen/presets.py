@@ -10,7 +10,7 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
 from jaxgen.data.synthetic import Plucked
-from jaxgen.distributions import NormalMixture, Sampling
+from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
@@ -48,11 +48,13 @@ def quickstart() -> Config:
     data = Plucked()
     return Config(
         data=data,
-        features=LogMel(sample_rate=data.sample_rate, n_fft=512, hop_length=160, n_mels=64),
-        model=MelRNN(cell=LSTM(hidden_size=256), num_layers=2, distribution=NormalMixture(num_components=8)),
-        objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=1_000, batch_size=32, seq_len=64, eval_every=250, checkpoint_every=250),
-        evaluation=Evaluation(metrics=(Melody(scale_hz=data.scale_hz()),), sampling=Sampling(temperature=0.7)),
+        features=LogMel(
+            sample_rate=data.sample_rate, n_fft=512, hop_length=200, n_mels=40, fmin=300.0, floor=1e-4
+        ),
+        model=MelRNN(cell=LSTM(hidden_size=256), num_layers=2, labels=("timbre", "tempo")),
+        objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
+        train=Train(steps=1_200, batch_size=16, seq_len=70, eval_every=300, checkpoint_every=300),
+        evaluation=Evaluation(metrics=(Melody(scale_hz=data.scale_hz()),), sampling=Sampling(temperature=0.6)),
     )
 
 

@@ -23,6 +23,8 @@ class Clip:
     """Decodes it. Raises audio.AudioError where it cannot be decoded."""
     digest: Callable[[], str]
     """SHA-256 of its content, hexadecimal."""
+    refused: str = ""
+    """Why it is refused before it is read; empty for none."""
 
 
 class SplitRule:

@@ -70,9 +70,13 @@ class Folder(Dataset):
         path = root / name
         found = {} if self.pattern is None else _fields_of(self.pattern, name)
         licence = fields.get("licence") or self.licence
-        refused = found is None and self.unmatched == "refuse"
-        load = functools.partial(_refuse, self.pattern) if refused else functools.partial(audio.read, path)
-        return Clip(name, {**(found or {}), **fields, "licence": licence}, load, functools.partial(_digest, path))
+        return Clip(
+            name,
+            {**(found or {}), **fields, "licence": licence},
+            load=functools.partial(audio.read, path),
+            digest=functools.partial(_digest, path),
+            refused="" if found is not None or self.unmatched == "unlabelled" else f"name is not {self.pattern}",
+        )
 
 
 def _fields_of(pattern: str, name: str) -> dict[str, str] | None:
@@ -95,10 +99,6 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise UserError(
             f"data.pattern is '{pattern}', which cannot be used ({error}); write {{name}} for each field."
         ) from None
-
-
-def _refuse(pattern: str | None) -> audio.Waveform:
-    raise audio.AudioError(f"name does not match the pattern {pattern}")
 
 
 def _digest(path: Path) -> str:

@@ -145,7 +145,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda clip: clip.digest(), clips))
-        splits = [dataset.split_of(clip.fields, digest) for clip, digest in zip(clips, digests, strict=True)]
+        splits = _splits(dataset, clips, digests)
         manifest = [
             [clip.name, digest, split, dict(clip.fields)]
             for clip, digest, split in zip(clips, digests, splits, strict=True)
@@ -164,6 +164,18 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     return Store(directory)
 
 
+def _splits(dataset: Dataset, clips: Sequence[Clip], digests: Sequence[str]) -> list[Split]:
+    """The split of each clip. Where the rules leave none of several for validation, the lowest digest is that one."""
+    splits: list[Split] = [
+        "train" if clip.refused else dataset.split_of(clip.fields, digest)
+        for clip, digest in zip(clips, digests, strict=True)
+    ]
+    train = [index for index, split in enumerate(splits) if split == "train" and not clips[index].refused]
+    if "validation" not in splits and len(train) > 1:
+        splits[min(train, key=lambda index: digests[index])] = "validation"
+    return splits
+
+
 @dataclasses.dataclass(frozen=True)
 class _Decoded:
     samples: np.ndarray
@@ -173,6 +185,8 @@ class _Decoded:
 
 def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> _Decoded | str:
     """Samples at `sample_rate`, or the reason why the clip is refused."""
+    if clip.refused:
+        return clip.refused
     try:
         waveform = clip.load()
     except audio.AudioError as error:

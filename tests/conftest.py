@@ -1,0 +1,74 @@
+"""Fixtures: small stores of synthesised sound, a tiny run, and the real recordings where there are any."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.synthetic import Plucked
+from jaxgen.errors import run
+from jaxgen.features import LogMel, MuLaw
+
+TINY = (
+    *("--data.num-clips", "12", "--data.seconds", "0.5", "--model.cell.hidden-size", "8", "--model.num-layers", "1"),
+    *("--train.steps", "6", "--train.batch-size", "2", "--train.seq-len", "8", "--train.eval-every", "3"),
+    *("--train.checkpoint-every", "2", "--train.log-every", "1"),
+    *("--evaluation.num-clips", "2", "--evaluation.num-previews", "1", "--evaluation.seconds", "0.3"),
+)
+"""Options that shrink the quickstart to seconds."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of decoded data for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def mel_store(cache: Path) -> Store:
+    features = LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20)
+    return prepare(Plucked(num_clips=12, seconds=0.5), features, AudioPolicy(), cache)
+
+
+@pytest.fixture(scope="session")
+def wave_store(cache: Path) -> Store:
+    return prepare(Plucked(num_clips=12, seconds=0.1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder that JAXGEN_DATA names; skips the test where there is none."""
+    folder = os.environ.get("JAXGEN_DATA")
+    if not folder:
+        pytest.skip("JAXGEN_DATA is not set: this test needs real recordings")
+    return Path(folder)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs an entry point as the shell would: `command(main, *arguments)` -> (exit code, stdout, stderr)."""
+
+    def call(main: Callable[[], int], *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jaxgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run(main)
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a finished tiny quickstart; tests must not change it."""
+    from jaxgen import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "quickstart"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["jaxgen", *TINY, "--workdir", str(workdir), "--cache-dir", str(cache)])
+        run(train.main)
+    assert not stop.value.code
+    return workdir

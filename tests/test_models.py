@@ -1,0 +1,241 @@
+"""Every model: `unroll` is repeated `step`, does not look ahead, heeds its labels, and lowers for GPU and TPU."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Categorical, Normal, NormalMixture, Sampling
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel, MuLaw
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.sequence import LabelEmbedding
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recurrent import GRU, LSTM, RNN
+
+B, T, N_MELS = 3, 6, 5
+VOCABULARIES = (("digit", ("one", "two", "zero")), ("speaker", ("ann", "bob")))
+MEL = DataSpec(
+    features=LogMel(sample_rate=8000, n_fft=128, hop_length=32, n_mels=N_MELS),
+    vocabularies=VOCABULARIES,
+    mean=(-4.0, -2.0, 0.0, 1.0, 3.0),
+    std=(0.5, 1.0, 2.0, 3.0, 4.0),
+)
+MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABULARIES)
+OPTIONS = {"num_layers": 2, "residual": True, "labels": ("digit", "speaker"), "label_size": 3}
+MODELS = [
+    *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
+    *((WaveRNN(cell=cell, embedding_size=3, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
+]
+each_model = pytest.mark.parametrize(
+    ("config", "data"), MODELS, ids=[f"{type(m).__name__}-{type(m.cell).__name__}" for m, _ in MODELS]
+)
+one_of_each = pytest.mark.parametrize(("config", "data"), [MODELS[1], MODELS[4]], ids=["MelRNN", "WaveRNN"])
+
+
+def make(config, data, **options):
+    model = config.make(data, rngs=nnx.Rngs(0), **options)
+    for layer in model.stack.layers:  # a state to start from that is not 0
+        layer["initial"][...] = jax.random.normal(jax.random.key(1), layer["initial"].shape)
+    return model
+
+
+def draw_batch(data, seed=0):
+    """A batch of random steps of which no property of a real recording is asked."""
+    rng = np.random.default_rng(seed)
+    if data is MU:
+        x = rng.integers(16, size=(B, 1 + T)).astype(np.uint8)
+    else:
+        x = rng.normal(size=(B, 1 + T, N_MELS)).astype(np.float32) * MEL.std + MEL.mean
+    reset = rng.random((B, T)) < 0.3
+    return {
+        "x": x.astype(data.features.step_dtype),
+        "reset": reset,
+        "mask": rng.random((B, T)) < 0.8,
+        "end": rng.random((B, T)) < 0.2,
+        "labels": {name: rng.integers(1 + len(v), size=(B, T)).astype(np.int32) for name, v in VOCABULARIES},
+    }
+
+
+@nnx.jit
+def unroll(model, batch, key=None):
+    return model.unroll(batch["x"], batch["labels"], model.init_carry(B), batch["reset"], key)
+
+
+@nnx.jit
+def step(model, x, labels, carry):
+    return model.step(x, labels, carry)
+
+
+@each_model
+def test_unroll_is_repeated_step(config, data):
+    """Teacher forced, one x at a time, with the carry set anew wherever the unroll resets it."""
+    model, batch = make(config, data), draw_batch(data)
+    outputs, last = unroll(model, batch)
+    fresh = carry = model.init_carry(B)
+    for t in range(T):
+        reset = batch["reset"][:, t, None]
+        carry = jax.tree.map(lambda start, now, reset=reset: jnp.where(reset, start, now), fresh, carry)
+        labels = {name: values[:, t] for name, values in batch["labels"].items()}
+        out, carry = step(model, batch["x"][:, t : t + model.lookback], labels, carry)
+        np.testing.assert_allclose(outputs[:, t], out, atol=2e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), last, carry)
+
+
+@one_of_each
+def test_no_look_ahead(config, data):
+    """The output for target t does not know x from the target on; and does know the step before it."""
+    model, batch = make(config, data), draw_batch(data)
+    batch["reset"] = np.zeros((B, T), bool)
+    before, _ = unroll(model, batch)
+    other = draw_batch(data, seed=1)
+    for t in range(T):
+        x = batch["x"].copy()
+        x[:, model.lookback + t] = other["x"][:, model.lookback + t]
+        after, _ = unroll(model, batch | {"x": x})
+        np.testing.assert_array_equal(after[:, : t + 1], before[:, : t + 1])
+        assert t == T - 1 or np.abs(after[:, t + 1] - before[:, t + 1]).max() > 1e-3
+
+
+@one_of_each
+@pytest.mark.parametrize("name", ["digit", "speaker"])
+def test_labels_change_the_outputs(config, data, name):
+    model, batch = make(config, data), draw_batch(data)
+    outputs = [
+        unroll(model, batch | {"labels": batch["labels"] | {name: np.full((B, T), value, np.int32)}})[0]
+        for value in (0, 1, 2)
+    ]
+    assert min(np.abs(a - b).max() for a, b in zip(outputs, outputs[1:] + outputs[:1], strict=True)) > 1e-3
+
+
+@one_of_each
+def test_a_model_without_labels_reads_none(config, data):
+    model = make(dataclasses.replace(config, labels=()), data)
+    batch = draw_batch(data) | {"labels": {}}
+    assert unroll(model, batch)[0].shape[:2] == (B, T)
+
+
+def test_label_dropout_takes_whole_clips():
+    """In a chunk every clip keeps all its labels or none; about `dropout` of the clips lose them."""
+    rows, steps = 200, 12
+    names = ("digit", "speaker")
+    embedding = LabelEmbedding(MEL, names, 2, dropout=0.25, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    reset = np.random.default_rng(0).random((rows, steps)) < 0.2
+    labels = {name: np.ones((rows, steps), np.int32) for name in names}
+    assert embedding.drop(labels, reset, None) is labels
+    dropped = embedding.drop(labels, reset, jax.random.key(0))
+    kept = np.asarray(dropped["digit"])
+    np.testing.assert_array_equal(kept, dropped["speaker"])
+    assert not (kept[:, 1:] != kept[:, :-1])[~reset[:, 1:]].any()
+    starts = reset | (np.arange(steps) == 0)
+    assert abs(kept[starts].mean() - 0.75) < 0.06
+
+
+def test_input_noise_is_for_training_only():
+    noisy = make(dataclasses.replace(MODELS[1][0], input_noise=1.0, label_dropout=0.0), MEL)
+    quiet = make(dataclasses.replace(MODELS[1][0], label_dropout=0.0), MEL)
+    batch, key = draw_batch(MEL), jax.random.key(0)
+    np.testing.assert_array_equal(unroll(noisy, batch)[0], unroll(quiet, batch)[0])
+    np.testing.assert_array_equal(unroll(quiet, batch)[0], unroll(quiet, batch, key)[0])
+    assert np.abs(unroll(noisy, batch, key)[0] - unroll(noisy, batch)[0]).max() > 1e-2
+
+
+def bernoulli_nats(end_logit, end):
+    return scipy.stats.bernoulli.logpmf(end.astype(int), 1 / (1 + np.exp(-np.asarray(end_logit, np.float64))))
+
+
+def test_mel_log_prob_is_a_density_of_raw_frames():
+    """Normal in units of the data's deviation is, of raw frames, Normal(mean + std m, std scale)."""
+    model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
+    batch = draw_batch(MEL)
+    outputs = np.random.default_rng(9).normal(size=(B, T, N_MELS + 1)).astype(np.float32)
+    target, mean, std = batch["x"][:, 1:], np.array(MEL.mean), np.array(MEL.std)
+    expected = scipy.stats.norm.logpdf(target, mean + std * outputs[..., :-1], 0.5 * std).sum(-1)
+    expected += bernoulli_nats(outputs[..., -1], batch["end"])
+    np.testing.assert_allclose(model.log_prob(outputs, target, batch["end"]), expected, rtol=1e-5)
+    scores = model.scores(outputs, target, batch["end"])
+    np.testing.assert_allclose(scores["loss"], -expected, rtol=1e-5)
+    np.testing.assert_allclose(scores["nats_per_frame"], -expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(outputs), mean + std * outputs[..., :-1], rtol=1e-5, atol=1e-6)
+    squares = np.square(mean + std * outputs[..., :-1] - target).mean(-1)
+    np.testing.assert_allclose(scores["mse"], squares, rtol=1e-4)
+
+
+def test_wave_scores_are_softmax_cross_entropy():
+    model, batch = make(*MODELS[4]), draw_batch(MU)
+    outputs = np.random.default_rng(0).normal(size=(B, T, 16)).astype(np.float32)
+    probs = np.exp(outputs.astype(np.float64))
+    probs /= probs.sum(-1, keepdims=True)
+    target = batch["x"][:, 1:]
+    bits = -np.log2(np.take_along_axis(probs, target[..., None].astype(int), -1)[..., 0])
+    scores = model.scores(outputs, target, batch["end"])
+    np.testing.assert_allclose(scores["bits_per_sample"], bits, rtol=1e-5)
+    np.testing.assert_allclose(scores["loss"], bits * np.log(2), rtol=1e-5)
+
+
+@one_of_each
+def test_samples_are_steps(config, data):
+    model, batch = make(config, data), draw_batch(data)
+    outputs, _ = unroll(model, batch)
+    x, ended = model.sample(outputs[:, 0], jax.random.key(0), Sampling())
+    assert x.shape == model.predict(outputs[:, 0]).shape == (B, *data.features.step_shape)
+    assert x.dtype == model.predict(outputs).dtype == data.features.step_dtype
+    assert ended.shape == (B,)
+    assert ended.dtype == bool
+    np.testing.assert_array_equal(x, model.sample(outputs[:, 0], jax.random.key(0), Sampling())[0])
+    assert np.any(np.asarray(x) != model.sample(outputs[:, 0], jax.random.key(1), Sampling())[0])
+
+
+def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
+    model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
+    outputs = np.zeros((4000, N_MELS + 1), np.float32)
+    outputs[:, -1] = np.log(0.3 / 0.7)
+    x, ended = model.sample(outputs, jax.random.key(0), Sampling())
+    np.testing.assert_allclose(x.mean(0), MEL.mean, atol=5 * 0.5 * max(MEL.std) / np.sqrt(4000))
+    np.testing.assert_allclose(x.std(0), 0.5 * np.array(MEL.std), rtol=0.06)
+    assert abs(ended.mean() - 0.3) < 0.04
+
+
+@one_of_each
+def test_bfloat16_outputs_are_near_float32_and_scored_in_float32(config, data):
+    batch = draw_batch(data)
+    wide, _ = unroll(make(config, data), batch)
+    half_model = make(config, data, dtype=jnp.bfloat16)
+    half, _ = unroll(half_model, batch)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), wide, atol=0.1)
+    assert half_model.log_prob(half, batch["x"][:, 1:], batch["end"]).dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half_model, nnx.Param))} == {jnp.dtype(jnp.float32)}
+
+
+@one_of_each
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
+    config = dataclasses.replace(config, dropout=0.1)
+    training = Likelihood(dtype=dtype).bind(config, data, steps=10, batch_size=B)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    train_step = jax.jit(training.train_step, donate_argnums=0)
+    exported = jax.export.export(train_step, platforms=("cuda", "tpu"))(state, draw_batch(data))
+    assert exported.platforms == ("cuda", "tpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "make"),
+    [
+        ("log-mel", functools.partial(MelRNN().make, MU, rngs=nnx.Rngs(0))),
+        ("mu-law", functools.partial(WaveRNN().make, MEL, rngs=nnx.Rngs(0))),
+        ("--model.distribution", functools.partial(MelRNN(distribution=Categorical(4)).make, MEL, rngs=nnx.Rngs(0))),
+        ("accent", functools.partial(MelRNN(labels=("accent",)).make, MEL, rngs=nnx.Rngs(0))),
+        ("accent", functools.partial(WaveRNN(labels=("accent",)).make, MU, rngs=nnx.Rngs(0))),
+    ],
+)
+def test_mistakes_are_named(words, make):
+    with pytest.raises(UserError, match=words):
+        make()
