@@ -16,8 +16,8 @@ from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import LSTM
-from jaxgen.training.optimizer import AdamW
 
 _HIGHEST_RATE = 22_050
 

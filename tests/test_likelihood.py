@@ -15,8 +15,8 @@ from jaxgen.features import LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import GRU, LSTM
-from jaxgen.training.optimizer import AdamW
 
 B, T, N_MELS = 4, 6, 3
 VOCABULARIES = (("digit", ("one", "two")),)

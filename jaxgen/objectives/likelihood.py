@@ -15,8 +15,8 @@ from flax import nnx
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.models.sequence import ModelConfig, SequenceModel
-from jaxgen.training.optimizer import AdamW
-from jaxgen.training.state import TrainState
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.objectives.state import TrainState
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]

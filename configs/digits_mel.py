@@ -1,0 +1,31 @@
+"""Spoken digits as log-mel frames: an LSTM with a mixture of Gaussians, conditioned on digit and speaker.
+
+    python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.named import Named
+from jaxgen.distributions import NormalMixture, Sampling
+from jaxgen.evaluation.runner import Evaluation
+from jaxgen.features import LogMel
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.recurrent import LSTM
+from jaxgen.training.loop import Train
+
+CONFIG = Config(
+    data=Named("fsdd"),
+    features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4),
+    model=MelRNN(
+        cell=LSTM(hidden_size=256),
+        num_layers=2,
+        dropout=0.15,
+        input_noise=0.1,
+        labels=("digit", "speaker"),
+        distribution=NormalMixture(num_components=8),
+    ),
+    objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.998),
+    train=Train(steps=3_600, batch_size=32, seq_len=64, eval_every=400, checkpoint_every=400),
+    evaluation=Evaluation(sampling=Sampling(temperature=0.7)),
+)

@@ -1,0 +1,84 @@
+"""Imports go downward only: each module may import only modules of layers below its own, or beside it without circles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "jaxgen"
+LAYERS = [
+    {"errors"},
+    {"serial", "audio", "features", "recurrent", "distributions"},
+    {"data", "provenance"},
+    {"models"},
+    {"objectives"},
+    {"generation", "evaluation"},
+    {"training"},
+    {"config"},
+    {"presets", "runs"},
+    {"train", "generate", "evaluate", "prepare"},
+]
+"""Packages and modules of jaxgen from the bottom up."""
+
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def _layer(module: str) -> int:
+    top = module.split(".")[0]
+    return next(index for index, names in enumerate(LAYERS) if top in names)
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules of jaxgen that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        inside = [name.removeprefix("jaxgen.") for name in names if name.startswith("jaxgen.")]
+        found |= {name for name in inside if name in MODULES}
+    return found
+
+
+GRAPH = {module: _imported(path) for module, path in MODULES.items()}
+
+
+def test_every_import_is_seen():
+    assert {"presets", "runs", "errors"} <= GRAPH["train"]
+    assert GRAPH["errors"] == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downward(module):
+    above = {other for other in GRAPH[module] if _layer(other) > _layer(module)}
+    assert not above, f"{module} imports from a higher layer: {above}"
+
+
+def test_models_import_only_the_contract():
+    for module in (m for m in GRAPH if m.startswith("models.") and m != "models.sequence"):
+        assert {other for other in GRAPH[module] if other.startswith("models.")} == {"models.sequence"}
+
+
+def test_entry_points_are_imported_by_nobody():
+    for module, imported in GRAPH.items():
+        assert not imported & LAYERS[-1], f"{module} imports an entry point"
+
+
+def test_there_are_no_circles():
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"imports run in a circle: {' -> '.join([*path, module])}"
+        if module not in done:
+            for other in GRAPH[module]:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in GRAPH:
+        visit(module, ())
