@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from jaxgen import __version__, audio
 from jaxgen.errors import writing
 
+_MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
+_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint")
+_ELSEWHERE = "in the JSON file beside this one"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -48,7 +52,8 @@ class Provenance:
 def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance: Provenance) -> None:
     """Writes a wav that carries its provenance, and the same mark as JSON beside it, under the suffix `.json`.
 
-    The JSON is there first, so that no interruption leaves a wav without it; neither file is ever half-written.
+    The JSON is there first, so that no interruption leaves a wav without it; neither file is ever half-written. What
+    is too long for the metadata of a wav stands in the JSON file only, and the mark in the wav says so.
 
     samples: float32 [nsamp], full scale 1.0. Raises UserError where they cannot be written.
     """
@@ -61,7 +66,16 @@ def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance:
             os.replace(temporary, beside)
         finally:
             temporary.unlink(missing_ok=True)
-    audio.write(path, samples, sample_rate, comment=json.dumps(content, separators=(",", ":")))
+    audio.write(path, samples, sample_rate, comment=_comment(content))
+
+
+def _comment(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, separators=(",", ":"))
+    for name in _OF_ANY_LENGTH:
+        if len(text) > _MOST_BYTES:
+            content = {**content, name: _ELSEWHERE}
+            text = json.dumps(content, separators=(",", ":"))
+    return text
 
 
 def read(path: Path) -> dict[str, Any] | None:

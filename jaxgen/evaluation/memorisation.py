@@ -35,7 +35,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances of some chunks to their nearest training chunks. The summaries are NaN when there is no chunk."""
+    """Distances of some chunks to their nearest training chunks. The summaries are NaN where there is none."""
 
     db: NDArray[np.float32]
 
@@ -91,7 +91,7 @@ def memorisation(training: Clips, generated: Clips, held_out: Clips, sample_rate
     matches: dict[str, Match] = {}
     for index in np.argsort(distances[: len(queries)]):
         name = query_clips[index]
-        if name not in matches and search.clips[index]:
+        if name not in matches:
             start, training_start = float(query_frames[index]), float(search.frames[index])
             matches[name] = Match(
                 generated=name,
@@ -129,6 +129,9 @@ class _Search:
             self.frames[index] = frames[nearest[index]]
 
     def distances_db(self) -> NDArray[np.float32]:
+        """One a query; none at all where no training chunk came."""
+        if np.isinf(self.squared).any():
+            return np.zeros(0, np.float32)
         return np.sqrt(np.maximum(self.squared, 0.0) / self.queries.shape[1])
 
 

@@ -54,7 +54,7 @@ def spectrogram_grid(
             vmax=top,
             extent=(0, max(len(samples) / sample_rate, FRAME_SECONDS), 0, _N_MELS),
         )
-        axis.set_title(name if len(name) <= 36 else f"…{name[-35:]}", fontsize=8)
+        axis.set_title(name if len(name) <= 36 else f"…{name[-35:]}", fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7, labelbottom=place + columns >= len(clips))
         axis.set_facecolor("0.9")  # where this clip has ended and another goes on
     for axis in axes.flat[len(clips) :]:
@@ -68,7 +68,7 @@ def spectrogram_grid(
         bar.set_label("dB, full-scale sine = 0", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 
