@@ -1,6 +1,7 @@
 """Recordings in and out: decoding, mixing down, resampling, and wav files that are whole or absent."""
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 
@@ -31,7 +32,10 @@ class Waveform:
 
 
 def read(path: str | Path) -> Waveform:
-    """Decodes a WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, empty, or not finite."""
+    """Decodes a WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, empty, or not finite.
+
+    A recording that breaks off is read as far as it goes, where its format allows that (wav and mp3 do, flac does not).
+    """
     try:
         if os.path.getsize(path) == 0:
             raise AudioError("empty file")
@@ -64,19 +68,16 @@ def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> 
 
     samples: float32 [nsamp]. The file is whole or absent. Raises UserError where it cannot be written.
     """
+    content = io.BytesIO()  # libsndfile does not say so when a disk is full
+    with soundfile.SoundFile(content, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file:
+        if comment:
+            file.comment = comment
+        file.write(np.clip(samples, -1.0, 1.0))
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
-            with (
-                temporary.open("wb") as stream,
-                soundfile.SoundFile(stream, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file,
-            ):
-                if comment:
-                    file.comment = comment
-                file.write(np.clip(samples, -1.0, 1.0))
+            temporary.write_bytes(content.getbuffer())
             os.replace(temporary, path)
-        except soundfile.LibsndfileError as error:
-            raise OSError(None, str(error)) from None
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,13 @@ class Folder(Dataset):
                     f"no audio in '{root}' ({len(files)} files, none with a suffix of audio). "
                     f"Pass --data.root a folder with {_SUFFIXES} files."
                 )
-        return [self._clip(root, name, fields) for name, fields in rows.items()]
+        clips = [self._clip(root, name, fields) for name, fields in rows.items()]
+        if all(clip.refused for clip in clips):
+            raise UserError(
+                f"none of {len(clips)} file names in '{root}' is {self.pattern} (the first is '{clips[0].name}'). "
+                "Change --data.pattern, or pass --data.unmatched unlabelled."
+            )
+        return clips
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         if fields.get("split"):
@@ -115,8 +122,11 @@ def _hidden(path: Path, root: Path) -> bool:
 
 def _manifest_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """(path, other fields) of each row. Raises UserError for a row without a path, or that cannot be parsed."""
-    text = manifest.read_text(encoding="utf-8-sig")
-    rows = _csv_rows(text) if manifest.suffix == ".csv" else _json_rows(text, manifest)
+    try:
+        text = manifest.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}).") from None
+    rows = _csv_rows(text, manifest) if manifest.suffix == ".csv" else _json_rows(text, manifest)
     seen: set[str] = set()
     for line, row in rows:
         path = row.pop("path", "")
@@ -131,19 +141,29 @@ def _manifest_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise UserError(f"{manifest} names no file; it needs a column `path`.")
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(text.splitlines())
-    for row in reader:
-        yield reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}
+def _csv_rows(text: str, manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        for row in reader:
+            if row and len(row) != len(columns):
+                raise UserError(
+                    f"{manifest}, line {reader.line_num} has {len(row)} cells, expected {len(columns)} "
+                    f"({', '.join(columns)}); put a cell that holds a comma in double quotes."
+                )
+            if row:
+                yield reader.line_num, {name: cell.strip() for name, cell in zip(columns, row, strict=True)}
+    except csv.Error as error:
+        raise UserError(f"{manifest}, line {reader.line_num} is not CSV ({error}).") from None
 
 
 def _json_rows(text: str, manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, content in enumerate(text.splitlines(), start=1):
+    for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
             try:
                 row = json.loads(content)
             except json.JSONDecodeError as error:
                 raise UserError(f"{manifest}, line {line} is not JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise UserError(f'{manifest}, line {line} is not a JSON object; write {{"path": ...}}.')
+            if not isinstance(row, dict) or not isinstance(row.get("path", ""), str):
+                raise UserError(f'{manifest}, line {line} is not a JSON object {{"path": "a/b.wav", ...}}.')
             yield line, {key: "" if value is None else str(value) for key, value in row.items()}

@@ -4,6 +4,7 @@ import collections
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from jaxgen.errors import writing
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
+_TICK_LENGTH = 24  # characters
 _BINS = 40
 
 
@@ -40,6 +42,7 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
     """A JSON-able report of accepted clips and of (name, reason) of refused ones. sample_rate: Hz, after resampling."""
     seconds = np.array([clip.num_samples / sample_rate for clip in clips])
     loudness = np.array([clip.loudness_dbfs for clip in clips])
+    trained = {clip.digest for clip in clips if clip.split == "train"}
     names = sorted({name for clip in clips for name in clip.fields} - {"licence", "split"})
     values = {name: _counts(clip.fields.get(name, "") for clip in clips) for name in names}
     return {
@@ -54,6 +57,7 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
         "resampled": sum(clip.source_rate != sample_rate for clip in clips),
         "mixed_down": sum(clip.source_channels > 1 for clip in clips),
         "duplicates": len(clips) - len({clip.digest for clip in clips}),
+        "held_out_in_train": sum(clip.split != "train" and clip.digest in trained for clip in clips),
         "licences": _counts(clip.fields.get("licence", "not stated") for clip in clips),
         "labels": {name: counts for name, counts in values.items() if len(counts) <= _MOST_VALUES},
         "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
@@ -78,6 +82,8 @@ def summary(report: Mapping[str, Any]) -> str:
     ]
     if report["duplicates"]:
         lines.append(f"duplicates: {report['duplicates']} clips have the content of another")
+    if report["held_out_in_train"]:
+        lines.append(f"warning: {report['held_out_in_train']} held-out clips have the content of a training clip")
     lines.append(f"refused: {len(refused)}")
     lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
     if len(refused) > _SHOWN_REFUSED:
@@ -108,12 +114,17 @@ def _picture(report: Mapping[str, Any]) -> bytes:
         axis.set(xlabel=label, ylabel="clips")
     for place, (name, counts) in enumerate(labels.items()):
         axis = figure.add_subplot(grid[1 + place // 2, place % 2])
-        axis.bar(list(counts), list(counts.values()), color="#72b7b2")
-        axis.set(xlabel=name or "", ylabel="clips")
-        axis.tick_params(axis="x", labelrotation=90 if len(counts) > 12 else 0)
+        ticks = [value if len(value) <= _TICK_LENGTH else value[:_TICK_LENGTH] + "…" for value in counts]
+        upright = sum(map(len, ticks)) > 60
+        axis.bar(range(len(counts)), list(counts.values()), color="#72b7b2")
+        axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0, parse_math=False)
+        axis.set_xlabel(name, parse_math=False)
+        axis.set_ylabel("clips")
     figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a script that the font lacks is drawn as boxes
+        figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
 
 

@@ -7,12 +7,13 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -25,8 +26,10 @@ from jaxgen.errors import UserError, writing
 from jaxgen.features import FeatureSpec
 from jaxgen.serial import from_json, to_json
 
-_VERSION = 1  # of the files below; a change makes every store anew
-_AT_ONCE = 128  # clips decoded in parallel before they are written
+T = TypeVar("T")
+
+_VERSION = 2  # of the files below; a change makes every store anew
+_AT_ONCE = 16  # clips that wait decoded to be written: bounds the memory for long recordings
 _LARGEST_BUCKET = 1 << 22  # samples
 _SMALLEST_STD = 1e-3
 _MOST_LABEL_VALUES = 10_000
@@ -46,6 +49,10 @@ class AudioPolicy:
     """Shorter clips are refused."""
     silence_dbfs: float = -60.0
     """Clips whose peak stays below this level are refused as silent."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_refused <= 1:
+            raise UserError(f"max_refused is {self.max_refused}; audio.max_refused is a share, from 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +76,7 @@ class StoredClip:
 
 
 class Store:
-    """An opened store; cheap to open again from its directory."""
+    """An opened store; cheap to open again from its directory, which is all that is pickled of it."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -79,6 +86,9 @@ class Store:
         self.manifest_hash: str = index["manifest_hash"]
         self.report: dict[str, Any] = index["report"]
         self._moments = index["mean"], index["std"]
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        return Store, (self.directory,)
 
     def samples(self, clip: int) -> np.ndarray:
         """float32 [nsamp] at the features' sample rate, full scale 1.0; a view of the file."""
@@ -132,8 +142,7 @@ class Store:
 
     @functools.cached_property
     def _steps(self) -> np.ndarray:
-        flat = np.memmap(self.directory / "steps.bin", self.features.step_dtype, mode="r")
-        return flat.reshape(-1, *self.features.step_shape)
+        return _open_steps(self.directory, self.features)
 
 
 def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_dir: str | Path) -> Store:
@@ -144,12 +153,12 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     clips = dataset.clips()
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda clip: clip.digest(), clips))
-        splits = _splits(dataset, clips, digests)
-        manifest = [
-            [clip.name, digest, split, dict(clip.fields)]
-            for clip, digest, split in zip(clips, digests, splits, strict=True)
+        digests = list(_progress(pool.map(lambda clip: clip.digest(), clips), len(clips), "reading"))
+        found = [
+            _Found(clip, digest, "train" if clip.refused else dataset.split_of(clip.fields, digest))
+            for clip, digest in zip(clips, digests, strict=True)
         ]
+        manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         key = _hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
         directory = cache / "store" / key
         if not (directory / "index.json").exists():
@@ -157,23 +166,31 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
                 directory.parent.mkdir(parents=True, exist_ok=True)
                 partial = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
                 try:
-                    _write(partial, clips, digests, splits, features, policy, pool, _hash(manifest), cache)
+                    stored, refused = _write_clips(partial, found, features, policy, pool)
+                    _check_refused(len(clips), refused, policy, cache / "refused" / f"{key}.json")
+                    _write_index(partial, _with_validation(stored), refused, features, _hash(manifest))
                     _move(partial, directory)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     return Store(directory)
 
 
-def _splits(dataset: Dataset, clips: Sequence[Clip], digests: Sequence[str]) -> list[Split]:
-    """The split of each clip. Where the rules leave none of several for validation, the lowest digest is that one."""
-    splits: list[Split] = [
-        "train" if clip.refused else dataset.split_of(clip.fields, digest)
-        for clip, digest in zip(clips, digests, strict=True)
-    ]
-    train = [index for index, split in enumerate(splits) if split == "train" and not clips[index].refused]
-    if "validation" not in splits and len(train) > 1:
-        splits[min(train, key=lambda index: digests[index])] = "validation"
-    return splits
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A clip that is not yet decoded."""
+
+    clip: Clip
+    digest: str
+    split: Split
+
+
+def _with_validation(stored: Sequence[StoredClip]) -> list[StoredClip]:
+    """The clips; where the rules leave none of several for validation, the one of the lowest digest is that."""
+    train = [clip for clip in stored if clip.split == "train"]
+    if len(train) < 2 or any(clip.split == "validation" for clip in stored):
+        return list(stored)
+    chosen = min(train, key=lambda clip: (clip.digest, clip.name))
+    return [dataclasses.replace(clip, split="validation") if clip is chosen else clip for clip in stored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,51 +214,81 @@ def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> _Decoded | str
     if waveform.sample_rate != sample_rate and policy.resample == "refuse":
         return f"{waveform.sample_rate} Hz instead of {sample_rate} Hz"
     mono = audio.mix_down(waveform.samples) if policy.channels == "mix" else waveform.samples[:, 0]
-    if len(mono) < max(1.0, policy.min_seconds * waveform.sample_rate):
-        return f"too short ({len(mono) / waveform.sample_rate:.3f} s)"
-    peak = float(np.abs(mono).max())
-    if 20 * np.log10(max(peak, 1e-10)) < policy.silence_dbfs:
+    samples = audio.resample(mono, waveform.sample_rate, sample_rate)
+    if len(samples) < max(1.0, policy.min_seconds * sample_rate):
+        return f"too short ({len(samples) / sample_rate:.3f} s)"
+    if _decibels(float(np.abs(samples).max())) < policy.silence_dbfs:
         return "silent"
-    return _Decoded(audio.resample(mono, waveform.sample_rate, sample_rate), waveform.sample_rate, channels)
+    return _Decoded(samples, waveform.sample_rate, channels)
 
 
-def _write(
+def _decibels(amplitude: float) -> float:
+    return float(20 * np.log10(max(amplitude, 1e-10)))
+
+
+def _write_clips(
     directory: Path,
-    clips: Sequence[Clip],
-    digests: Sequence[str],
-    splits: Sequence[Split],
+    found: Sequence[_Found],
     features: FeatureSpec,
     policy: AudioPolicy,
     pool: concurrent.futures.Executor,
-    manifest_hash: str,
-    cache: Path,
-) -> None:
-    """Fills an empty directory with the files of a store."""
+) -> tuple[list[StoredClip], list[tuple[str, str]]]:
+    """Writes samples and steps of all clips, one after another; returns those stored and (name, reason) of the others."""
     stored: list[StoredClip] = []
     refused: list[tuple[str, str]] = []
-    moments = _Moments()
     num_samples = num_steps = 0
-    decode = functools.partial(_decode, sample_rate=features.sample_rate, policy=policy)
     with (directory / "samples.bin").open("wb") as sample_file, (directory / "steps.bin").open("wb") as step_file:
-        for clip, digest, split, decoded in zip(clips, digests, splits, _decoded(clips, decode, pool), strict=True):
+        for each, decoded in zip(found, _decoded(found, features.sample_rate, policy, pool), strict=True):
             if isinstance(decoded, str):
-                refused.append((clip.name, decoded))
+                refused.append((each.clip.name, decoded))
                 continue
             samples, steps = decoded.samples, _encode(decoded.samples, features)
-            sample_file.write(np.ascontiguousarray(samples, np.float32))
-            step_file.write(np.ascontiguousarray(steps))
-            if split == "train":
-                moments.add(steps)
-            power = float(np.mean(np.square(samples, dtype=np.float64)))
+            sample_file.write(np.ascontiguousarray(samples, np.float32).data)
+            step_file.write(np.ascontiguousarray(steps).data)
             stored.append(
                 StoredClip(
-                    clip.name, split, dict(clip.fields), digest, len(samples), len(steps), num_samples, num_steps,
-                    decoded.source_rate, decoded.source_channels, float(10 * np.log10(max(power, 1e-10))),
+                    name=each.clip.name,
+                    split=each.split,
+                    fields=dict(each.clip.fields),
+                    digest=each.digest,
+                    num_samples=len(samples),
+                    num_steps=len(steps),
+                    sample_offset=num_samples,
+                    step_offset=num_steps,
+                    source_rate=decoded.source_rate,
+                    source_channels=decoded.source_channels,
+                    loudness_dbfs=_decibels(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))),
                 )
-            )  # fmt: skip
+            )
             num_samples, num_steps = num_samples + len(samples), num_steps + len(steps)
-    _check_refused(len(clips), refused, policy, cache)
-    mean, std = moments.mean_and_std(features)
+    return stored, refused
+
+
+def _decoded(
+    found: Sequence[_Found], sample_rate: int, policy: AudioPolicy, pool: concurrent.futures.Executor
+) -> Iterator[_Decoded | str]:
+    """Decodes the clips in parallel; yields them in order, never more than `_AT_ONCE` ahead."""
+    pending: collections.deque[concurrent.futures.Future[_Decoded | str]] = collections.deque()
+    for each in _progress(found, len(found), "decoding"):
+        pending.append(pool.submit(_decode, each.clip, sample_rate, policy))
+        if len(pending) == _AT_ONCE:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+    return tqdm(items, total=total, unit="clip", desc=what, disable=not sys.stderr.isatty(), leave=False)
+
+
+def _write_index(
+    directory: Path,
+    stored: Sequence[StoredClip],
+    refused: Sequence[tuple[str, str]],
+    features: FeatureSpec,
+    manifest_hash: str,
+) -> None:
+    mean, std = _mean_and_std(directory, [clip for clip in stored if clip.split == "train"], features)
     index = {
         "features": to_json(features),
         "manifest_hash": manifest_hash,
@@ -251,14 +298,6 @@ def _write(
         "clips": [dataclasses.asdict(clip) for clip in stored],
     }
     (directory / "index.json").write_text(json.dumps(index))
-
-
-def _decoded(clips: Sequence[Clip], decode: Any, pool: concurrent.futures.Executor) -> Iterator[_Decoded | str]:
-    with tqdm(total=len(clips), unit="clip", desc="decoding", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, len(clips), _AT_ONCE):
-            for decoded in pool.map(decode, clips[start : start + _AT_ONCE]):
-                yield decoded
-                bar.update()
 
 
 def _encode(samples: np.ndarray, features: FeatureSpec) -> np.ndarray:
@@ -273,41 +312,41 @@ def _power_of_two(length: int) -> int:
     return 1 << max(10, (length - 1).bit_length())
 
 
-class _Moments:
-    """Mean and deviation of steps in each dimension, in float64."""
-
-    def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, np.zeros(()), np.zeros(())
-
-    def add(self, steps: np.ndarray) -> None:
-        self.count += len(steps)
-        self.total = self.total + steps.sum(axis=0, dtype=np.float64)
-        self.squares = self.squares + np.square(steps, dtype=np.float64).sum(axis=0)
-
-    def mean_and_std(self, features: FeatureSpec) -> tuple[list[float], list[float]]:
-        """Both by dimension; empty for codes, and where there is no training clip."""
-        if self.count == 0 or features.step_dtype.kind != "f":
-            return [], []
-        mean = self.total / self.count
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0.0))
-        return mean.tolist(), np.maximum(std, _SMALLEST_STD).tolist()
+def _mean_and_std(
+    directory: Path, train: Sequence[StoredClip], features: FeatureSpec
+) -> tuple[list[float], list[float]]:
+    """Both over all steps of the clips, by dimension, in float64; empty for codes, and where there is no clip."""
+    if not train or features.step_dtype.kind != "f":
+        return [], []
+    every = _open_steps(directory, features)
+    steps = [every[clip.step_offset : clip.step_offset + clip.num_steps] for clip in train]
+    count = sum(map(len, steps))
+    mean = sum(each.sum(axis=0, dtype=np.float64) for each in steps) / count
+    variance = sum(np.square(each - mean).sum(axis=0) for each in steps) / count
+    return mean.tolist(), np.maximum(np.sqrt(variance), _SMALLEST_STD).tolist()
 
 
-def _check_refused(total: int, refused: list[tuple[str, str]], policy: AudioPolicy, cache: Path) -> None:
+def _open_steps(directory: Path, features: FeatureSpec) -> np.ndarray:
+    flat = np.memmap(directory / "steps.bin", features.step_dtype, mode="r")
+    return flat.reshape(-1, *features.step_shape)
+
+
+def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: AudioPolicy, listing: Path) -> None:
+    """Raises UserError where all or too many clips are refused, and lists them in a file."""
     if len(refused) < total and len(refused) <= policy.max_refused * total:
         return
-    listing = cache / "refused.json"
+    listing.parent.mkdir(exist_ok=True)
     listing.write_text(json.dumps([{"name": name, "reason": reason} for name, reason in refused], indent=2) + "\n")
-    reasons = collections.Counter(reason for _, reason in refused).most_common(3)
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    kinds = collections.Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in refused)
+    why = f"{', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}; list in {listing}"
     if len(refused) == total:
         raise UserError(
-            f"no audio to train on: all {total} files were refused ({why}; list in {listing}). Pass --data.root a "
-            "folder with .wav, .flac, .ogg or .mp3 files, or change --audio.*."
+            f"no audio to train on: all {total} files were refused ({why}). Pass --data.root a folder with .wav, .flac, "
+            ".ogg or .mp3 files, or change --audio.*."
         )
     raise UserError(
-        f"{len(refused)} of {total} files were refused ({why}; list in {listing}), more than --audio.max-refused "
-        f"{policy.max_refused:g} allows. Mend or remove them, or raise it."
+        f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "
+        "allows. Mend or remove them, or raise it."
     )
 
 
