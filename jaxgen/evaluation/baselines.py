@@ -104,15 +104,16 @@ def _bits_per_sample(clips: Iterable[NDArray[np.float64]]) -> float:
 
 def _pairs(codes: Codes, q_levels: int, start: int) -> NDArray[np.int64]:
     """previous * q_levels + current, int64 [nsamp]."""
-    codes = _checked(codes, q_levels)
-    pairs = codes.copy()
-    pairs[1:] += codes[:-1] * q_levels
+    current = _checked(codes, q_levels)
+    pairs = current.copy()
+    pairs[1:] += current[:-1] * q_levels
     pairs[:1] += start * q_levels
     return pairs
 
 
 def _checked(codes: Codes, q_levels: int) -> NDArray[np.int64]:
-    codes = np.asarray(codes).astype(np.int64)
-    if codes.size and not 0 <= codes.min() <= codes.max() < q_levels:
-        raise UserError(f"codes lie in [{codes.min()}, {codes.max()}], outside the {q_levels} levels of this model.")
-    return codes
+    checked = np.asarray(codes).astype(np.int64)
+    if checked.size and not 0 <= checked.min() <= checked.max() < q_levels:
+        span = f"[{checked.min()}, {checked.max()}]"
+        raise UserError(f"codes lie in {span}, outside the {q_levels} levels of this model; prepare the data again.")
+    return checked

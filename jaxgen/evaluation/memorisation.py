@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.evaluation.metrics import FRAME_SECONDS, Samples, log_mel_db
+from jaxgen.evaluation.metrics import FRAME_SECONDS, Samples, log_mel_db, mel_hop_length
 
 Clips = Iterable[tuple[str, Samples]]
 
@@ -88,16 +88,16 @@ def memorisation(training: Clips, generated: Clips, held_out: Clips, sample_rate
     for block in _blocks(training, sample_rate, hop=1):
         search.add(*block)
     distances = search.distances_db()
+    seconds = mel_hop_length(sample_rate) / sample_rate
     matches: dict[str, Match] = {}
     for index in np.argsort(distances[: len(queries)]):
         name = query_clips[index]
         if name not in matches:
-            start, training_start = float(query_frames[index]), float(search.frames[index])
             matches[name] = Match(
                 generated=name,
-                generated_seconds=start * FRAME_SECONDS,
+                generated_seconds=float(query_frames[index]) * seconds,
                 training=search.clips[index],
-                training_seconds=training_start * FRAME_SECONDS,
+                training_seconds=float(search.frames[index]) * seconds,
                 distance_db=float(distances[index]),
             )
     return Memorisation(

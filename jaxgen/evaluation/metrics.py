@@ -167,10 +167,15 @@ def log_mel_db(samples: Samples, sample_rate: int, n_mels: int, floor_db: float 
     win_length = max(2, round(_WINDOW_SECONDS * sample_rate))
     n_fft = 2 * _power_of_two(win_length)  # zero-padded, so that the narrow low bands hold at least one bin
     bank = _mel_bank(sample_rate, n_fft, win_length, n_mels)
-    hop_length = max(1, round(FRAME_SECONDS * sample_rate))
+    hop_length = mel_hop_length(sample_rate)
     return np.concatenate(
         [to_db(power @ bank, floor_db) for power in power_blocks(samples, n_fft, hop_length, win_length)]
     )
+
+
+def mel_hop_length(sample_rate: int) -> int:
+    """Samples between the frames of `log_mel_db`: `FRAME_SECONDS`, rounded."""
+    return max(1, round(FRAME_SECONDS * sample_rate))
 
 
 def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int) -> Iterator[NDArray[np.float32]]:
@@ -190,7 +195,7 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
     frames = np.lib.stride_tricks.sliding_window_view(padded, win_length)[::hop_length]
     for start in range(0, len(frames), _BLOCK_FRAMES):
         spectrum = np.fft.rfft(frames[start : start + _BLOCK_FRAMES] * window, n_fft)
-        yield spectrum.real**2 + spectrum.imag**2
+        yield (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
 
 
 def to_db(power: NDArray[np.floating], floor_db: float = FLOOR_DB) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ RATE = 8_000
 def tune(seed: int, seconds: float = 2.0) -> np.ndarray:
     """Notes of random pitch, loudness and length, over a little noise."""
     rng = np.random.default_rng(seed)
-    parts = []
-    while sum(map(len, parts)) < seconds * RATE:
+    parts: list[np.ndarray] = []
+    while sum(len(part) for part in parts) < seconds * RATE:
         time = np.arange(rng.integers(600, 1800)) / RATE
         harmonics = rng.uniform(0, 1, size=6) / np.arange(1, 7)
         pitch = rng.uniform(100, 500)
@@ -31,7 +31,7 @@ def named(role: str, seeds: range) -> list[tuple[str, np.ndarray]]:
     return [(f"{role}{seed}", tune(seed)) for seed in seeds]
 
 
-TRAINING, HELD_OUT = named("train", range(0, 30)), named("held_out", range(100, 110))
+TRAINING, HELD_OUT = named("train", range(30)), named("held_out", range(100, 110))
 
 
 def test_new_sound_is_as_far_as_held_out_sound():
@@ -113,7 +113,9 @@ def test_a_copied_digit_is_told_from_a_new_one():
 
     training, held_out = digits(range(10, 35)), digits(range(5, 7))
     new = memorisation(training, digits(range(7, 9)), held_out, RATE)
-    copied = memorisation(training, [(name, 0.5 * clip[33:]) for name, clip in training[::20]], held_out, RATE)
+    copied = memorisation(
+        training, [(name, clip[33:] * np.float32(0.5)) for name, clip in training[::20]], held_out, RATE
+    )
     assert new.ratio == pytest.approx(1, abs=0.1)
     assert new.suspicious_share < 0.15
     assert copied.ratio < 0.4

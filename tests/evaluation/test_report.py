@@ -89,7 +89,13 @@ def test_a_comparison_stands_side_by_side(tmp_path):
 
 
 def test_tables_show_numbers_briefly_and_gaps_as_dashes(tmp_path):
-    rows = [["loss", 1.23456789], ["clips", 12_345], ["ratio", float("nan")], ["none", None], ["tiny", 1.5e-7]]
+    rows: list[list[report.Cell]] = [
+        ["loss", 1.23456789],
+        ["clips", 12_345],
+        ["ratio", float("nan")],
+        ["none", None],
+        ["tiny", 1.5e-7],
+    ]
     page = write(tmp_path, Table("Figures", ["name", "value"], rows, note="a note"))
     assert page.texts("th") == ["name", "value"]
     assert page.texts("td")[1::2] == ["1.235", "12,345", "–", "–", "1.5e-07"]
@@ -215,7 +221,9 @@ def test_curves_mark_the_best_validation_and_leave_out_what_is_missing():
     rows += [{"step": 50, "split": "validation", "accuracy": 1.0}]
     figure = plots.training_curves(rows, "loss")
     (axis,) = figure.axes
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    legend = axis.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert "best 5 at step 60" in labels
     assert "gap, +44 at the end" in labels
     (line,) = [line for line in axis.lines if line.get_label() == "validation"]
