@@ -58,13 +58,7 @@ class Folder(Dataset):
                     f"no audio in '{root}' ({len(files)} files, none with a suffix of audio). "
                     f"Pass --data.root a folder with {_SUFFIXES} files."
                 )
-        clips = [self._clip(root, name, fields) for name, fields in rows.items()]
-        if all(clip.refused for clip in clips):
-            raise UserError(
-                f"none of {len(clips)} file names in '{root}' is {self.pattern} (the first is '{clips[0].name}'). "
-                "Change --data.pattern, or pass --data.unmatched unlabelled."
-            )
-        return clips
+        return [self._clip(root, name, fields) for name, fields in rows.items()]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         if fields.get("split"):

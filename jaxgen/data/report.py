@@ -95,8 +95,18 @@ def write(report: Mapping[str, Any], directory: Path) -> None:
     """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot."""
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / "data_report.json", (json.dumps(report, indent=2) + "\n").encode())
-        _replace(directory / "data_report.png", _picture(report))
+        replace_file(directory / "data_report.json", json.dumps(report, indent=2))
+        replace_file(directory / "data_report.png", _picture(report))
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Writes a file that is whole or as it was before; text gets a last line break. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(f"{content}\n".encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _picture(report: Mapping[str, Any]) -> bytes:
@@ -149,12 +159,3 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{value or '(none)'} {count}" for value, count in counts.items())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
                 partial = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
                 try:
                     stored, refused = _write_clips(partial, found, features, policy, pool)
-                    _check_refused(len(clips), refused, policy, cache / "refused" / f"{key}.json")
+                    _check_refused(len(clips), refused, policy, cache / "refused.json")
                     _write_index(partial, _with_validation(stored), refused, features, _hash(manifest))
                     _move(partial, directory)
                 finally:
@@ -335,14 +335,13 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     """Raises UserError where all or too many clips are refused, and lists them in a file."""
     if len(refused) < total and len(refused) <= policy.max_refused * total:
         return
-    listing.parent.mkdir(exist_ok=True)
-    listing.write_text(json.dumps([{"name": name, "reason": reason} for name, reason in refused], indent=2) + "\n")
+    report.replace_file(listing, json.dumps([{"name": name, "reason": reason} for name, reason in refused], indent=2))
     kinds = collections.Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in refused)
     why = f"{', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}; list in {listing}"
     if len(refused) == total:
         raise UserError(
             f"no audio to train on: all {total} files were refused ({why}). Pass --data.root a folder with .wav, .flac, "
-            ".ogg or .mp3 files, or change --audio.*."
+            ".ogg or .mp3 files, or change --data.pattern or --audio.*."
         )
     raise UserError(
         f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "
