@@ -26,19 +26,25 @@ _DPI = 110
 
 
 def spectrogram_grid(
-    clips: Sequence[tuple[str, Samples]], sample_rate: int, *, columns: int = 4, title: str = ""
+    clips: Sequence[tuple[str, Samples]],
+    sample_rate: int,
+    *,
+    columns: int = 4,
+    title: str = "",
+    beside: Sequence[Samples] = (),
 ) -> "Figure":
     """Log-mel spectrograms side by side, on one time axis, one frequency axis and one colour scale.
 
     clips: (name, float32 [nsamp], full scale 1.0) at `sample_rate` Hz; NaN and infinity are drawn as silence.
+    beside: clips of another grid that this one stands beside; give each the other's and their scales are the same.
     """
     from matplotlib.figure import Figure
 
     columns = max(1, min(columns, len(clips)))
     rows = max(1, math.ceil(len(clips) / columns))
     levels = [_levels(samples, sample_rate) for _, samples in clips]
-    bottom, top = _colour_range(levels)
-    seconds = max((len(samples) / sample_rate for _, samples in clips), default=1.0) or 1.0
+    bottom, top = _colour_range([*levels, *(_levels(samples, sample_rate) for samples in beside)])
+    longest = max(len(samples) for samples in [*(samples for _, samples in clips), *beside, np.zeros(1)])
     figure = Figure(figsize=(0.8 + 2.7 * columns, 0.7 + 1.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     image = None
@@ -60,7 +66,7 @@ def spectrogram_grid(
     for axis in axes.flat[len(clips) :]:
         axis.set_visible(False)
     _hertz(axes[0, 0], sample_rate)
-    axes[0, 0].set_xlim(0, seconds)
+    axes[0, 0].set_xlim(0, longest / sample_rate)
     figure.supxlabel("time in s", fontsize=8)
     figure.supylabel("frequency in Hz (mel scale)", fontsize=8)
     if image is not None:

@@ -219,7 +219,7 @@ h3 { font-size: 1rem; margin: .25rem 0 }
 section { margin: 0 0 2.25rem }
 small, .note, figcaption { color: var(--faint); font-size: .85rem } .note { margin: .4rem 0 }
 figure { margin: 0 } figcaption { margin-top: .25rem }
-img { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
+img { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }
 th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line) }

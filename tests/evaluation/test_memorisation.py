@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from jaxgen.evaluation.memorisation import MAX_CHUNKS, memorisation
+from jaxgen.evaluation.metrics import log_mel_db
 
 RATE = 8_000
 
@@ -71,13 +72,21 @@ def test_one_copy_among_new_clips_comes_first():
 
 
 def test_distance_is_the_root_mean_square_difference_of_levels():
-    """Two stationary sounds whose band levels differ by a constant in half of the bands."""
-    rng = np.random.default_rng(0)
-    time = np.arange(RATE) / RATE
-    low, high = (np.sin(2 * np.pi * hertz * time + rng.uniform(0, 6)) for hertz in (200.0, 2500.0))
-    loud, soft = 0.1 * (low + high), 0.1 * (low + high / 10)
-    found = memorisation([("a", loud.astype(np.float32))], [("b", soft.astype(np.float32))], [], RATE)
-    assert 5 < np.median(found.generated.db) < 10  # 20 dB in about half the bands, less the mean: at most 10
+    """Against a loop over all pairs of chunks: 24 bands, every second of 25 frames, mean taken out, 50 dB deep."""
+
+    def chunks(clip: np.ndarray, hop: int) -> list[np.ndarray]:
+        levels = log_mel_db(clip, RATE, n_mels=24, floor_db=-200.0).astype(np.float64)
+        cut = [levels[start : start + 25 : 2] for start in range(0, len(levels) - 24, hop)]
+        cut = [np.maximum(chunk, chunk.max() - 50) for chunk in cut]
+        return [chunk - chunk.mean() for chunk in cut]
+
+    training, generated = tune(0), tune(1)
+    expected = [
+        min(np.sqrt(np.mean((ours - theirs) ** 2)) for theirs in chunks(training, 1)) for ours in chunks(generated, 12)
+    ]
+    found = memorisation([("a", training)], [("b", generated)], [], RATE)
+    np.testing.assert_allclose(found.generated.db, expected, atol=0.01)
+    assert found.generated.median_db == pytest.approx(np.median(expected), abs=0.01)
     assert math.isnan(found.ratio)
 
 

@@ -214,6 +214,14 @@ def test_a_grid_shares_its_axes_and_colours():
     assert plots.png(plots.spectrogram_grid(clips, 8_000)) == plots.png(plots.spectrogram_grid(clips, 8_000))
 
 
+def test_grids_beside_each_other_share_their_scales():
+    loud, quiet = clip(0, 8_000), clip(1, 4_000) / 100
+    first = plots.spectrogram_grid([("a", loud)], 8_000, beside=[quiet]).axes[0]
+    second = plots.spectrogram_grid([("b", quiet)], 8_000, beside=[loud]).axes[0]
+    assert first.get_xlim() == second.get_xlim() == (0, 1.0)
+    assert first.images[0].get_clim() == second.images[0].get_clim()
+
+
 def test_curves_mark_the_best_validation_and_leave_out_what_is_missing():
     rows = [{"step": step, "split": "train", "loss": 100 / step} for step in range(1, 101)]
     rows += [{"step": step, "split": "validation", "loss": abs(step - 60) + 5.0} for step in range(20, 101, 20)]
