@@ -44,7 +44,7 @@ def spectrogram_grid(
     rows = max(1, math.ceil(len(clips) / columns))
     levels = [_levels(samples, sample_rate) for _, samples in clips]
     bottom, top = _colour_range([*levels, *(_levels(samples, sample_rate) for samples in beside)])
-    longest = max(len(samples) for samples in [*(samples for _, samples in clips), *beside, np.zeros(1)])
+    longest = max([*(len(samples) for _, samples in clips), *map(len, beside), 1])
     figure = Figure(figsize=(0.8 + 2.7 * columns, 0.7 + 1.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     image = None

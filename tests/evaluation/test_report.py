@@ -215,7 +215,7 @@ def test_a_grid_shares_its_axes_and_colours():
 
 
 def test_grids_beside_each_other_share_their_scales():
-    loud, quiet = clip(0, 8_000), clip(1, 4_000) / 100
+    loud, quiet = clip(0, 8_000), clip(1, 4_000) * np.float32(0.01)
     first = plots.spectrogram_grid([("a", loud)], 8_000, beside=[quiet]).axes[0]
     second = plots.spectrogram_grid([("b", quiet)], 8_000, beside=[loud]).axes[0]
     assert first.get_xlim() == second.get_xlim() == (0, 1.0)
