@@ -64,9 +64,9 @@ def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
 
 
 def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> None:
-    """Writes a 16-bit wav, clipped to full scale, with a comment in its own metadata.
+    """Writes a 16-bit wav, clipped to full scale, with a comment of at most 2,000 bytes in its own metadata.
 
-    samples: float32 [nsamp]. The file is whole or absent. Raises UserError where it cannot be written.
+    libsndfile would write a longer comment and not read it again. samples: float32 [nsamp], full scale 1.0. The file is whole or absent. Raises UserError where it cannot be written.
     """
     content = io.BytesIO()  # libsndfile does not say so when a disk is full
     with soundfile.SoundFile(content, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file:
