@@ -124,6 +124,23 @@ def test_a_full_scale_sine_is_about_0_db_in_its_band(rate):
     assert metrics.log_mel_db(np.zeros(rate, np.float32), rate, n_mels=40).max() == pytest.approx(metrics.FLOOR_DB)
 
 
+def test_embedding_is_its_definition():
+    """Power by librosa's stft and mel bank, the cosine transform as a sum, statistics of each window by itself."""
+    rate, n_mels = 8_000, 40
+    clip = noise(14, seconds=0.6, rate=rate) * np.linspace(0, 1, 4800, dtype=np.float32)
+    power = librosa_power(clip, 512, 80, 256) / 3  # a sine stands in three bins: two zero-padded, times 1.5 for Hann
+    bands = power @ librosa.filters.mel(sr=rate, n_fft=512, n_mels=n_mels, norm=None).T
+    levels = 10 * np.log10(np.maximum(bands, FLOOR_POWER))
+    cosines = np.cos(np.pi * np.outer(np.arange(16), np.arange(n_mels) + 0.5) / n_mels)
+    cepstrum = levels @ cosines.T / n_mels * np.where(np.arange(16) == 0, 1, math.sqrt(2))
+    slope = np.gradient(cepstrum, axis=0)
+    expected = [
+        np.concatenate([cepstrum[at : at + 25].mean(0), cepstrum[at : at + 25].std(0), slope[at : at + 25].std(0)])
+        for at in range(0, len(cepstrum) - 24, 12)
+    ]
+    np.testing.assert_allclose(metrics.embed(clip, rate), expected, atol=1e-3)
+
+
 def test_embedding_follows_level_and_colour_but_not_time():
     rate = 8_000
     clip = noise(7, seconds=2, rate=rate)
