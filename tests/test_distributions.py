@@ -1,5 +1,7 @@
 """Distributions against scipy and plain float64 formulas; samples against the probabilities they are drawn with."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +23,10 @@ def draw_params(distribution, event_size, shape=(), seed=0, scale=1.0):
     return scale * np.random.default_rng(seed).normal(size=(*shape, size)).astype(np.float32)
 
 
-def draw(distribution, params, sampling, seed=0):
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def draw(distribution, params, sampling):
     many = jnp.broadcast_to(params, (DRAWS, *params.shape))
-    return np.asarray(distribution.sample(many, jax.random.key(seed), sampling))
+    return distribution.sample(many, jax.random.key(0), sampling)
 
 
 def mixture_parts(params):
@@ -38,13 +41,15 @@ def mixture_parts(params):
 @pytest.mark.parametrize(("distribution", "event_size"), DISTRIBUTIONS)
 @pytest.mark.parametrize("shape", [(), (5,), (2, 4)])
 def test_shapes_and_dtypes(distribution, event_size, shape):
-    params = jnp.asarray(draw_params(distribution, event_size, shape), jnp.bfloat16)
-    x = distribution.sample(params, jax.random.key(0), Sampling())
-    assert x.shape == distribution.mode(params).shape == (shape if event_size == 1 else (*shape, event_size))
-    assert distribution.mean(params).shape == x.shape
-    log_prob = distribution.log_prob(params, x)
+    def everything(params, key):
+        x = distribution.sample(params, key, Sampling(top_k=2))
+        return x, distribution.mode(params), distribution.mean(params), distribution.log_prob(params, x)
+
+    params = jnp.zeros((*shape, distribution.num_params(event_size)), jnp.bfloat16)
+    x, mode, mean, log_prob = jax.eval_shape(everything, params, jax.random.key(0))
+    assert x.shape == mode.shape == mean.shape == (shape if event_size == 1 else (*shape, event_size))
     assert log_prob.shape == shape
-    assert log_prob.dtype == distribution.mean(params).dtype == jnp.float32
+    assert log_prob.dtype == mean.dtype == jnp.float32
 
 
 def test_categorical_log_prob_is_softmax_cross_entropy():
@@ -89,8 +94,9 @@ def test_fresh_mixture_is_a_standard_normal():
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_value_and_gradient_are_finite_at_extremes(distribution, event_size, size):
     x = jnp.full((event_size,), 1e3) if event_size > 1 else jnp.asarray(0)
+    value_and_grad = jax.jit(jax.value_and_grad(distribution.log_prob))
     for params in (np.full(distribution.num_params(event_size), size), draw_params(distribution, event_size) * size):
-        value, gradient = jax.value_and_grad(distribution.log_prob)(jnp.asarray(params, jnp.float32), x)
+        value, gradient = value_and_grad(jnp.asarray(params, jnp.float32), x)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
 
