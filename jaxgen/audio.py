@@ -10,7 +10,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from jaxgen.errors import writing
+from jaxgen.files import write_whole
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
@@ -66,20 +66,15 @@ def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
 def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> None:
     """Writes a 16-bit wav, clipped to full scale, with a comment of at most 2,000 bytes in its own metadata.
 
-    libsndfile would write a longer comment and not read it again. samples: float32 [nsamp], full scale 1.0. The file is whole or absent. Raises UserError where it cannot be written.
+    libsndfile would write a longer comment and not read it again. samples: float32 [nsamp], full scale 1.0.
+    The file is whole or absent. Raises UserError where it cannot be written.
     """
     content = io.BytesIO()  # libsndfile does not say so when a disk is full
     with soundfile.SoundFile(content, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file:
         if comment:
             file.comment = comment
         file.write(np.clip(samples, -1.0, 1.0))
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        try:
-            temporary.write_bytes(content.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_whole(path, content.getvalue())
 
 
 def read_comment(path: str | Path) -> str:

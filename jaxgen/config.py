@@ -7,10 +7,13 @@ holds a dataclass can be swapped for a sibling class by name (`--model.cell GRU`
 import contextlib
 import dataclasses
 import difflib
+import importlib
 import importlib.util
 import io
 import json
+import pkgutil
 import sys
+import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,11 +68,23 @@ def load(path: str | Path) -> Config:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"'{path}'{_line_of(error, path)} cannot be run: {type(error).__name__}: {error}.") from error
     config = getattr(module, "CONFIG", None)
     if not isinstance(config, Config):
         raise UserError(f"'{path}' defines no CONFIG of type jaxgen.config.Config.")
     return config
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """ ", line 7" where a file's own line raised the error."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return f", line {line}," if line else ""
 
 
 def parse(cls: type[T], default: T | None, args: Sequence[str], program: str) -> T:
@@ -119,7 +134,11 @@ def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
                 for f in dataclasses.fields(classes[word])
                 if hasattr(field.value, f.name)
             }
-            default = _replace(default, rest.pop()[2:].replace("-", "_").split("."), classes[word](**shared))
+            try:
+                new = classes[word](**shared)
+            except TypeError as error:
+                raise UserError(f"{rest[-1]} {word} needs more than the command line gives ({error}).") from None
+            default = _replace(default, rest.pop()[2:].replace("-", "_").split("."), new)
         else:
             rest.append(word)
     return default, rest
@@ -145,6 +164,11 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
 
 
 def _subclasses(cls: type) -> list[type]:
+    """The dataclasses that derive from a class, or the class itself; modules beside its own are imported to find them."""
+    package = importlib.import_module(cls.__module__.rpartition(".")[0])
+    if package.__name__ != "jaxgen":
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
     direct = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
     return direct + [c for sub in cls.__subclasses__() for c in ([sub, *_subclasses(sub)])]
 
@@ -171,7 +195,11 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
 
 
 def _class_options(cls: Any) -> list[str]:
-    return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)]
+    names = []
+    for field in dataclasses.fields(cls):
+        option = "--" + field.name.replace("_", "-")
+        names += _options(field.default, option + ".") if dataclasses.is_dataclass(field.default) else [option]
+    return names
 
 
 def differences(saved: Any, asked: Any, ignore: frozenset[str] = frozenset(), prefix: str = "") -> list[str]:

@@ -1,10 +1,8 @@
 """The one exception that carries a user's mistake to the entry point, and the exit codes."""
 
-import contextlib
 import enum
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -35,14 +33,3 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"jaxgen: {error}", file=sys.stderr)
         code = ExitCode.DIVERGED
     sys.exit(int(code or 0))
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk or a read-only folder into a `UserError` about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write to '{path}' ({error.strerror or error}); free space, or choose another folder."
-        ) from None

@@ -45,12 +45,10 @@ def load_config(argv: Sequence[str], program: str) -> Config:
 
 def quickstart() -> Config:
     """Plucked-string melodies that the project synthesises: under 3 minutes on 2 cores, no network."""
-    data = Plucked()
+    data = Plucked(num_clips=400)
     return Config(
         data=data,
-        features=LogMel(
-            sample_rate=data.sample_rate, n_fft=512, hop_length=200, n_mels=40, fmin=300.0, floor=1e-4
-        ),
+        features=LogMel(sample_rate=data.sample_rate, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
         model=MelRNN(cell=LSTM(hidden_size=256), num_layers=2, labels=("timbre", "tempo")),
         objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
         train=Train(steps=1_200, batch_size=16, seq_len=70, eval_every=300, checkpoint_every=300),

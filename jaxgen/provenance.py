@@ -5,7 +5,6 @@ The mark holds no time and no host name, so that the same command writes the sam
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen import __version__, audio
-from jaxgen.errors import writing
+from jaxgen.files import write_whole
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
 _OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint")
@@ -58,14 +57,7 @@ def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance:
     samples: float32 [nsamp], full scale 1.0. Raises UserError where they cannot be written.
     """
     content = dataclasses.asdict(provenance)
-    beside = path.with_suffix(".json")
-    temporary = beside.with_name(f".{beside.name}.tmp")
-    with writing(beside):
-        try:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, beside)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_whole(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
     audio.write(path, samples, sample_rate, comment=_comment(content))
 
 

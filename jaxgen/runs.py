@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from jaxgen import __version__
 from jaxgen.config import Config, differences
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError, writing
+from jaxgen.errors import UserError
+from jaxgen.files import write_whole, writing
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
@@ -56,10 +56,11 @@ class Run:
         """Opens the best checkpoint by validation, or that of `step`. Raises UserError where there is none."""
         workdir = Path(workdir)
         checkpoints = checkpoints_of(workdir)
-        if checkpoints is None or checkpoints.latest() is None:
+        if checkpoints is None or (latest := checkpoints.latest()) is None:
             raise UserError(f"no checkpoint in '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
         try:
-            chosen = step if step is not None else checkpoints.best() or checkpoints.latest()
+            best_metric = _described(checkpoints, latest)[0].train.best_metric
+            chosen = step if step is not None else checkpoints.best(best_metric) or latest
             if chosen not in checkpoints.steps():
                 kept = ", ".join(map(str, checkpoints.steps()))
                 raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
@@ -168,9 +169,7 @@ def save_config(config: Config) -> None:
     workdir = Path(config.workdir)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = workdir / "config.json.tmp"
-        unfinished.write_text(json.dumps(to_json(config), indent=2) + "\n")
-        os.replace(unfinished, workdir / "config.json")
+    write_whole(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _described(checkpoints: Checkpoints, step: int) -> tuple[Config, DataSpec]:

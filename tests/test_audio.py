@@ -1,6 +1,7 @@
 """Decoding, resampling and writing of recordings."""
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_a_failed_write_is_the_users_to_mend_and_leaves_the_old_file(fails, tmp_
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path if fails == "write_bytes" else audio.os, fails, full)
+    monkeypatch.setattr(Path if fails == "write_bytes" else os, fails, full)
     with pytest.raises(UserError, match=r"a\.wav.*No space left"):
         audio.write(path, np.zeros(20, np.float32), 8_000)
     monkeypatch.undo()

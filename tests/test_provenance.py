@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import wave
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_no_wav_is_left_without_its_json(tmp_path: Path, monkeypatch):
         raise KeyboardInterrupt
 
     path = tmp_path / "clip.wav"
-    monkeypatch.setattr(provenance.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         provenance.mark(path, CLIP, 8_000, MARK)
     assert list(tmp_path.iterdir()) == []

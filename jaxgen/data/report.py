@@ -3,7 +3,6 @@
 import collections
 import io
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxgen.errors import writing
+from jaxgen.files import write_whole, writing
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
@@ -95,18 +94,8 @@ def write(report: Mapping[str, Any], directory: Path) -> None:
     """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot."""
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        replace_file(directory / "data_report.json", json.dumps(report, indent=2))
-        replace_file(directory / "data_report.png", _picture(report))
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Writes a file that is whole or as it was before; text gets a last line break. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(f"{content}\n".encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(directory / "data_report.json", json.dumps(report, indent=2) + "\n")
+    write_whole(directory / "data_report.png", _picture(report))
 
 
 def _picture(report: Mapping[str, Any]) -> bytes:

@@ -22,8 +22,9 @@ from jaxgen import audio
 from jaxgen.data import report
 from jaxgen.data.clips import Clip, Dataset, Split
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError, writing
+from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
+from jaxgen.files import write_whole, writing
 from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
@@ -335,7 +336,8 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     """Raises UserError where all or too many clips are refused, and lists them in a file."""
     if len(refused) < total and len(refused) <= policy.max_refused * total:
         return
-    report.replace_file(listing, json.dumps([{"name": name, "reason": reason} for name, reason in refused], indent=2))
+    listed = [{"name": name, "reason": reason} for name, reason in refused]
+    write_whole(listing, json.dumps(listed, indent=2) + "\n")
     kinds = collections.Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in refused)
     why = f"{', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}; list in {listing}"
     if len(refused) == total:

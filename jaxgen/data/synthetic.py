@@ -14,10 +14,12 @@ from jaxgen.audio import Waveform
 from jaxgen.data.clips import Clip, Dataset, Split, stated_split
 from jaxgen.errors import UserError
 
-_VERSION = 1  # part of every digest: raise it when the same settings come to make other samples
+_VERSION = 2  # part of every digest: raise it when the same settings come to make other samples
 _PENTATONIC = (0, 2, 4, 7, 9)  # semitones above the tonic of a major key
 _LOWEST_MIDI = 67  # G4
 _NUM_NOTES = 10  # two octaves: G4 to E6
+_LAST_BEATS = 3  # eighth notes that the last note may last
+_REST_SECONDS = 0.25  # silence behind the last note
 _DAMP_SECONDS = 0.010  # the finger that stops a string before the next note
 
 
@@ -36,7 +38,7 @@ class Timbre:
 TIMBRES: Mapping[str, Timbre] = {
     "steel": Timbre(pick=0.13, sustain=1.6, damping=0.08),
     "nylon": Timbre(pick=0.31, sustain=1.2, damping=0.4),
-    "muted": Timbre(pick=0.45, sustain=0.5, damping=0.7),
+    "muted": Timbre(pick=0.45, sustain=0.8, damping=0.7),
 }
 TEMPI = (100, 120, 150)
 """Quarter notes a minute; the shortest notes are eighths."""
@@ -46,8 +48,9 @@ TEMPI = (100, 120, 150)
 class Plucked(Dataset):
     """Melodies of one plucked string in G major pentatonic, G4 to E6, synthesised from a seed. No files, no network.
 
-    A melody is a random walk over the scale in eighth notes and some quarters, strictly in time. Every note damps the
-    one before. Labels: `timbre` (steel, nylon, muted) and `tempo` (100, 120, 150). Every tenth clip is for validation.
+    A melody is a random walk over the scale in eighth notes and some quarters, strictly in time, that ends on a long
+    tonic and a rest. Every note damps the one before. Labels: `timbre` (steel, nylon, muted) and `tempo` (100, 120,
+    150). Every tenth clip is for validation.
     """
 
     num_clips: int = 200
@@ -96,17 +99,19 @@ class Plucked(Dataset):
 
     def _synthesise(self, index: int, timbre: Timbre, tempo: int) -> Waveform:
         random = np.random.default_rng((self.seed, index))
-        num_samples = round(self.seconds * self.sample_rate)
-        samples = np.zeros(num_samples, np.float32)
+        samples = np.zeros(round(self.seconds * self.sample_rate), np.float32)
         unit = 30.0 / tempo * self.sample_rate  # samples in an eighth note
+        beats = max(1, math.floor((len(samples) - _REST_SECONDS * self.sample_rate) / unit))
         scale = self.scale_hz()
-        place = int(random.integers(_NUM_NOTES))
-        beat = 0
-        while (start := round(beat * unit)) < num_samples:
-            beat += 2 if random.random() < 0.25 else 1
-            end = min(round(beat * unit), num_samples)
+        place, beat = int(random.integers(_NUM_NOTES)), 0
+        while beat < beats:
+            last = beats - beat <= _LAST_BEATS
+            length = beats - beat if last else 2 if random.random() < 0.25 else 1
+            note = scale[_nearest_tonic(place) if last else place]
+            start, beat = round(beat * unit), beat + length
+            end = min(round(beat * unit), len(samples))
             level = 0.35 + 0.15 * random.random()
-            samples[start:end] = level * pluck(scale[place], end - start, timbre, self.sample_rate)
+            samples[start:end] = level * pluck(note, end - start, timbre, self.sample_rate)
             place = _reflect(place + int(random.choice((-2, -1, -1, 1, 1, 2))))
         return Waveform(samples[:, None], self.sample_rate)
 
@@ -144,6 +149,11 @@ def pluck(frequency: float, num_samples: int, timbre: Timbre, sample_rate: int) 
     faded = min(num_samples, round(_DAMP_SECONDS * sample_rate))
     string[num_samples - faded :] *= np.cos(np.linspace(0, math.pi / 2, faded)) ** 2
     return (string / np.abs(string).max(initial=1e-9)).astype(np.float32)
+
+
+def _nearest_tonic(place: int) -> int:
+    """The tonic of the octave, or that above."""
+    return min(range(0, _NUM_NOTES, len(_PENTATONIC)), key=lambda tonic: abs(tonic - place))
 
 
 def _reflect(place: int) -> int:

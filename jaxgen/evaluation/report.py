@@ -7,15 +7,14 @@ import io
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxgen.errors import writing
 from jaxgen.evaluation.metrics import Samples
+from jaxgen.files import write_whole
 
 Cell = str | int | float | None
 
@@ -80,7 +79,7 @@ def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
     """
     body = "\n".join(_SECTION[type(section)](section) for section in sections)
     page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
-    _write(path, page)
+    write_whole(path, page)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,17 +87,7 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises UserError where `path` cannot be written; a file that was there is then left as it was.
     """
-    _write(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

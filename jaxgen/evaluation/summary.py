@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import writing
+import numpy as np
+
 from jaxgen.evaluation.plots import png, spectrogram_grid, training_curves
 from jaxgen.evaluation.report import Comparison, Image, Player, Section, Side, Table, write_html, write_json
-from jaxgen.evaluation.runner import Column, Findings
+from jaxgen.evaluation.runner import Findings
+from jaxgen.files import writing
 
 
 def write_report(
@@ -60,13 +62,14 @@ def _sections(
     num_players: int,
     about: Mapping[str, Any],
 ) -> list[Section]:
-    columns = {column.name: column for column in findings.columns}
+    clips = {column.name: column.clips[:num_players] for column in findings.columns}
+    real, made = clips["held-out data"], clips["generated"]
     names = list(findings.table["generated"])
     sections: list[Section] = [
         Comparison(
             "Listen",
-            _side(columns["held-out data"], "Real, held out", findings, sample_rate, num_players),
-            _side(columns["generated"], "Generated", findings, sample_rate, num_players),
+            _side("Real, held out", real, made, findings, sample_rate),
+            _side("Generated", made, real, findings, sample_rate),
             note="Clips side by side have the same labels; generated clips are synthetic and marked so in their metadata.",
         ),
         Table(
@@ -94,16 +97,14 @@ def _sections(
     return sections
 
 
-def _side(column: Column, title: str, findings: Findings, sample_rate: int, count: int) -> Side:
-    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[:count]]
+def _side(
+    title: str, clips: Sequence[np.ndarray], beside: Sequence[np.ndarray], findings: Findings, sample_rate: int
+) -> Side:
+    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[: len(clips)]]
     titles = [label or f"clip {index}" for index, label in enumerate(labels)]
-    clips = column.clips[:count]
-    players = [
-        Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate)
-        for name, clip in zip(titles, clips, strict=True)
-    ]
-    grid = spectrogram_grid(list(zip(titles, clips, strict=True)), sample_rate, columns=2, title=title)
-    return Side(title, players, png(grid))
+    named = list(zip(titles, clips, strict=True))
+    players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
+    return Side(title, players, png(spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside)))
 
 
 def _nearest(findings: Findings) -> Table:

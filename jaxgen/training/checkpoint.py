@@ -1,15 +1,18 @@
 """Checkpoints of a run. The only file that knows orbax."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from jaxgen.errors import writing
+from jaxgen.files import writing
 
 managers = ocp.checkpoint_managers
+
+_ROOM = 1.5  # times the state's own size, for the files around it
 
 
 class Checkpoints:
@@ -43,8 +46,16 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:
-        """Starts a save. metrics: the validation figures at this step, if it was validated."""
+        """Starts a save. metrics: the validation figures at this step, if it was validated.
+
+        Raises UserError where the disk is full or cannot be written.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         with writing(self.directory):
+            if (
+                free := shutil.disk_usage(self.directory).free
+            ) < _ROOM * needed:  # orbax fails loudly, from its threads
+                raise OSError(None, f"{free / 2**20:.0f} MiB free, a checkpoint needs {_ROOM * needed / 2**20:.0f} MiB")
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -73,9 +84,11 @@ class Checkpoints:
         """All steps kept, oldest first."""
         return sorted(self.manager.all_steps())
 
-    def best(self) -> int | None:
-        """Step with the lowest validation metric, or None where none was validated."""
-        return self.manager.best_step()
+    def best(self, metric: str) -> int | None:
+        """Step with the lowest validation metric of this name, or None where none was validated."""
+        found = {step: self.manager.metrics(step) for step in self.steps()}
+        values = {step: metrics[metric] for step, metrics in found.items() if metrics}
+        return min(values, key=lambda step: values[step], default=None)
 
     def wait(self) -> None:
         """Returns when every started save is on disk."""

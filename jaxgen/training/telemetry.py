@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
-from jaxgen.errors import Diverged, writing
+from jaxgen.errors import Diverged
 from jaxgen.evaluation.plots import spectrogram_image
+from jaxgen.files import write_whole, writing
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -37,9 +37,7 @@ class Telemetry:
         self.history = [row for row in read_metrics(self.path) if row["step"] <= start]
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with writing(workdir):
-            rewritten = self.path.with_suffix(".tmp")
-            rewritten.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-            os.replace(rewritten, self.path)
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.history))
             self._file = self.path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(

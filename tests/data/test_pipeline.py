@@ -121,9 +121,7 @@ def test_a_long_recording_is_cut_into_segments_with_their_real_past(wave_store):
 
 def test_scoring_reads_every_step_of_every_clip_once(mel_store):
     clips = mel_store.indices("train")[:7]
-    batches = list(
-        scoring_batches(mel_store, mel_store.spec(()), clips, (), lookback=1, batch_size=3, seq_len=6)
-    )
+    batches = list(scoring_batches(mel_store, mel_store.spec(()), clips, (), lookback=1, batch_size=3, seq_len=6))
     x, flags = _streams(batches, 1)
     read = list(_clips_read(x, flags))
     assert sorted(clip for clip, _ in read) == sorted(clips)

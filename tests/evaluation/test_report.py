@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, rewrite
 
     path = tmp_path / "report"
     path.write_text("old")
-    monkeypatch.setattr(report.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rewrite(path)
     assert [file.name for file in tmp_path.iterdir()] == ["report"]

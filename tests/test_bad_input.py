@@ -1,0 +1,221 @@
+"""A user's mistake costs one line and exit code 2, leaves nothing behind, and never shows a traceback."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+from jaxgen import audio, evaluate, generate, prepare, train
+from jaxgen.data.synthetic import Plucked
+
+
+@pytest.fixture
+def refused(command, tmp_path, monkeypatch):
+    """Runs an entry point in an empty folder; returns its one line after checking that nothing was left behind."""
+    empty = tmp_path / "cwd"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+
+    def call(main, *arguments):
+        code, out, err = command(main, *arguments)
+        lines = [line for line in err.splitlines() if "jaxgen:" in line]
+        assert code == 2, err
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        assert out == ""
+        assert list(empty.iterdir()) == []
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """A folder of four short recordings."""
+    folder = tmp_path / "sound"
+    folder.mkdir()
+    for index, clip in enumerate(Plucked(num_clips=4, seconds=0.3).clips()):
+        audio.write(folder / f"{index}.wav", clip.load().samples[:, 0], 8_000)
+    return folder
+
+
+both = pytest.mark.parametrize("main", [train.main, prepare.main], ids=["train", "prepare"])
+
+
+@both
+def test_missing_folder(refused, main, tmp_path, cache):
+    assert "no folder" in refused(main, "--data.root", tmp_path / "nowhere", "--cache-dir", cache)
+
+
+@both
+def test_folder_without_audio(refused, main, tmp_path, cache):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no sound")
+    line = refused(main, "--data.root", tmp_path / "texts", "--cache-dir", cache)
+    assert "no audio in" in line
+    assert "1 files" in line
+    assert ".wav" in line
+
+
+@both
+def test_all_files_refused(refused, main, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.wav").write_bytes(b"not a wav")
+    (folder / "3.wav").write_bytes(b"")
+    line = refused(main, "--data.root", folder, "--cache-dir", tmp_path / "cache")
+    assert "all 4 files were refused" in line
+    assert "1 empty file" in line
+    assert {entry["name"] for entry in json.loads((tmp_path / "cache" / "refused.json").read_text())} == {
+        f"{index}.wav" for index in range(4)
+    }
+    assert not list((tmp_path / "cache" / "store").iterdir())
+
+
+def test_too_many_files_refused(refused, sound, tmp_path):
+    (sound / "broken.wav").write_bytes(b"not a wav")
+    line = refused(prepare.main, "--data.root", sound, "--cache-dir", tmp_path / "cache")
+    assert "1 of 5 files were refused" in line
+    assert "--audio.max-refused" in line
+
+
+@pytest.mark.parametrize("main", [train.main, prepare.main, generate.main, evaluate.main])
+def test_unknown_option(refused, main):
+    assert refused(main, "--workdri", "x").endswith("did you mean --workdir?")
+
+
+def test_unknown_nested_option_names_the_nearest(refused):
+    assert refused(train.main, "--train.stepz", "3").endswith("did you mean --train.steps?")
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "said"),
+    [
+        (train.main, ["--train.steps", "many"], "train.steps"),
+        (train.main, ["--model.cell", "Perceptron"], "expected one of GRU, LSTM, RNN"),
+        (train.main, ["--objective.dtype", "float8"], "dtype"),
+        (train.main, ["--train.steps", "0"], "--train.steps is 0"),
+        (train.main, ["--train.steps"], "--train.steps"),
+        (train.main, ["--config", "nowhere.py"], "no config file at 'nowhere.py'"),
+        (train.main, ["--data.name", "fsd"], "did you mean fsdd?"),
+        (generate.main, ["--workdir", "w", "--num", "0"], "--num is 0"),
+        (generate.main, ["--workdir", "w", "--num", "x"], "--num"),
+        (generate.main, ["--workdir", "w", "--seconds", "-1"], "--seconds is -1"),
+        (generate.main, ["--num", "3"], "--workdir"),
+        (generate.main, ["--workdir", "w"], "no checkpoint in 'w'"),
+        (evaluate.main, ["--workdir", "w"], "no checkpoint in 'w'"),
+    ],
+)
+def test_options_that_make_no_sense(refused, main, arguments, said):
+    assert said in refused(main, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--label", "timbre=glass"], "expected one of muted, nylon, steel"),
+        (["--label", "colour=red"], "trained with timbre, tempo"),
+        (["--label", "steel"], "expected name=value"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--top-p", "0"], "--top-p"),
+        (["--prompt", "nowhere.wav"], "no prompt at 'nowhere.wav'"),
+        (["--step", "77"], "keeps no checkpoint of step 77"),
+    ],
+)
+def test_generation_that_cannot_be(refused, quickstart, tmp_path, arguments, said):
+    assert said in refused(generate.main, "--workdir", quickstart, "--out", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "rate", "said"),
+    [(16_000, 16_000, "16000 Hz, but the model was trained at 8000 Hz"), (50, 8_000, "has 50 samples, but at least")],
+)
+def test_a_prompt_that_does_not_fit(refused, quickstart, tmp_path, num_samples, rate, said):
+    audio.write(tmp_path / "prompt.wav", np.full(num_samples, 0.1, np.float32), rate)
+    options = ["--workdir", quickstart, "--prompt", tmp_path / "prompt.wav", "--out", tmp_path / "out"]
+    assert said in refused(generate.main, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_is_not_audio(refused, quickstart, tmp_path):
+    (tmp_path / "prompt.wav").write_text("no sound")
+    assert "cannot be read" in refused(generate.main, "--workdir", quickstart, "--prompt", tmp_path / "prompt.wav")
+
+
+def test_a_workdir_of_another_config(refused, quickstart, cache):
+    line = refused(
+        train.main, *TINY, "--workdir", quickstart, "--cache-dir", cache, "--features.hop-length", "100",
+        "--model.cell", "GRU"
+    )  # fmt: skip
+    assert "features.hop_length=400 (asked: 100)" in line
+    assert "model.cell=LSTM (asked: GRU)" in line
+
+
+def test_a_checkpoint_whose_features_do_not_match(refused, quickstart, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(quickstart, copy)
+    for path in copy.glob("checkpoints/*/run/*"):
+        text = path.read_text()
+        if '"features"' in text:
+            at = text.index('"hop_length"')  # of the config, which stands before the data
+            path.write_text(text[:at] + text[at:].replace("400", "100", 1))
+    line = refused(generate.main, "--workdir", copy, "--out", tmp_path / "out")
+    assert "features that do not match" in line
+
+
+def test_a_workdir_that_cannot_be_written(refused, tmp_path, cache):
+    (tmp_path / "file").write_text("in the way")
+    line = refused(train.main, *TINY, "--workdir", tmp_path / "file" / "run", "--cache-dir", cache)
+    assert "cannot write to" in line
+
+
+def test_a_cache_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot write to" in refused(prepare.main, "--cache-dir", tmp_path / "file" / "cache")
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs limits on file sizes to play a full disk")
+def test_a_full_disk(refused, tmp_path, cache):
+    """A limit on the size of files stands for a full disk: writes fail with an OSError in the middle of the run."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+        line = refused(
+            train.main, *TINY, "--model.cell.hidden-size", "64", "--workdir", tmp_path / "run", "--cache-dir", cache
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot write" in line
+    assert not [name for name in os.listdir(tmp_path / "run" / "checkpoints") if name.isdigit()]
+
+
+def test_a_pattern_that_names_a_field_no_clip_has(refused, sound, cache):
+    options = ["--data.root", sound, "--cache-dir", cache, "--model.labels", "digit"]
+    assert "conditioned on 'digit', but no training clip has that field" in refused(train.main, *options)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "content", "said"),
+    [
+        ("manifest.csv", "file,digit\na.wav,1\n", "line 2 has no `path`"),
+        ("manifest.csv", "path,split\n0.wav,holdout\n", "expected train, validation or test"),
+        ("manifest.jsonl", '{"path": "0.wav"}\n{"path"\n', "line 2 is not JSON"),
+        ("manifest.jsonl", '["0.wav"]\n', "line 1 is not a JSON object"),
+    ],
+)
+def test_manifests_that_cannot_be_read(refused, sound, cache, manifest, content, said):
+    (sound / manifest).write_text(content)
+    assert said in refused(prepare.main, "--data.root", sound, "--cache-dir", cache)
+
+
+def test_the_wrong_features_for_a_model(refused, cache):
+    assert "WaveRNN models mu-law samples" in refused(train.main, "--model", "WaveRNN", "--cache-dir", cache)

@@ -1,0 +1,103 @@
+"""The config on the command line, in files and in JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxgen.config import Config, differences, load, parse
+from jaxgen.data.clips import FieldIn, HashFraction
+from jaxgen.data.folder import Folder
+from jaxgen.data.synthetic import Plucked
+from jaxgen.distributions import Normal
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.presets import load_config, quickstart
+from jaxgen.recurrent import GRU, LSTM, RNN
+from jaxgen.serial import from_json, to_json
+
+
+def _parsed(*args: str) -> Config:
+    return parse(Config, quickstart(), args, "test")
+
+
+def test_options_override_single_values():
+    config = _parsed("--train.steps", "7", "--model.cell.hidden-size=32", "--train.log-every", "3", "--train.seed", "9")
+    assert (config.train.steps, config.train.log_every, config.train.seed) == (7, 3, 9)
+    assert config.model == dataclasses.replace(quickstart().model, cell=LSTM(hidden_size=32))
+    assert config.features == quickstart().features
+
+
+def test_a_class_is_swapped_by_name_and_keeps_common_values():
+    config = _parsed("--model.cell", "GRU", "--model.cell.hidden-size", "12", "--model.distribution", "Normal")
+    assert config.model.cell == GRU(hidden_size=12)
+    assert config.model.distribution == Normal()
+    wave = _parsed("--model", "WaveRNN", "--features", "MuLaw", "--model.embedding-size", "5")
+    assert isinstance(wave.model, WaveRNN)
+    assert (wave.model.embedding_size, wave.model.labels) == (5, quickstart().model.labels)
+    assert wave.features.sample_rate == 8_000
+
+
+def test_without_arguments_it_is_the_quickstart():
+    config = load_config([], "test")
+    assert config == dataclasses.replace(quickstart(), workdir="runs/quickstart")
+
+
+def test_a_folder_gets_its_own_rate_and_workdir(tmp_path):
+    from jaxgen import audio
+
+    audio.write(tmp_path / "a.wav", Plucked(seconds=0.1).clips()[0].load().samples[:, 0], 16_000)
+    config = load_config(["--data.root", str(tmp_path)], "test")
+    assert config.data == Folder(root=str(tmp_path))
+    assert config.features.sample_rate == 16_000
+    assert config.workdir == f"runs/{tmp_path.name}"
+
+
+def test_a_config_file_is_python(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxgen.config import *\nfrom jaxgen.presets import quickstart\n"
+        "import dataclasses\nCONFIG = dataclasses.replace(quickstart(), objective=Likelihood(ema_decay=0.5))\n"
+    )
+    config = load_config(["--config", str(file), "--train.steps", "3"], "test")
+    assert config.objective.ema_decay == 0.5
+    assert (config.train.steps, config.workdir) == (3, "runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("x = 1\n", "defines no CONFIG"), ("a = 1\nb = c\n", "line 2, cannot be run: NameError"), ("a b", "SyntaxError")],
+)
+def test_a_config_file_that_cannot_be_used(tmp_path, text, said):
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(tmp_path / "bad.py")
+
+
+CONFIGS = [
+    quickstart(),
+    Config(
+        data=Folder(root="x", pattern="{digit}_{index}", validation=FieldIn("index", range(3)), test=HashFraction(0.2)),
+        features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=20),
+        model=MelRNN(cell=RNN(hidden_size=3, activation="relu"), labels=("digit",), distribution=Normal()),
+    ),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_json_round_trip(config):
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_json_of_another_installation():
+    unknown = to_json(quickstart()) | {"model": {"class": "jaxgen.models.mel_rnn.Gone"}}
+    with pytest.raises(UserError, match=r"mel_rnn\.Gone, which this installation cannot build"):
+        from_json(unknown)
+
+
+def test_differences_name_the_path_and_both_values():
+    asked = _parsed("--train.steps", "5", "--model.cell", "GRU", "--workdir", "elsewhere")
+    found = differences(quickstart(), asked, frozenset({"workdir"}))
+    assert found == ["model.cell=LSTM (asked: GRU)", f"train.steps={quickstart().train.steps} (asked: 5)"]

@@ -1,0 +1,94 @@
+"""Evaluation: likelihoods against a count by hand, the report's content, and a folder of test data."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import audio, evaluate
+from jaxgen.data.synthetic import Plucked
+from jaxgen.evaluation.scoring import Scorer
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recurrent import GRU
+
+
+@pytest.fixture(scope="module")
+def wave(wave_store):
+    """A wave model of random weights: (training, config, spec, parameters)."""
+    model = WaveRNN(cell=GRU(8), labels=("timbre",))
+    spec = wave_store.spec(model.labels)
+    training = Likelihood().bind(model, spec, steps=1, batch_size=2)
+    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
+    return training, model, spec, params
+
+
+def _bits_by_hand(training, spec, params, store, clip):
+    """Bits of all samples of one clip, from silence, in one unroll of exactly its length."""
+    model = training.module(params)
+    codes = store.steps(clip)
+    x = jnp.concatenate([spec.features.silence()[None], codes])[None]
+    shape = (1, len(codes))
+    value = spec.label_index("timbre", store.clips[clip].fields["timbre"])
+    outputs, _ = model.unroll(x, {"timbre": jnp.full(shape, value)}, model.init_carry(1), jnp.zeros(shape, bool))
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs[0]), codes[:, None].astype(int), axis=1)
+    return -float(chosen.sum()) / np.log(2)
+
+
+def test_bits_per_sample_are_total_bits_over_total_samples(wave, wave_store):
+    training, model, spec, params = wave
+    clips = wave_store.indices("train")[:5]
+    scores = Scorer(training, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips)
+    samples = sum(wave_store.clips[clip].num_samples for clip in clips)
+    bits = sum(_bits_by_hand(training, spec, params, wave_store, clip) for clip in clips)
+    assert scores.num_steps == samples
+    assert scores.metrics["bits_per_sample"] == pytest.approx(bits / samples, rel=1e-5)
+
+
+def test_the_order_of_clips_and_the_cut_into_chunks_do_not_matter(wave, wave_store):
+    training, model, spec, params = wave
+    clips = list(wave_store.indices("train")[:4])
+    one = Scorer(training, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips).metrics
+    other = Scorer(training, model, spec, batch_size=3, seq_len=37)(params, wave_store, clips[::-1]).metrics
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_predictions_belong_to_their_clip(wave, wave_store):
+    training, model, spec, params = wave
+    clips = wave_store.indices("train")[:5]
+    scores = Scorer(training, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips, predict=clips[1:3])
+    assert scores.predictions.keys() == set(clips[1:3])
+    alone = Scorer(training, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips[1:2], predict=clips[1:2])
+    np.testing.assert_array_equal(scores.predictions[clips[1]], alone.predictions[clips[1]])
+    assert len(alone.predictions[clips[1]]) == wave_store.clips[clips[1]].num_steps
+
+
+def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path):
+    folder = tmp_path / "test_data"
+    folder.mkdir()
+    clips = Plucked(num_clips=3, seconds=0.4, seed=5).clips()
+    for index, clip in enumerate(clips):
+        audio.write(folder / f"anything {index}.wav", clip.load().samples[:, 0], 8_000)
+    audio.write(folder / "silent.wav", np.zeros(4_000, np.float32), 8_000)
+    options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report"]
+    code, out, _ = command(evaluate.main, *options)
+    assert code == 0
+    assert "held-out nats_per_frame" in out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    frames = 3 * (1 + 3_200 // 400) + (1 + 4_000 // 400)
+    assert report["notes"]["likelihood"] == f"{frames} frames of 4 clips"
+    assert {"mse", "nats_per_frame", "copy_previous_frame_mse", "clipping_rate"} <= report["metrics"].keys()
+    assert report["about"]["held-out data"] == str(folder)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<audio") == 2 * 1  # a real and a generated clip side by side
+    assert page.count("data:image/png") >= 3
+
+
+def test_the_runs_own_validation_clips_are_scored_by_default(quickstart, command, tmp_path):
+    code, _, _ = command(evaluate.main, "--workdir", quickstart, "--out", tmp_path)
+    assert code == 0
+    own = json.loads((quickstart / "report.json").read_text())["metrics"]
+    again = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    assert again == pytest.approx(own, nan_ok=True)
