@@ -1,6 +1,6 @@
 """Spoken digits as log-mel frames: an LSTM with a mixture of Gaussians, conditioned on digit and speaker.
 
-    python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
+python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
 """
 
 from jaxgen.config import Config

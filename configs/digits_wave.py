@@ -1,6 +1,6 @@
 """Spoken digits as mu-law samples: an LSTM with softmax cross-entropy, conditioned on digit and speaker.
 
-    python -m jaxgen.train --config configs/digits_wave.py --data.root DIR
+python -m jaxgen.train --config configs/digits_wave.py --data.root DIR
 """
 
 from jaxgen.config import Config

@@ -87,8 +87,8 @@ def _line_of(error: Exception, path: Path) -> str:
     return f", line {line}," if line else ""
 
 
-def parse(cls: type[T], default: T | None, args: Sequence[str], program: str) -> T:
-    """Reads options into a dataclass, starting from `default`.
+def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, description: str | None = None) -> T:
+    """Reads options into a dataclass, starting from `default`. description: what --help says above the options.
 
     Raises UserError for an unknown option (naming the nearest) and for a value of the wrong type.
     """
@@ -100,10 +100,11 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str) ->
         if option.startswith("--") and option not in known and option != "--help":
             nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
             raise UserError(f"unknown option {option}; did you mean {nearest[0]}?")
+    start: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(cls, default=default, args=args, prog=program, description=cls.__doc__)
+            return tyro.cli(cls, args=args, prog=program, description=description or cls.__doc__, **start)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -163,14 +164,16 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
     return _Swappable(base, value) if dataclasses.is_dataclass(value) and isinstance(base, type) else None
 
 
-def _subclasses(cls: type) -> list[type]:
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
     """The dataclasses that derive from a class, or the class itself; modules beside its own are imported to find them."""
     package = importlib.import_module(cls.__module__.rpartition(".")[0])
     if package.__name__ != "jaxgen":
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
-    direct = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
-    return direct + [c for sub in cls.__subclasses__() for c in ([sub, *_subclasses(sub)])]
+    found: list[type[Any]] = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
+    for derived in cls.__subclasses__():
+        found += [derived, *_subclasses(derived)]
+    return found
 
 
 def _replace(value: Any, path: Sequence[str], new: Any) -> Any:

@@ -20,6 +20,9 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import LSTM
 
 _HIGHEST_RATE = 22_050
+_USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
+(a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
+class takes another class by name: --model.cell GRU."""
 
 
 def load_config(argv: Sequence[str], program: str) -> Config:
@@ -39,7 +42,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
         default, stem = any_sound(Folder(root=root)), Path(root).resolve().name
     else:
         default, stem = quickstart(), "quickstart"
-    config = parse(Config, default, args, program)
+    config = parse(Config, default, args, program, _USAGE)
     return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
 
 

@@ -1,10 +1,9 @@
 """A user's mistake costs one line and exit code 2, leaves nothing behind, and never shows a traceback."""
 
+import errno
 import json
 import os
-import resource
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ from conftest import TINY
 
 from jaxgen import audio, evaluate, generate, prepare, train
 from jaxgen.data.synthetic import Plucked
+from jaxgen.files import writing
+from jaxgen.training.telemetry import Telemetry
 
 
 @pytest.fixture
@@ -181,21 +182,25 @@ def test_a_cache_that_cannot_be_written(refused, tmp_path):
     assert "cannot write to" in refused(prepare.main, "--cache-dir", tmp_path / "file" / "cache")
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs limits on file sizes to play a full disk")
-def test_a_full_disk(refused, tmp_path, cache):
-    """A limit on the size of files stands for a full disk: writes fail with an OSError in the middle of the run."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
-        line = refused(
-            train.main, *TINY, "--model.cell.hidden-size", "64", "--workdir", tmp_path / "run", "--cache-dir", cache
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert "cannot write" in line
-    assert not [name for name in os.listdir(tmp_path / "run" / "checkpoints") if name.isdigit()]
+def test_a_disk_without_room_for_a_checkpoint(refused, tmp_path, cache, monkeypatch):
+    almost_full = shutil.disk_usage("/")._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: almost_full)
+    wide = ["--model.cell.hidden-size", "256", "--workdir", tmp_path / "run", "--cache-dir", cache]
+    line = refused(train.main, *TINY, *wide)
+    assert "checkpoints' (1 MiB free, a checkpoint needs" in line
+    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_a_disk_that_is_full_when_metrics_are_written(refused, tmp_path, cache, monkeypatch):
+    workdir = tmp_path / "run"
+
+    def full(self, row):
+        with writing(self.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Telemetry, "_write", full)
+    line = refused(train.main, *TINY, "--workdir", workdir, "--cache-dir", cache)
+    assert "metrics.jsonl' (No space left on device); free space" in line
 
 
 def test_a_pattern_that_names_a_field_no_clip_has(refused, sound, cache):

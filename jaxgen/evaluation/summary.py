@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.evaluation.plots import png, spectrogram_grid, training_curves
-from jaxgen.evaluation.report import Comparison, Image, Player, Section, Side, Table, write_html, write_json
+from jaxgen.evaluation.report import Cell, Comparison, Image, Player, Section, Side, Table, write_html, write_json
 from jaxgen.evaluation.runner import Findings
 from jaxgen.files import writing
 
@@ -108,7 +108,7 @@ def _side(
 
 
 def _nearest(findings: Findings) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [match.generated, match.generated_seconds, match.training, match.training_seconds, match.distance_db]
         for match in findings.memorisation.nearest[:8]
     ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
@@ -17,7 +18,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 
 Carry = Any
-Labels = Mapping[str, jax.Array]
+Labels = Mapping[str, jax.Array | np.ndarray]
 
 
 class SequenceModel(nnx.Module):
@@ -112,7 +113,7 @@ class LabelEmbedding(nnx.Module):
         """labels: int32 [...] each -> [..., num_features]; None where the model has no labels."""
         if not self.names:
             return None
-        return jnp.concatenate([self.tables[name](labels[name]) for name in self.names], axis=-1)
+        return jnp.concatenate([self.tables[name](jnp.asarray(labels[name])) for name in self.names], axis=-1)
 
     def drop(self, labels: Labels, reset: jax.Array, key: jax.Array | None) -> Labels:
         """Sets labels of randomly chosen clips to unknown, all steps of a clip in this chunk alike."""

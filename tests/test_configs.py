@@ -1,0 +1,72 @@
+"""Every file in configs/: shrunk to seconds, trained on real recordings, interrupted, resumed, and sampled."""
+
+import ast
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgen import audio, generate, train
+from jaxgen.config import load
+from jaxgen.training import loop
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+SHRUNK = (
+    *("--model.cell.hidden-size", "8", "--model.num-layers", "1", "--train.steps", "4", "--train.batch-size", "4"),
+    *("--train.seq-len", "16", "--train.eval-every", "4", "--train.checkpoint-every", "2", "--train.log-every", "1"),
+    *("--evaluation.num-clips", "4", "--evaluation.num-previews", "2", "--evaluation.seconds", "0.2"),
+)
+
+
+@pytest.fixture(scope="session")
+def digits(recordings, tmp_path_factory) -> Path:
+    """A few real recordings of each digit: validation has the indices 5 to 9."""
+    folder = tmp_path_factory.mktemp("digits")
+    for path in sorted(recordings.glob("fsdd/**/*.wav")):
+        _, speaker, index = path.stem.split("_")
+        if speaker in ("jackson", "theo") and index in ("5", "10", "11"):
+            shutil.copy(path, folder)
+    assert len(list(folder.iterdir())) == 60
+    return folder
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_trains_resumes_and_generates(file, digits, cache, command, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    asked = ["--config", file, "--data.root", digits, *SHRUNK, "--workdir", workdir, "--cache-dir", cache]
+    record = loop.Telemetry.record
+
+    def interrupt(self, step, metrics):
+        record(self, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Telemetry, "record", interrupt)
+        assert command(train.main, *asked)[0] == 75
+    assert command(train.main, *asked)[0] == 0
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 4]
+    metrics = json.loads((workdir / "report.json").read_text())["metrics"]
+    assert all(np.isfinite(value) for value in metrics.values() if value is not None)
+    code, _, _ = command(generate.main, "--workdir", workdir, "--num", "2", "--label", "digit=3", "--seconds", "0.2")
+    assert code == 0
+    for wav in (workdir / "generated" / "seed_0").glob("*.wav"):
+        assert np.isfinite(audio.read(wav).samples).all()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_how_to_run_it_and_what_came_of_it(file):
+    text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    assert f"python -m jaxgen.train --config configs/{file.name}" in text
+    assert "2 CPU cores" in text
+    assert "Validation" in text
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_loads(file):
+    assert load(file).model.labels == ("digit", "speaker")
