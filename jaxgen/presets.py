@@ -10,7 +10,7 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
 from jaxgen.data.synthetic import Plucked
-from jaxgen.distributions import Sampling
+from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
@@ -48,14 +48,22 @@ def load_config(argv: Sequence[str], program: str) -> Config:
 
 def quickstart() -> Config:
     """Plucked-string melodies that the project synthesises: under 3 minutes on 2 cores, no network."""
-    data = Plucked(num_clips=400)
+    data = Plucked(num_clips=800)
     return Config(
         data=data,
         features=LogMel(sample_rate=data.sample_rate, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
-        model=MelRNN(cell=LSTM(hidden_size=256), num_layers=2, labels=("timbre", "tempo")),
+        model=MelRNN(
+            cell=LSTM(hidden_size=256),
+            num_layers=1,
+            input_noise=0.2,
+            labels=("timbre", "tempo"),
+            distribution=NormalMixture(num_components=10, min_scale=0.2),
+        ),
         objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=1_200, batch_size=16, seq_len=70, eval_every=300, checkpoint_every=300),
-        evaluation=Evaluation(metrics=(Melody(scale_hz=data.scale_hz()),), sampling=Sampling(temperature=0.6)),
+        train=Train(steps=2_500, batch_size=16, seq_len=70, eval_every=500, checkpoint_every=500),
+        evaluation=Evaluation(
+            num_clips=32, sampling=Sampling(temperature=0.6), metrics=(Melody(scale_hz=data.scale_hz()),)
+        ),
     )
 
 
