@@ -44,7 +44,7 @@ def _assert_same_run(workdir: Path, other: Path):
 def test_a_run_leaves_all_that_it_promises(quickstart):
     names = {path.name for path in quickstart.iterdir()}
     assert {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "generated"} <= names
-    assert {"report.html", "report.json", "data_report.json", "data_report.png"} <= names
+    assert {"report.html", "report.json", "spectrograms.png", "data_report.json", "data_report.png"} <= names
     rows = read_metrics(quickstart / "metrics.jsonl")
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if row["split"] == "validation"] == [3, 6]

@@ -14,10 +14,11 @@ from jaxgen.audio import Waveform
 from jaxgen.data.clips import Clip, Dataset, Split, stated_split
 from jaxgen.errors import UserError
 
-_VERSION = 2  # part of every digest: raise it when the same settings come to make other samples
+_VERSION = 3  # part of every digest: raise it when the same settings come to make other samples
 _PENTATONIC = (0, 2, 4, 7, 9)  # semitones above the tonic of a major key
 _LOWEST_MIDI = 67  # G4
 _NUM_NOTES = 10  # two octaves: G4 to E6
+_TONICS = (0, 5)  # places in the scale
 _LAST_BEATS = 3  # eighth notes that the last note may last
 _REST_SECONDS = 0.25  # silence behind the last note
 _DAMP_SECONDS = 0.010  # the finger that stops a string before the next note
@@ -48,9 +49,9 @@ TEMPI = (100, 120, 150)
 class Plucked(Dataset):
     """Melodies of one plucked string in G major pentatonic, G4 to E6, synthesised from a seed. No files, no network.
 
-    A melody is a random walk over the scale in eighth notes and some quarters, strictly in time, that ends on a long
-    tonic and a rest. Every note damps the one before. Labels: `timbre` (steel, nylon, muted) and `tempo` (100, 120,
-    150). Every tenth clip is for validation.
+    A melody is a random walk over the scale, strictly in time: eighth notes, and quarters where it touches the tonic.
+    It ends on a long tonic and a rest. Every note damps the one before. Labels: `timbre` (steel, nylon, muted) and
+    `tempo` (100, 120, 150). Every tenth clip is for validation.
     """
 
     num_clips: int = 200
@@ -106,8 +107,8 @@ class Plucked(Dataset):
         place, beat = int(random.integers(_NUM_NOTES)), 0
         while beat < beats:
             last = beats - beat <= _LAST_BEATS
-            length = beats - beat if last else 2 if random.random() < 0.25 else 1
-            note = scale[_nearest_tonic(place) if last else place]
+            length = beats - beat if last else 2 if place in _TONICS else 1
+            note = scale[min(_TONICS, key=lambda tonic: abs(tonic - place)) if last else place]
             start, beat = round(beat * unit), beat + length
             end = min(round(beat * unit), len(samples))
             level = 0.35 + 0.15 * random.random()
@@ -149,11 +150,6 @@ def pluck(frequency: float, num_samples: int, timbre: Timbre, sample_rate: int) 
     faded = min(num_samples, round(_DAMP_SECONDS * sample_rate))
     string[num_samples - faded :] *= np.cos(np.linspace(0, math.pi / 2, faded)) ** 2
     return (string / np.abs(string).max(initial=1e-9)).astype(np.float32)
-
-
-def _nearest_tonic(place: int) -> int:
-    """The tonic of the octave, or that above."""
-    return min(range(0, _NUM_NOTES, len(_PENTATONIC)), key=lambda tonic: abs(tonic - place))
 
 
 def _reflect(place: int) -> int:

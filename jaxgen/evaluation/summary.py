@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxgen.evaluation.plots import png, spectrogram_grid, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Image, Player, Section, Side, Table, write_html, write_json
 from jaxgen.evaluation.runner import Findings
-from jaxgen.files import writing
+from jaxgen.files import write_whole, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(
@@ -22,13 +25,14 @@ def write_report(
     num_players: int,
     about: Mapping[str, Any],
 ) -> None:
-    """Writes report.json and report.html into a folder that it makes.
+    """Writes report.html, report.json and spectrograms.png (real and generated in turn) into a folder that it makes.
 
     history: rows of metrics.jsonl. about: what was measured and with which settings, for both files.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     write_html(out / "report.html", title, _sections(findings, history, sample_rate, num_players, about))
+    write_whole(out / "spectrograms.png", png(_pairs(findings, sample_rate, num_players)))
     content = {
         "about": about,
         "metrics": findings.metrics,
@@ -97,12 +101,24 @@ def _sections(
     return sections
 
 
+def _pairs(findings: Findings, sample_rate: int, count: int) -> "Figure":
+    """Real and generated clips of the same labels beside each other."""
+    clips = {column.name: column.clips[:count] for column in findings.columns}
+    titles = _titles(findings, count)
+    pairs = zip(titles, clips["held-out data"], clips["generated"], strict=True)
+    named = [pair for title, real, made in pairs for pair in ((f"{title}: real", real), (f"{title}: generated", made))]
+    return spectrogram_grid(named, sample_rate, columns=4)
+
+
+def _titles(findings: Findings, count: int) -> list[str]:
+    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[:count]]
+    return [label or f"clip {index}" for index, label in enumerate(labels)]
+
+
 def _side(
     title: str, clips: Sequence[np.ndarray], beside: Sequence[np.ndarray], findings: Findings, sample_rate: int
 ) -> Side:
-    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[: len(clips)]]
-    titles = [label or f"clip {index}" for index, label in enumerate(labels)]
-    named = list(zip(titles, clips, strict=True))
+    named = list(zip(_titles(findings, len(clips)), clips, strict=True))
     players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
     return Side(title, players, png(spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside)))
 
