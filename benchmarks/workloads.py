@@ -1,0 +1,154 @@
+"""The work that is measured: models, their batches from the real pipeline, and the arithmetic they need."""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxgen.data.clips import Dataset
+from jaxgen.data.pipeline import Batch, TrainingBatches
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.synthetic import Plucked
+from jaxgen.features import FeatureSpec, LogMel, MuLaw
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
+from jaxgen.recurrent import LSTM, Cell
+
+_DISTINCT_BATCHES = 4
+_RATE = 8_000  # Hz
+_STEPS_OF_A_RUN = 1_000  # that the learning rate is planned for
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A model, what it reads and how much at once."""
+
+    model: MelRNN | WaveRNN
+    """Who predicts the next step."""
+    features: FeatureSpec
+    """What a step of the sequence is."""
+    batch_size: int
+    """Rows."""
+    seq_len: int
+    """Steps the gradient sees."""
+
+    @property
+    def name(self) -> str:
+        """Model and cell, as figures are filed under it."""
+        return f"{type(self.model).__name__} {type(self.model.cell).__name__}"
+
+    @property
+    def steps(self) -> int:
+        """Samples or frames of a batch."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio of a batch."""
+        return self.steps * self.features.hop_length / self.features.sample_rate
+
+
+MEL = Workload(
+    model=MelRNN(cell=LSTM(hidden_size=384), num_layers=2),
+    features=LogMel(sample_rate=_RATE, n_fft=256, hop_length=80, n_mels=64),
+    batch_size=64,
+    seq_len=96,
+)
+WAVE = Workload(
+    model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1),
+    features=MuLaw(sample_rate=_RATE),
+    batch_size=32,
+    seq_len=256,
+)
+
+
+def plucked(clips: int) -> Plucked:
+    """The sound all benchmarks read: clips of 3.5 s at 8 kHz."""
+    return Plucked(num_clips=clips, sample_rate=_RATE)
+
+
+def prepared(work: Workload, dataset: Dataset, cache_dir: str) -> tuple[Store, DataSpec, TrainingBatches]:
+    """The store of a data set, what a model must know of it, and its endless batches."""
+    store = prepare(dataset, work.features, AudioPolicy(), cache_dir)
+    spec = store.spec(work.model.labels)
+    batches = TrainingBatches(
+        store,
+        spec,
+        work.model.labels,
+        lookback=work.model.lookback,
+        batch_size=work.batch_size,
+        seq_len=work.seq_len,
+        seed=0,
+    )
+    return store, spec, batches
+
+
+def bound(work: Workload, spec: DataSpec) -> LikelihoodTraining:
+    """The objective that `jaxgen.train` would bind to this work."""
+    return Likelihood().bind(work.model, spec, steps=_STEPS_OF_A_RUN, batch_size=work.batch_size)
+
+
+def some_batches(work: Workload, clips: int) -> tuple[DataSpec, list[Batch]]:
+    """A few batches of the real pipeline, kept in memory."""
+    with tempfile.TemporaryDirectory() as cache_dir:
+        _, spec, batches = prepared(work, plucked(clips), cache_dir)
+        return spec, list(itertools.islice(batches, _DISTINCT_BATCHES))
+
+
+def repeated_step(training: LikelihoodTraining, batches: Sequence[Batch]) -> Callable[[], Any]:
+    """One update after another, jitted and with donated state as in the training loop; each call returns the state."""
+    step = jax.jit(training.train_step, donate_argnums=0)
+    state, endless = training.init(jax.random.key(0)), itertools.cycle(batches)
+
+    def call() -> Any:
+        nonlocal state
+        state, _ = step(state, next(endless))
+        return state
+
+    return call
+
+
+def forward_flops(work: Workload) -> int:
+    """Arithmetic of the matrix products for one row and one step: see `_products`."""
+    return 2 * sum(_products(work))
+
+
+def train_flops(work: Workload) -> int:
+    """Arithmetic of the matrix products of one update.
+
+    Each product of the forward pass costs two more in the backward pass, for the gradients of its input and of its
+    weights; but nothing asks for the gradient of the mel frames, which are not learned.
+    """
+    products = _products(work)
+    unlearned = products[0] if isinstance(work.model, MelRNN) else 0
+    return 2 * work.steps * (3 * sum(products) - unlearned)
+
+
+def _products(work: Workload) -> list[int]:
+    """Multiplications of each matrix product for one row and one step, of a model without labels.
+
+    With G gates, width H and input D: D G H and H G H in the first layer, H G H twice in each other, H P in the head.
+    """
+    cell: Cell = work.model.cell
+    hidden, gates = cell.hidden_size, len(cell.gate_bias)
+    inputs, outputs = _widths(work)
+    layers = [
+        width * gates * hidden
+        for layer in range(work.model.num_layers)
+        for width in (hidden if layer else inputs, hidden)
+    ]
+    return [*layers, hidden * outputs]
+
+
+def _widths(work: Workload) -> tuple[int, int]:
+    """Inputs of the first layer and outputs of the head."""
+    model = work.model
+    if isinstance(model, WaveRNN):
+        return model.embedding_size, work.features.q_levels
+    bands = work.features.step_shape[0]
+    return bands, model.distribution.num_params(bands) + 1
