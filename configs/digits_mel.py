@@ -20,12 +20,12 @@ CONFIG = Config(
     model=MelRNN(
         cell=LSTM(hidden_size=256),
         num_layers=2,
-        dropout=0.15,
+        dropout=0.1,
         input_noise=0.1,
         labels=("digit", "speaker"),
-        distribution=NormalMixture(num_components=8),
+        distribution=NormalMixture(num_components=10, min_scale=0.15),
     ),
     objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.998),
-    train=Train(steps=3_600, batch_size=32, seq_len=64, eval_every=400, checkpoint_every=400),
-    evaluation=Evaluation(sampling=Sampling(temperature=0.7)),
+    train=Train(steps=6_000, batch_size=32, seq_len=64, eval_every=500, checkpoint_every=500),
+    evaluation=Evaluation(sampling=Sampling(spread=0.6)),
 )

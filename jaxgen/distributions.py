@@ -28,6 +28,9 @@ class Sampling:
     """Draw only among this many likeliest codes (or mixture components); 0 is all."""
     top_p: float = 1.0
     """Draw only among the fewest codes (or mixture components) that hold this share of the probability."""
+    spread: float = 1.0
+    """Times the standard deviation of continuous steps. Below 1 frames are cleaner, but events stay as likely as the
+    model says, where a low temperature would put off each onset, the less likely choice at any one frame."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -36,6 +39,13 @@ class Sampling:
             raise UserError(f"top_k is {self.top_k}; --top-k must be 0 (all) or above.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; --top-p must be above 0 and at most 1 (all).")
+        if not 0 <= self.spread < math.inf:
+            raise UserError(f"spread is {self.spread}; --spread must be 0 (no noise) or above.")
+
+    @property
+    def deviation(self) -> float:
+        """What multiplies the standard deviations of continuous steps."""
+        return self.spread * math.sqrt(self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Normal(Distribution):
 
     def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
         noise = jax.random.normal(key, params.shape)
-        return self.mean(params) + self.scale * math.sqrt(sampling.temperature) * noise
+        return self.mean(params) + sampling.deviation * self.scale * noise
 
     def mode(self, params: Array) -> Array:
         return self.mean(params)
@@ -165,7 +175,7 @@ class NormalMixture(Distribution):
         component_key, noise_key = jax.random.split(key)
         component = _choose(logits, component_key, sampling)
         mean, scale = _take(means, component), _take(scales, component)
-        return mean + math.sqrt(sampling.temperature) * scale * jax.random.normal(noise_key, mean.shape)
+        return mean + sampling.deviation * scale * jax.random.normal(noise_key, mean.shape)
 
     def mode(self, params: Array) -> Array:
         logits, means, _ = self._split(params)

@@ -35,6 +35,8 @@ class Options:
     """Draw only among this many likeliest; 0 is all, none takes the config's."""
     top_p: float | None = None
     """Draw only among the likeliest that hold this share of the probability; none takes the config's."""
+    spread: float | None = None
+    """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
     seed: int = 0
     """The same seed gives the same clips."""
     out: str | None = None
@@ -90,7 +92,7 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
 
 
 def _sampling(options: Options, default: Sampling) -> Sampling:
-    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread")}
     return dataclasses.replace(default, **{name: value for name, value in asked.items() if value is not None})
 
 

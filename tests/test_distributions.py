@@ -135,23 +135,23 @@ def test_top_k_keeps_k_of_equal_codes():
     assert len(np.unique(draw(Categorical(6), jnp.zeros(6), Sampling(top_k=2)))) == 2
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_normal_samples_have_the_tempered_moments(temperature):
+@pytest.mark.parametrize(("temperature", "spread"), [(1.0, 1.0), (0.25, 1.0), (1.0, 0.3)])
+def test_normal_samples_have_the_tempered_moments(temperature, spread):
     mean = draw_params(Normal(), D)
-    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature))
-    scale = 0.7 * np.sqrt(temperature)
+    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature, spread=spread))
+    scale = 0.7 * spread * np.sqrt(temperature)
     assert scipy.stats.kstest(((x - mean) / scale).ravel(), "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_mixture_samples_have_the_tempered_moments(temperature):
+@pytest.mark.parametrize(("temperature", "spread"), [(1.0, 1.0), (0.25, 1.0), (1.0, 0.3)])
+def test_mixture_samples_have_the_tempered_moments(temperature, spread):
     params = draw_params(MIXTURE, D)
     weights, means, scales = mixture_parts(params)
     tempered = weights ** (1 / temperature) / (weights ** (1 / temperature)).sum()
     mean = tempered @ means
     covariance = np.einsum("k,kd,ke->de", tempered, means - mean, means - mean)
-    covariance += np.diag(tempered @ (temperature * scales**2))
-    x = draw(MIXTURE, params, Sampling(temperature=temperature))
+    covariance += np.diag(tempered @ (temperature * spread**2 * scales**2))
+    x = draw(MIXTURE, params, Sampling(temperature=temperature, spread=spread))
     np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(covariance.max() / DRAWS))
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.08 * covariance.max())
 
