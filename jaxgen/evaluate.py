@@ -5,10 +5,10 @@ import math
 import sys
 from pathlib import Path
 
-from jaxgen.config import parse
+from jaxgen.config import Config, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
-from jaxgen.data.store import prepare
+from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
@@ -46,7 +46,7 @@ def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
     trained = Run.open(options.workdir, options.step)
     config = trained.config
-    training = prepare(config.data, config.features, config.audio, config.cache_dir)
+    training = _training_data(config)
     trained.check_data(training)
     store, clips = training, training.indices("validation")
     if options.data.root is not None:
@@ -75,6 +75,14 @@ def main() -> int:
     )
     print(f"{headline(findings)}\nreport: {out / 'report.html'}, figures: {out / 'report.json'}")
     return ExitCode.DONE
+
+
+def _training_data(config: Config) -> Store:
+    """The clips that the run was trained on; floors and the search for copies need them."""
+    try:
+        return prepare(config.data, config.features, config.audio, config.cache_dir)
+    except UserError as error:
+        raise UserError(f"the data that this run was trained on cannot be read again: {error}") from None
 
 
 def _test_data(trained_on: Dataset, asked: Data) -> Folder:
