@@ -9,7 +9,7 @@ from jaxgen.config import Config, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
-from jaxgen.errors import ExitCode, run
+from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.runs import Run
