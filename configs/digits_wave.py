@@ -5,7 +5,6 @@ python -m jaxgen.train --config configs/digits_wave.py --data.root DIR
 
 from jaxgen.config import Config
 from jaxgen.data.named import Named
-from jaxgen.distributions import Sampling
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
@@ -20,5 +19,5 @@ CONFIG = Config(
     model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1, labels=("digit", "speaker")),
     objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=100), ema_decay=0.995),
     train=Train(steps=2_400, batch_size=32, seq_len=256, eval_every=600, checkpoint_every=300, max_eval_clips=60),
-    evaluation=Evaluation(num_clips=32, sampling=Sampling(temperature=0.9)),
+    evaluation=Evaluation(num_clips=32),
 )

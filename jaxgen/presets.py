@@ -61,9 +61,7 @@ def quickstart() -> Config:
         ),
         objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
         train=Train(steps=2_000, batch_size=16, seq_len=70, eval_every=500, checkpoint_every=500),
-        evaluation=Evaluation(
-            num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)
-        ),
+        evaluation=Evaluation(num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)),
     )
 
 

@@ -29,7 +29,7 @@ def _bits_by_hand(training, spec, params, store, clip):
     """Bits of all samples of one clip, from silence, in one unroll of exactly its length."""
     model = training.module(params)
     codes = store.steps(clip)
-    x = jnp.concatenate([spec.features.silence()[None], codes])[None]
+    x = jnp.concatenate([jnp.full(model.lookback, spec.features.silence()), codes])[None]
     shape = (1, len(codes))
     value = spec.label_index("timbre", store.clips[clip].fields["timbre"])
     outputs, _ = model.unroll(x, {"timbre": jnp.full(shape, value)}, model.init_carry(1), jnp.zeros(shape, bool))

@@ -29,7 +29,7 @@ MEL = DataSpec(
 MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABULARIES)
 NOISELESS = {"num_layers": 1, "labels": ("digit",), "label_size": 3, "label_dropout": 0.0}
 MEL_RNN = MelRNN(cell=LSTM(4), distribution=Normal(), **NOISELESS)
-WAVE_RNN = WaveRNN(cell=GRU(4), embedding_size=3, **NOISELESS)
+WAVE_RNN = WaveRNN(cell=GRU(4), embedding_size=3, lookback=1, **NOISELESS)
 both_models = pytest.mark.parametrize(("model", "data"), [(MEL_RNN, MEL), (WAVE_RNN, MU)], ids=["MelRNN", "WaveRNN"])
 
 

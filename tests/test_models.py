@@ -30,9 +30,10 @@ MEL = DataSpec(
 )
 MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABULARIES)
 OPTIONS = {"num_layers": 2, "residual": True, "labels": ("digit", "speaker"), "label_size": 3}
+LOOKBACK = 3  # of the wave models
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
-    *((WaveRNN(cell=cell, embedding_size=3, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
+    *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
 ]
 each_model = pytest.mark.parametrize(
     ("config", "data"), MODELS, ids=[f"{type(m).__name__}-{type(m.cell).__name__}" for m, _ in MODELS]
@@ -51,7 +52,7 @@ def draw_batch(data, seed=0):
     """A batch of random steps of which no property of a real recording is asked."""
     rng = np.random.default_rng(seed)
     if data is MU:
-        x = rng.integers(16, size=(B, 1 + T)).astype(np.uint8)
+        x = rng.integers(16, size=(B, LOOKBACK + T)).astype(np.uint8)
     else:
         x = rng.normal(size=(B, 1 + T, N_MELS)).astype(np.float32) * MEL.std + MEL.mean
     reset = rng.random((B, T)) < 0.3
@@ -173,7 +174,7 @@ def test_wave_scores_are_softmax_cross_entropy():
     outputs = np.random.default_rng(0).normal(size=(B, T, 16)).astype(np.float32)
     probs = np.exp(outputs.astype(np.float64))
     probs /= probs.sum(-1, keepdims=True)
-    target = batch["x"][:, 1:]
+    target = batch["x"][:, LOOKBACK:]
     bits = -np.log2(np.take_along_axis(probs, target[..., None].astype(int), -1)[..., 0])
     scores = model.scores(outputs, target, batch["end"])
     np.testing.assert_allclose(scores["bits_per_sample"], bits, rtol=1e-5)
@@ -211,7 +212,7 @@ def test_bfloat16_outputs_are_near_float32_and_scored_in_float32(config, data):
     half, _ = unroll(half_model, batch)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), wide, atol=0.1)
-    assert half_model.log_prob(half, batch["x"][:, 1:], batch["end"]).dtype == jnp.float32
+    assert half_model.log_prob(half, batch["x"][:, half_model.lookback :], batch["end"]).dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half_model, nnx.Param))} == {jnp.dtype(jnp.float32)}
 
 

@@ -67,7 +67,7 @@ class ModelConfig:
 
     labels: tuple[str, ...]
     """Names of the labels that condition the model."""
-    lookback: ClassVar[int]
+    lookback: int
     """Past steps that `step` reads."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""

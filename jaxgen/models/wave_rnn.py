@@ -1,7 +1,8 @@
 """Samples, one after another: quantised codes in, a recurrent network, a categorical distribution out.
 
 Negative log-likelihood of a categorical is the softmax cross-entropy. The one-tier sample-level recurrent network of
-Mehri et al. 2017 (SampleRNN, section 2.1) with an embedding of the previous sample.
+Mehri et al. 2017 (SampleRNN, section 2.1), which reads an embedding of the previous sample and, as numbers, a few
+samples before it: what a linear predictor would have, so that the recurrence need not learn to remember them.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ class WaveRNN(ModelConfig):
     """Variational dropout: share of units switched off for a whole chunk."""
     embedding_size: int = 64
     """Features a code is embedded into."""
+    lookback: int = 16
+    """Past samples that are read as numbers."""
     labels: tuple[str, ...] = ()
     """Label fields that condition the model."""
     label_size: int = 16
@@ -42,8 +45,11 @@ class WaveRNN(ModelConfig):
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
 
-    lookback = 1
     ends_clips = False
+
+    def __post_init__(self) -> None:
+        if self.lookback < 1:
+            raise UserError(f"--model.lookback is {self.lookback}; a model must read at least 1 past sample.")
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveModule":
         """Raises UserError where the features are not mu-law codes."""
@@ -62,6 +68,7 @@ class WaveModule(SequenceModel):
         self.lookback = config.lookback
         self.labels = config.labels
         self.distribution = Categorical(q_levels)
+        self.q_levels = q_levels
         self.embedding = nnx.Embed(
             q_levels, config.embedding_size, embedding_init=nnx.initializers.normal(1.0), dtype=dtype, rngs=rngs
         )
@@ -71,7 +78,7 @@ class WaveModule(SequenceModel):
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            config.embedding_size + self.condition.num_features,
+            config.embedding_size + config.lookback + self.condition.num_features,
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
@@ -87,13 +94,14 @@ class WaveModule(SequenceModel):
     ) -> tuple[jax.Array, Carry]:
         label_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         labels = self.condition.drop(labels, reset, label_key)
-        inputs = join(self.embedding(x[:, :-1].astype(jnp.int32)), self.condition(labels))
+        num_steps = reset.shape[1]
+        windows = jnp.stack([x[:, i : i + num_steps] for i in range(self.lookback)], axis=-1)
+        inputs = self._inputs(windows, labels)
         hidden, carry = self.stack.unroll(inputs, carry, reset, dropout_key)
         return self.head(hidden), carry
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        inputs = join(self.embedding(x[:, -1].astype(jnp.int32)), self.condition(labels))
-        hidden, carry = self.stack.step(inputs, carry)
+        hidden, carry = self.stack.step(self._inputs(x, labels), carry)
         return self.head(hidden), carry
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
@@ -110,3 +118,8 @@ class WaveModule(SequenceModel):
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.distribution.mode(outputs).astype(jnp.uint8)
+
+    def _inputs(self, windows: jax.Array, labels: Labels) -> jax.Array:
+        """Features [..., F] of the last `lookback` codes [..., lookback]."""
+        values = windows.astype(self.embedding.dtype) * (2 / self.q_levels) - 1
+        return join(self.embedding(windows[..., -1].astype(jnp.int32)), values, self.condition(labels))
