@@ -1,6 +1,7 @@
 """Others on the same work: the recurrence as `lax.scan` and autodiff have it, and PyTorch's."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,8 +48,9 @@ class _ScanStack(Stack):
 
 def torch_step(work: Workload, spec: DataSpec, batches: Sequence[Batch]) -> dict[str, Callable[[], object]]:
     """The train step in PyTorch, as a candidate; none where torch is not installed or the cell is not its LSTM."""
-    if not _applies(work):
+    if not (HAS_TORCH and isinstance(work.model.cell, LSTM)):
         return {}
+    _wait_passively()
     from benchmarks import torch_peer
 
     return {"torch nn.LSTM": torch_peer.train_step(work, spec, batches)}
@@ -56,12 +58,17 @@ def torch_step(work: Workload, spec: DataSpec, batches: Sequence[Batch]) -> dict
 
 def torch_generation(work: Workload, spec: DataSpec, streams: int, steps: int) -> dict[str, Callable[[], object]]:
     """Free-running generation in PyTorch, as a candidate; none where `torch_step` has none."""
-    if not _applies(work):
+    if not (HAS_TORCH and isinstance(work.model.cell, LSTM)):
         return {}
+    _wait_passively()
     from benchmarks import torch_peer
 
     return {"torch nn.LSTM": torch_peer.generation(work, spec, streams, steps)}
 
 
-def _applies(work: Workload) -> bool:
-    return HAS_TORCH and isinstance(work.model.cell, LSTM) and not work.model.cell.layer_norm
+def _wait_passively() -> None:
+    """Has torch's threads sleep while they wait for each other, unless the user says otherwise; to be called first.
+
+    By default they spin, which makes a step 20 times slower as soon as another process wants a core: no fair peer.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

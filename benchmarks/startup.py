@@ -1,69 +1,132 @@
-"""How long one waits before the first step: imports, tracing and compiling.
+"""How long one waits before the first step: `python -m benchmarks.startup`.
 
-python -m benchmarks.startup [--record]
+Imports in fresh processes, beside those of the libraries they need; tracing, lowering and compiling the train step; and
+the first call of the generator beside a later one.
 """
 
-import statistics
+import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.measure import Row, finish, parser
+from benchmarks import measure
+from benchmarks.measure import Row
+from benchmarks.workloads import MEL, WAVE, Workload, bound, some_batches
+from jaxgen.config import parse
+from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
-from jaxgen.features import FeatureSpec, LogMel, MuLaw
-from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.models.sequence import ModelConfig
-from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import LSTM
+from jaxgen.generation import Generator
 
-MODULES = ("jax", "flax.nnx", "orbax.checkpoint", "jaxgen.generate", "jaxgen.train")
+_LIBRARIES = ("jax", "flax", "orbax", "optax", "grain", "librosa", "jaxgen")
+_GENERATED_SECONDS = 0.1
+_TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
-def _import_seconds(module: str, repeats: int) -> float:
-    """Median wall seconds of a fresh Python that imports a module, less those of one that imports nothing."""
+@dataclasses.dataclass(frozen=True)
+class Options(measure.Options):
+    """Time of imports, tracing and compiling."""
 
-    def once(statement: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
-        return time.perf_counter() - start
-
-    return statistics.median(once(f"import {module}") - once("pass") for _ in range(repeats))
-
-
-def _compile_row(name: str, model: ModelConfig, features: FeatureSpec, batch_size: int, seq_len: int) -> Row:
-    size = features.step_shape[0] if features.step_shape else 0
-    spec = DataSpec(features=features, mean=(0.0,) * size, std=(1.0,) * size)
-    training = Likelihood().bind(model, spec, steps=1, batch_size=batch_size)
-    flags = np.zeros((batch_size, seq_len), bool)
-    x = np.broadcast_to(features.silence(), (batch_size, model.lookback + seq_len, *features.step_shape))
-    batch = {"x": x, "reset": flags, "mask": ~flags, "end": flags, "labels": {}}
-    state = training.init(jax.random.key(0))
-    jax.clear_caches()
-    start = time.perf_counter()
-    lowered = jax.jit(training.train_step, donate_argnums=0).lower(state, batch)
-    traced = time.perf_counter()
-    lowered.compile()
-    return {"candidate": name, "trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
+    repeats: int = 3
+    """Measurements of each."""
+    modules: tuple[str, ...] = ("jax", "flax.nnx", "orbax.checkpoint", "jaxgen.generate", "jaxgen.train")
+    """What is imported."""
+    mel: Workload = MEL
+    """A model of mel frames."""
+    wave: Workload = WAVE
+    """A model of samples."""
+    clips: int = 20
+    """Synthesised clips that batches are made of."""
 
 
-def main(argv: Sequence[str] | None = None) -> list[Row]:
-    options = parser(__doc__)
-    options.add_argument("--hidden-size", type=int, default=256)
-    asked = options.parse_args(argv)
-    cell = LSTM(hidden_size=asked.hidden_size)
-    rows: list[Row] = [
-        {"candidate": f"import {name}", "import_seconds": _import_seconds(name, asked.repeats)} for name in MODULES
+def main(argv: Sequence[str]) -> list[Row]:
+    """Measures, prints and returns the figures."""
+    options = parse(Options, Options(), argv, "python -m benchmarks.startup")
+    place = measure.environment()
+    rows = _imports(options)
+    for work in (options.wave, options.mel):
+        measure.say(f"{work.name}: compiling, {options.repeats} times ...")
+        rows += _compilation(work, options)
+    measure.report(rows, place, options)
+    return rows
+
+
+def _imports(options: Options) -> list[Row]:
+    """Import times as processes see them, in turn, and which library they are due to."""
+    measure.say(f"importing, {options.repeats} rounds ...")
+    seconds: dict[str, list[float]] = {module: [] for module in options.modules}
+    for turn in range(-1, options.repeats):  # the first round brings the files into memory
+        for module in options.modules:
+            took = float(_python("-c", _TIMED_IMPORT.format(module)).stdout)
+            if turn >= 0:
+                seconds[module].append(took)
+    return [
+        {
+            "benchmark": "startup",
+            "work": "import",
+            "candidate": module,
+            **measure.spread(np.array(times)),
+            **_shares(module),
+        }
+        for module, times in seconds.items()
     ]
-    mel = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48)
-    rows.append(_compile_row("train step of WaveRNN", WaveRNN(cell=cell), MuLaw(sample_rate=8_000), 32, 256))
-    rows.append(_compile_row("train step of MelRNN", MelRNN(cell=cell), mel, 32, 64))
-    return finish("startup", rows, record=asked.record)
+
+
+def _shares(module: str) -> Row:
+    """Share of an import's time that is spent in the modules of each library themselves (`python -X importtime`)."""
+    own: Counter[str] = Counter()
+    for line in _python("-X", "importtime", "-c", f"import {module}").stderr.splitlines():
+        microseconds, _, name = line.removeprefix("import time:").split("|")
+        if microseconds.strip().isdigit():
+            own[name.strip().split(".")[0].removesuffix("lib")] += int(microseconds)  # jaxlib is jax
+    return {f"share_{library}": own[library] / own.total() for library in _LIBRARIES}
+
+
+def _python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+
+
+def _compilation(work: Workload, options: Options) -> list[Row]:
+    spec, batches = some_batches(work, options.clips)
+    rounds = [_compiled_anew(work, spec, batches[0]) for _ in range(options.repeats)]
+    return [
+        {
+            "benchmark": "startup",
+            "work": work.name,
+            "candidate": name,
+            **measure.spread(np.array([seconds[name] for seconds in rounds])),
+        }
+        for name in rounds[0]
+    ]
+
+
+def _compiled_anew(work: Workload, spec: DataSpec, batch: Batch) -> dict[str, float]:
+    """Seconds of each thing that a first step and a first clip wait for, with nothing kept from before."""
+    jax.clear_caches()
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = call()
+        seconds[name] = time.perf_counter() - started
+        return result
+
+    training = bound(work, spec)
+    state = timed("initial state", lambda: jax.block_until_ready(training.init(jax.random.key(0))))
+    step = jax.jit(training.train_step, donate_argnums=0)
+    traced = timed("train step, trace", lambda: step.trace(state, batch))
+    lowered = timed("train step, lower", traced.lower)
+    timed("train step, compile", lowered.compile)
+    generator = Generator(training.module, work.model, spec)
+    for name in ("generation, first call", "generation, later call"):
+        timed(name, lambda: generator(state.params, [{}], seconds=_GENERATED_SECONDS))
+    return seconds
 
 
 if __name__ == "__main__":
-    main()
+    measure.start(main)

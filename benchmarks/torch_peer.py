@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, q_levels
 from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import NormalMixture
@@ -96,7 +96,7 @@ def build(work: Workload) -> tuple[Network, Mixture | Codes]:
         bands = work.features.step_shape[0]
         outputs = model.distribution.num_params(bands) + 1
         return Network(nn.Identity(), bands, work, outputs).to(device), Mixture(model.distribution)
-    levels = work.features.q_levels
+    levels = q_levels(work)
     embedding = nn.Embedding(levels, model.embedding_size)
     return Network(embedding, model.embedding_size, work, levels).to(device), Codes()
 

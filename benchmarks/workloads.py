@@ -88,9 +88,11 @@ def prepared(work: Workload, dataset: Dataset, cache_dir: str) -> tuple[Store, D
     return store, spec, batches
 
 
-def bound(work: Workload, spec: DataSpec) -> LikelihoodTraining:
-    """The objective that `jaxgen.train` would bind to this work."""
-    return Likelihood().bind(work.model, spec, steps=_STEPS_OF_A_RUN, batch_size=work.batch_size)
+def bound(
+    work: Workload, spec: DataSpec, training: type[LikelihoodTraining] = LikelihoodTraining
+) -> LikelihoodTraining:
+    """The objective as `jaxgen.train` binds it to this work, or another that is made alike."""
+    return training(Likelihood(), work.model, spec, _STEPS_OF_A_RUN, work.batch_size)
 
 
 def some_batches(work: Workload, clips: int) -> tuple[DataSpec, list[Batch]]:
@@ -149,6 +151,12 @@ def _widths(work: Workload) -> tuple[int, int]:
     """Inputs of the first layer and outputs of the head."""
     model = work.model
     if isinstance(model, WaveRNN):
-        return model.embedding_size, work.features.q_levels
+        return model.embedding_size, q_levels(work)
     bands = work.features.step_shape[0]
     return bands, model.distribution.num_params(bands) + 1
+
+
+def q_levels(work: Workload) -> int:
+    """Codes that a wave model's steps are."""
+    assert isinstance(work.features, MuLaw)
+    return work.features.q_levels

@@ -14,12 +14,14 @@ class Diverged(Exception):
 
 
 class ExitCode(enum.IntEnum):
-    """What a jaxgen command tells the shell. 75 and 76 are `sysexits.h` EX_TEMPFAIL and its neighbour."""
+    """What a jaxgen command tells the shell. 75 and 76 are `sysexits.h` EX_TEMPFAIL and its neighbour; 130 is
+    what shells say of Ctrl-C."""
 
     DONE = 0
     BAD_INPUT = 2
     PREEMPTED = 75
     DIVERGED = 76
+    INTERRUPTED = 130
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -32,4 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
     except Diverged as error:
         print(f"jaxgen: {error}", file=sys.stderr)
         code = ExitCode.DIVERGED
+    except KeyboardInterrupt:
+        print("\njaxgen: interrupted", file=sys.stderr)
+        code = ExitCode.INTERRUPTED
     sys.exit(int(code or 0))

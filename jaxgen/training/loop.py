@@ -109,6 +109,8 @@ def fit(
             if step == train.steps or step % train.eval_every == 0:
                 validation = validate(state.average, step)
                 figures = validation.metrics
+                if train.best_metric not in figures:
+                    raise UserError(f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(figures)}.")
                 telemetry.validated(step, figures)
                 telemetry.heard(step, validation.clips, validation.sample_rate)
             if figures is not None or step % train.checkpoint_every == 0 or interrupts.requested:
