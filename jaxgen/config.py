@@ -80,6 +80,11 @@ def load(path: str | Path) -> Config:
     return config
 
 
+def split_values(args: Sequence[str]) -> list[str]:
+    """The words of a command line, `--option=value` as two."""
+    return [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+
+
 def _line_of(error: Exception, path: Path) -> str:
     """ ", line 7" where a file's own line raised the error."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -92,7 +97,7 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
 
     Raises UserError for an unknown option (naming the nearest) and for a value of the wrong type.
     """
-    args = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    args = split_values(args)
     if default is not None:
         default, args = _swap_classes(default, args)
     known = _options(default) if default is not None else _class_options(cls)

@@ -13,6 +13,7 @@ from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.runs import Run
+from jaxgen.training.loop import check_seed
 from jaxgen.training.telemetry import read_metrics
 
 
@@ -41,6 +42,9 @@ class Options:
     seed: int = 0
     """The same seed generates the same clips."""
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
@@ -50,7 +54,7 @@ def main() -> int:
     trained.check_data(training)
     store, clips = training, training.indices("validation")
     if options.data.root is not None:
-        policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf)
+        policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
         store = prepare(_test_data(config.data, options.data), config.features, policy, config.cache_dir)
         clips = tuple(range(len(store.clips)))
     evaluator = Evaluator(
@@ -71,8 +75,14 @@ def main() -> int:
         read_metrics(trained.workdir / "metrics.jsonl"),
         sample_rate=trained.spec.features.sample_rate,
         num_players=config.evaluation.num_previews,
-        about=trained.about() | {"held-out data": options.data.root or "the run's validation clips"},
+        about=trained.about()
+        | {
+            "held-out data": options.data.root or "the run's validation clips",
+            "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
+        },
     )
+    if refused := len(store.report["refused"]):
+        print(f"{refused} files were refused; the report lists them")
     print(f"{headline(findings)}\nreport: {out / 'report.html'}, figures: {out / 'report.json'}")
     return ExitCode.DONE
 

@@ -62,6 +62,10 @@ class FeatureSpec:
         """Samples that `decode` makes of num_steps steps."""
         raise NotImplementedError
 
+    def num_samples_seen(self, num_steps: int) -> int:
+        """Samples that the first num_steps steps depend on."""
+        raise NotImplementedError
+
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
         """Samples float32 [..., nsamp], full scale 1.0, to steps [..., num_steps(nsamp), *step_shape].
 
@@ -116,6 +120,9 @@ class MuLaw(FeatureSpec):
         return num_samples
 
     def num_samples(self, num_steps: int) -> int:
+        return num_steps
+
+    def num_samples_seen(self, num_steps: int) -> int:
         return num_steps
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -194,6 +201,9 @@ class LogMel(FeatureSpec):
 
     def num_samples(self, num_steps: int) -> int:
         return (num_steps - 1) * self.hop_length
+
+    def num_samples_seen(self, num_steps: int) -> int:
+        return (num_steps - 1) * self.hop_length + self.n_fft // 2
 
     @functools.partial(jax.jit, static_argnums=0)
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:

@@ -1,6 +1,7 @@
 """Makes new clips from a trained run: `python -m jaxgen.generate --workdir runs/quickstart --num 8`."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.generation import Generator
 from jaxgen.runs import Run
+from jaxgen.training.loop import check_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.num < 1:
             raise UserError(f"--num is {self.num}, expected at least 1 clip.")
-        if self.seconds is not None and self.seconds <= 0:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--seconds is {self.seconds:g}, expected a length above 0.")
+        check_seed(self.seed)
 
 
 def main() -> int:

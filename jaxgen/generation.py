@@ -99,25 +99,20 @@ class Generator:
         silence = features.silence()
         if prompt is None:
             return np.zeros((0, *silence.shape), silence.dtype)
-        needed = max(2, self._model.lookback) * features.hop_length
+        needed = features.num_samples_seen(max(2, self._model.lookback))
         if len(prompt) < needed:
             raise UserError(
                 f"the prompt has {len(prompt)} samples, but at least {needed} ({needed / features.sample_rate:.3g} s) "
                 "are needed; pass a longer --prompt."
             )
-        return np.asarray(features.encode(prompt))
+        steps = np.asarray(features.encode(prompt))
+        whole = [count for count in range(1, len(steps) + 1) if features.num_samples_seen(count) <= len(prompt)]
+        return steps[: whole[-1]]  # those that do not see the silence beyond its end
 
     def _conditions(self, labels: Sequence[Mapping[str, str]]) -> Labels:
         """Label indices int32 [B] of each label that the model knows."""
-        known = self._model.labels
-        for name in {name for row in labels for name in row} - set(known):
-            raise UserError(
-                f"the model knows no label '{name}'; it was trained with {', '.join(known) or 'no labels'}."
-            )
-        index = self._spec.label_index
-        return {
-            name: np.array([index(name, row[name]) if name in row else 0 for row in labels], np.int32) for name in known
-        }
+        indices = [{name: self._spec.label_index(name, value) for name, value in row.items()} for row in labels]
+        return {name: np.array([row.get(name, 0) for row in indices], np.int32) for name in self._model.labels}
 
     def _consume_prompt(self, params: Any, first: jax.Array, conditions: Labels) -> Any:
         """(carry, the last `lookback` steps, which rows are over) after the prompt [B, nstep, ...]."""

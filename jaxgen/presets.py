@@ -1,11 +1,13 @@
 """What runs when no config file is named: the quickstart, or a model for any folder of sound."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxgen.audio import AudioError
-from jaxgen.config import Config, Evaluation, Train, load, parse
+from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
@@ -29,7 +31,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     """The config that a command line asks for: `--config FILE`, else `--data.root DIR` or `--data.name NAME`, else the
     quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
     """
-    args = [word for arg in argv for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    args = split_values(argv)
     path = _value(args, "--config")
     root, name = _value(args, "--data.root"), _value(args, "--data.name")
     if path is not None:
@@ -43,6 +45,9 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _USAGE)
+    data: Any = config.data
+    if getattr(data, "root", ""):  # so that a run finds its data from any folder
+        config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(data.root)))
     return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
 
 
@@ -60,7 +65,7 @@ def quickstart() -> Config:
             distribution=NormalMixture(num_components=10, min_scale=0.2),
         ),
         objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=2_000, batch_size=16, seq_len=70, eval_every=500, checkpoint_every=500),
+        train=Train(steps=2_500, batch_size=16, seq_len=70, eval_every=500, checkpoint_every=500),
         evaluation=Evaluation(num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)),
     )
 

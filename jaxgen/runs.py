@@ -35,8 +35,10 @@ def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of a config, hexadecimal."""
-    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a config without its folders, hexadecimal: the same experiment has the same hash anywhere."""
+    content = to_json(dataclasses.replace(config, workdir="", cache_dir=""))
+    content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +80,7 @@ class Run:
 
     def check_data(self, store: Store) -> None:
         """Raises UserError where the store holds other clips than this run was trained on."""
-        if store.manifest_hash != self.spec.manifest_hash:
-            raise UserError(
-                f"the clips have changed since '{self.workdir}' was trained (manifest {self.spec.manifest_hash[:12]}, "
-                f"now {store.manifest_hash[:12]}). Restore them, or train anew in another --workdir."
-            )
+        _check_manifest(self.workdir, self.spec, store.manifest_hash)
 
     def about(self) -> dict[str, Any]:
         """What a report says of the run, beside its figures."""
@@ -162,6 +160,27 @@ def is_finished(config: Config) -> bool:
         )
     ended = latest >= config.train.steps or not_improving(read_metrics(workdir / "metrics.jsonl"), config.train)
     return ended and (workdir / "report.json").exists()
+
+
+def check_data(config: Config, spec: DataSpec) -> None:
+    """Raises UserError where the run in the workdir was trained on other clips than `spec` describes."""
+    checkpoints = checkpoints_of(Path(config.workdir))
+    if checkpoints is None:
+        return
+    try:
+        latest = checkpoints.latest()
+        saved = spec if latest is None else _described(checkpoints, latest)[1]
+    finally:
+        checkpoints.close()
+    _check_manifest(config.workdir, saved, spec.manifest_hash)
+
+
+def _check_manifest(workdir: str | Path, saved: DataSpec, manifest_hash: str) -> None:
+    if saved.manifest_hash != manifest_hash:
+        raise UserError(
+            f"the clips have changed since '{workdir}' was trained (manifest {saved.manifest_hash[:12]}, now "
+            f"{manifest_hash[:12]}). Restore them, or train anew in another --workdir."
+        )
 
 
 def save_config(config: Config) -> None:

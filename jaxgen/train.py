@@ -12,11 +12,12 @@ from jaxgen.data import report as data_report
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store, prepare
-from jaxgen.errors import ExitCode, run
+from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
-from jaxgen.runs import Run, bind, describe, is_finished, save_config
+from jaxgen.runs import Run, bind, check_data, describe, is_finished, save_config
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.telemetry import read_metrics
@@ -31,7 +32,14 @@ def main() -> int:
         )
         return ExitCode.DONE
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
+    print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
+    check_data(config, spec)
+    if not store.indices("validation"):
+        raise UserError(
+            f"no clip of {len(store.clips)} is for validation; change --data.validation or the manifest's `split`, or "
+            "cut a single recording in two."
+        )
     training = bind(config, spec)
     evaluator = Evaluator(
         training,
@@ -44,17 +52,19 @@ def main() -> int:
     )
     save_config(config)
     data_report.write(store.report, workdir)
-    outcome = _train(config, store, spec, evaluator)
+    outcome = _train(config, store, training, spec, evaluator)
     if outcome is Outcome.PREEMPTED:
         print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
         return ExitCode.PREEMPTED
-    _report(workdir, store, evaluator)
+    if outcome is Outcome.EARLY:
+        print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
+    _report(config, store, evaluator)
     return ExitCode.DONE
 
 
-def _train(config: Config, store: Store, spec: DataSpec, evaluator: Evaluator) -> Outcome:
+def _train(config: Config, store: Store, training: LikelihoodTraining, spec: DataSpec, evaluator: Evaluator) -> Outcome:
     train, model = config.train, config.model
-    validation = store.indices("validation")[: train.max_eval_clips]
+    clips = store.indices("validation")
     batches = TrainingBatches(
         store,
         spec,
@@ -69,10 +79,12 @@ def _train(config: Config, store: Store, spec: DataSpec, evaluator: Evaluator) -
     seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate
     try:
         return fit(
-            bind(config, spec),
+            training,
             batches,
             checkpoints,
-            lambda params, step: Validation(*evaluator.validate(params, store, validation), spec.features.sample_rate),
+            lambda params, step: Validation(
+                *evaluator.validate(params, store, clips, train.max_eval_clips), spec.features.sample_rate
+            ),
             train,
             workdir,
             seconds_per_step=seconds,
@@ -82,13 +94,14 @@ def _train(config: Config, store: Store, spec: DataSpec, evaluator: Evaluator) -
         checkpoints.close()
 
 
-def _report(workdir: Path, store: Store, evaluator: Evaluator) -> None:
+def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
     """Evaluates the best checkpoint, saves its clips and the report, and says where all is."""
+    workdir = Path(config.workdir)
     trained = Run.open(workdir)
     print("evaluating the best checkpoint ...", file=sys.stderr)
     findings = evaluator.evaluate(trained.params, trained.untrained(), store, store, store.indices("validation"))
     generated = next(column.clips for column in findings.columns if column.name == "generated")
-    shown, seed = trained.config.evaluation.num_previews, trained.config.train.seed
+    shown, seed = config.evaluation.num_previews, config.train.seed
     trained.save_clips(workdir / "generated", generated[:shown], findings.labels[:shown], seed=seed)
     write_report(
         workdir,

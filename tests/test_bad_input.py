@@ -1,6 +1,7 @@
 """A user's mistake costs one line and exit code 2, leaves nothing behind, and never shows a traceback."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,6 @@ from conftest import TINY
 
 from jaxgen import audio, evaluate, generate, prepare, train
 from jaxgen.data.synthetic import Plucked
-from jaxgen.files import writing
 from jaxgen.training.telemetry import Telemetry
 
 
@@ -81,7 +81,7 @@ def test_all_files_refused(refused, main, tmp_path):
 
 def test_too_many_files_refused(refused, sound, tmp_path):
     (sound / "broken.wav").write_bytes(b"not a wav")
-    line = refused(prepare.main, "--data.root", sound, "--cache-dir", tmp_path / "cache")
+    line = refused(prepare.main, "--data.root", sound, "--cache-dir", tmp_path / "cache", "--audio.max-refused", "0.1")
     assert "1 of 5 files were refused" in line
     assert "--audio.max-refused" in line
 
@@ -103,11 +103,17 @@ def test_unknown_nested_option_names_the_nearest(refused):
         (train.main, ["--objective.dtype", "float8"], "dtype"),
         (train.main, ["--train.steps", "0"], "--train.steps is 0"),
         (train.main, ["--train.steps"], "--train.steps"),
+        (train.main, ["--train.seed", "-1"], "--seed is -1"),
+        (train.main, ["--train.early-stopping", "-1"], "--train.early-stopping is -1"),
+        (train.main, ["--evaluation.seconds", "nan"], "--evaluation.seconds is nan"),
         (train.main, ["--config", "nowhere.py"], "no config file at 'nowhere.py'"),
         (train.main, ["--data.name", "fsd"], "did you mean fsdd?"),
         (generate.main, ["--workdir", "w", "--num", "0"], "--num is 0"),
         (generate.main, ["--workdir", "w", "--num", "x"], "--num"),
         (generate.main, ["--workdir", "w", "--seconds", "-1"], "--seconds is -1"),
+        (generate.main, ["--workdir", "w", "--seconds", "inf"], "--seconds is inf"),
+        (generate.main, ["--workdir", "w", "--seed", "-1"], "--seed is -1"),
+        (evaluate.main, ["--workdir", "w", "--seed", "-1"], "--seed is -1"),
         (generate.main, ["--num", "3"], "--workdir"),
         (generate.main, ["--workdir", "w"], "no checkpoint in 'w'"),
         (evaluate.main, ["--workdir", "w"], "no checkpoint in 'w'"),
@@ -187,20 +193,56 @@ def test_a_disk_without_room_for_a_checkpoint(refused, tmp_path, cache, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: almost_full)
     wide = ["--model.cell.hidden-size", "256", "--workdir", tmp_path / "run", "--cache-dir", cache]
     line = refused(train.main, *TINY, *wide)
-    assert "checkpoints' (1 MiB free, a checkpoint needs" in line
+    assert "checkpoints' (1.0 MB free, a checkpoint needs" in line
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_a_disk_that_is_full_when_metrics_are_written(refused, tmp_path, cache, monkeypatch):
     workdir = tmp_path / "run"
 
-    def full(self, row):
-        with writing(self.path):
+    class Full(io.StringIO):
+        def write(self, text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Telemetry, "_write", full)
+    enter = Telemetry.__enter__
+
+    def enter_full(self):
+        self._file.close()
+        self._file = Full()
+        return enter(self)
+
+    monkeypatch.setattr(Telemetry, "__enter__", enter_full)
     line = refused(train.main, *TINY, "--workdir", workdir, "--cache-dir", cache)
     assert "metrics.jsonl' (No space left on device); free space" in line
+
+
+def test_a_single_recording_leaves_nothing_to_validate_on(refused, tmp_path, cache):
+    (tmp_path / "one").mkdir()
+    audio.write(tmp_path / "one" / "a.wav", Plucked(seconds=1).clips()[0].load().samples[:, 0], 8_000)
+    line = refused(train.main, "--data.root", tmp_path / "one", "--cache-dir", cache)
+    assert "no clip of 1 is for validation" in line
+
+
+def test_splits_as_stated_are_kept(refused, sound, cache):
+    rows = ["path,split", *(f"{index}.wav,train" for index in range(4))]
+    (sound / "manifest.csv").write_text("\n".join(rows))
+    line = refused(train.main, "--data.root", sound, "--cache-dir", cache)
+    assert "no clip of 4 is for validation" in line
+
+
+def test_a_damaged_checkpoint(refused, quickstart, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(quickstart, copy)
+    for path in copy.glob("checkpoints/*/run/metadata"):
+        path.write_text(path.read_text()[:100])
+    assert "cannot be read" in refused(generate.main, "--workdir", copy, "--out", tmp_path / "out")
+
+
+def test_a_best_metric_that_is_none(command, tmp_path, cache):
+    asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--train.best-metric", "bits_per_sample"]
+    code, _, err = command(train.main, *asked)
+    assert code == 2
+    assert "--train.best-metric is 'bits_per_sample', expected one of loss, nats_per_frame, mse" in err
 
 
 def test_a_pattern_that_names_a_field_no_clip_has(refused, sound, cache):

@@ -32,8 +32,10 @@ TINY_WORK = (
 )
 TINY = {
     step: ("--clips", "2", "--matmul.size", "8"),
-    generate: ("--clips", "2", "--matmul.size", "8", "--streams", "1", "2", "--wave-steps", "5", "--mel-steps", "2")
-    + ("--peer-steps", "2"),
+    generate: (
+        *("--clips", "2", "--matmul.size", "8", "--streams", "1", "2"),
+        *("--wave-steps", "5", "--mel-steps", "2", "--peer-steps", "2"),
+    ),
     data: ("--files", "3", "--batches", "2"),
     startup: ("--clips", "2", "--modules", "json", "wave"),
 }

@@ -87,6 +87,14 @@ class Dataset:
         """The split of a clip: its `split` field, or the data set's rule."""
         raise NotImplementedError
 
+    def is_split_by_hash(self, fields: Mapping[str, str]) -> bool:
+        """Whether nothing but a hash put the clip into its split, so that one may be moved where validation is empty."""
+        return False
+
+    def not_audio(self) -> list[str]:
+        """Names of files beside the recordings that are not audio, for the report."""
+        return []
+
 
 def stated_split(value: str, name: str) -> Split:
     """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS`."""

@@ -41,6 +41,14 @@ class Folder(Dataset):
     licence: str = "not stated"
     """Licence of the recordings."""
 
+    def is_split_by_hash(self, fields: Mapping[str, str]) -> bool:
+        return isinstance(self.validation, HashFraction) and not fields.get("split")
+
+    def not_audio(self) -> list[str]:
+        root = Path(self.root)
+        names = [path.relative_to(root).as_posix() for path in _files(root) if not _is_audio(path)]
+        return [name for name in names if name not in _MANIFESTS]
+
     def clips(self) -> list[Clip]:
         root = Path(self.root)
         if not self.root or not root.is_dir():
@@ -49,10 +57,8 @@ class Folder(Dataset):
         if manifest is not None:
             rows = dict(_manifest_rows(manifest))
         else:
-            files = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path, root))
-            rows = {
-                path.relative_to(root).as_posix(): {} for path in files if path.suffix.lower() in audio.AUDIO_SUFFIXES
-            }
+            files = _files(root)
+            rows = {path.relative_to(root).as_posix(): {} for path in files if _is_audio(path)}
             if not rows:
                 raise UserError(
                     f"no audio in '{root}' ({len(files)} files, none with a suffix of audio). "
@@ -108,6 +114,14 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return hashlib.sha256(f"{path.name}: {error.strerror}".encode()).hexdigest()  # `load` says what is wrong
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path, root))
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in audio.AUDIO_SUFFIXES
 
 
 def _hidden(path: Path, root: Path) -> bool:

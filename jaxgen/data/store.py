@@ -32,7 +32,7 @@ T = TypeVar("T")
 _VERSION = 2  # of the files below; a change makes every store anew
 _AT_ONCE = 16  # clips that wait decoded to be written: bounds the memory for long recordings
 _LARGEST_BUCKET = 1 << 22  # samples
-_SMALLEST_STD = 1e-3
+_SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
 _MOST_LABEL_VALUES = 10_000
 
 
@@ -44,7 +44,7 @@ class AudioPolicy:
     """Recordings of several channels: the mean of all, the first, or refuse them."""
     resample: Literal["convert", "refuse"] = "convert"
     """Recordings of another sample rate: convert or refuse them."""
-    max_refused: float = 0.1
+    max_refused: float = 0.5
     """Largest share of refused clips; above it nothing is trained."""
     min_seconds: float = 0.02
     """Shorter clips are refused."""
@@ -169,7 +169,10 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
                 try:
                     stored, refused = _write_clips(partial, found, features, policy, pool)
                     _check_refused(len(clips), refused, policy, cache / "refused.json")
-                    _write_index(partial, _with_validation(stored), refused, features, _hash(manifest))
+                    others = [(name, "not an audio file") for name in dataset.not_audio()]
+                    _write_index(
+                        partial, _with_validation(stored, dataset), [*refused, *others], features, _hash(manifest)
+                    )
                     _move(partial, directory)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
@@ -185,9 +188,9 @@ class _Found:
     split: Split
 
 
-def _with_validation(stored: Sequence[StoredClip]) -> list[StoredClip]:
-    """The clips; where the rules leave none of several for validation, the one of the lowest digest is that."""
-    train = [clip for clip in stored if clip.split == "train"]
+def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[StoredClip]:
+    """The clips; where hashes leave none of several for validation, the one of the lowest digest is that."""
+    train = [clip for clip in stored if clip.split == "train" and dataset.is_split_by_hash(clip.fields)]
     if len(train) < 2 or any(clip.split == "validation" for clip in stored):
         return list(stored)
     chosen = min(train, key=lambda clip: (clip.digest, clip.name))

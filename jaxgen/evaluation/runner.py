@@ -52,6 +52,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if min(self.num_clips, self.num_previews) < 1:
             raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UserError(f"--evaluation.seconds is {self.seconds:g}, expected a length above 0.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +101,11 @@ class Evaluator:
         self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
         self._generator = Generator(training.module, model, spec)
 
-    def validate(self, params: Any, store: Store, clips: Sequence[int]) -> tuple[dict[str, float], list[np.ndarray]]:
-        """Scores of these clips, and a few generated clips with their labels."""
-        metrics = self._scorer(params, store, clips).metrics
+    def validate(
+        self, params: Any, store: Store, clips: Sequence[int], most: int
+    ) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
+        metrics = self._scorer(params, store, _spread(clips, most)).metrics
         return metrics, self._generate(params, self._labels(store, clips, self._evaluation.num_previews)).clips
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
@@ -137,7 +141,9 @@ class Evaluator:
         for column in columns:
             embedded = np.concatenate([embed(clip, features.sample_rate) for clip in column.clips])
             notes[f"Frechet distance of {column.name}"] = frechet_note(embedded, reference)
-            table[column.name] = {"frechet_distance_db2": frechet_distance(embedded, reference)} | _describe(
+            # held-out clips are the reference itself: their distance would be about 0 by construction
+            distance = math.nan if column.name == "held-out data" else frechet_distance(embedded, reference)
+            table[column.name] = {"frechet_distance_db2": distance} | _describe(
                 column, features.sample_rate, self._evaluation.metrics
             )
         copies = memorisation(

@@ -83,7 +83,16 @@ class MelModule(SequenceModel):
             rngs=rngs,
         )
         num_params = config.distribution.num_params(n_mels)
-        self.head = nnx.Linear(config.cell.hidden_size, num_params + 1, dtype=dtype, rngs=rngs)
+        # A clip ends at one of its frames: from even odds at each, a fresh model would end every clip at once.
+        frames = max(2.0, data.typical_seconds * data.features.sample_rate / data.features.hop_length)
+        first_bias = np.append(np.zeros(num_params, np.float32), -np.log(frames - 1))
+        self.head = nnx.Linear(
+            config.cell.hidden_size,
+            num_params + 1,
+            bias_init=lambda key, shape, dtype: jnp.asarray(first_bias, dtype),
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def init_carry(self, batch_size: int) -> Carry:
         return self.stack.init_carry(batch_size)

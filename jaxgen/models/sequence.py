@@ -59,7 +59,7 @@ class SequenceModel(nnx.Module):
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:
-        """The expected step [..., *step_shape]: what the model would say if it had to name one."""
+        """The step [..., *step_shape] that the model would name if it had to: the mean of frames, the mode of codes."""
 
 
 class ModelConfig:

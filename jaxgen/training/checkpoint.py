@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxgen.errors import UserError
 from jaxgen.files import writing
 
 managers = ocp.checkpoint_managers
@@ -55,7 +56,7 @@ class Checkpoints:
             if (
                 free := shutil.disk_usage(self.directory).free
             ) < _ROOM * needed:  # orbax fails loudly, from its threads
-                raise OSError(None, f"{free / 2**20:.0f} MiB free, a checkpoint needs {_ROOM * needed / 2**20:.0f} MiB")
+                raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {_ROOM * needed / 1e6:.1f} MB")
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -67,14 +68,22 @@ class Checkpoints:
     def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         """Train state and data position of a step; `state` gives structure, shapes and dtypes."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        saved = self.manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
-        )
+        saved = self._read(step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
         return saved["state"], saved["data"]
 
     def run(self, step: int) -> Any:
         """What `save` was given as `run`."""
-        return self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        return self._read(step, run=ocp.args.JsonRestore())["run"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self.manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise UserError(
+                f"the checkpoint of step {step} in '{self.directory}' cannot be read ({reason}); remove its folder "
+                f"'{step}' to go on from the one before."
+            ) from error
 
     def latest(self) -> int | None:
         """Newest step, or None in an empty run."""

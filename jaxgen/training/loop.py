@@ -46,9 +46,27 @@ class Train:
     """Validation clips scored while training; the report scores all."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "seq_len", "log_every", "eval_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--train.{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1.")
+        counts = (
+            "steps",
+            "batch_size",
+            "seq_len",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep",
+            "max_eval_clips",
+        )
+        for name, least in (*((name, 1) for name in counts), ("early_stopping", 0)):
+            if getattr(self, name) < least:
+                option = f"--train.{name.replace('_', '-')}"
+                raise UserError(f"{option} is {getattr(self, name)}, expected at least {least}.")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that random number generators do not take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed is {seed}, expected 0 to {2**32 - 1}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +128,9 @@ def fit(
                 validation = validate(state.average, step)
                 figures = validation.metrics
                 if train.best_metric not in figures:
-                    raise UserError(f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(figures)}.")
+                    raise UserError(
+                        f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(figures)}."
+                    )
                 telemetry.validated(step, figures)
                 telemetry.heard(step, validation.clips, validation.sample_rate)
             if figures is not None or step % train.checkpoint_every == 0 or interrupts.requested:
