@@ -60,7 +60,7 @@ MEL = Workload(
     seq_len=96,
 )
 WAVE = Workload(
-    model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1),
+    model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1, lookback=1),
     features=MuLaw(sample_rate=_RATE),
     batch_size=32,
     seq_len=256,
