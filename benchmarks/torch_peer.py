@@ -45,6 +45,18 @@ class Network(nn.Module):
         return self.head(x), after
 
 
+class CodeInputs(nn.Module):
+    """The embedding of the last code, and the code as a number: `WaveRNN` with a lookback of 1."""
+
+    def __init__(self, levels: int, size: int):
+        super().__init__()
+        self.levels, self.embedding = levels, nn.Embedding(levels, size)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes [B, T] -> [B, T, size + 1]."""
+        return torch.cat([self.embedding(codes), codes[..., None] * (2 / self.levels) - 1], dim=-1)
+
+
 class Mixture:
     """The end of a clip and a mixture of diagonal normals, as `jaxgen.distributions.NormalMixture`."""
 
@@ -97,8 +109,7 @@ def build(work: Workload) -> tuple[Network, Mixture | Codes]:
         outputs = model.distribution.num_params(bands) + 1
         return Network(nn.Identity(), bands, work, outputs).to(device), Mixture(model.distribution)
     levels = q_levels(work)
-    embedding = nn.Embedding(levels, model.embedding_size)
-    return Network(embedding, model.embedding_size, work, levels).to(device), Codes()
+    return Network(CodeInputs(levels, model.embedding_size), model.embedding_size + 1, work, levels).to(device), Codes()
 
 
 def train_step(work: Workload, spec: DataSpec, batches: Sequence[Batch]) -> Callable[[], float]:

@@ -151,7 +151,7 @@ def _widths(work: Workload) -> tuple[int, int]:
     """Inputs of the first layer and outputs of the head."""
     model = work.model
     if isinstance(model, WaveRNN):
-        return model.embedding_size, q_levels(work)
+        return model.embedding_size + model.lookback, q_levels(work)
     bands = work.features.step_shape[0]
     return bands, model.distribution.num_params(bands) + 1
 

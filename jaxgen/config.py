@@ -109,7 +109,14 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(cls, args=args, prog=program, description=description or cls.__doc__, **start)
+            return tyro.cli(
+                cls,
+                args=args,
+                prog=program,
+                description=description or cls.__doc__,
+                config=(tyro.conf.AvoidSubcommands,),
+                **start,
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -242,7 +242,7 @@ def test_a_best_metric_that_is_none(command, tmp_path, cache):
     asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--train.best-metric", "bits_per_sample"]
     code, _, err = command(train.main, *asked)
     assert code == 2
-    assert "--train.best-metric is 'bits_per_sample', expected one of loss, nats_per_frame, mse" in err
+    assert "--train.best-metric is 'bits_per_sample', expected one of loss, mse, nats_per_frame" in err
 
 
 def test_a_pattern_that_names_a_field_no_clip_has(refused, sound, cache):

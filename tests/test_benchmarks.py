@@ -123,7 +123,7 @@ def test_arithmetic_of_a_step_is_what_xla_counts(work, cell):
 
 def test_arithmetic_by_hand():
     work = with_model(shrunk(WAVE), cell=LSTM(16), num_layers=2, embedding_size=3)
-    weights = 3 * 64 + 16 * 64 + 16 * 64 + 16 * 64 + 16 * 256
+    weights = (3 + 1) * 64 + 16 * 64 + 16 * 64 + 16 * 64 + 16 * 256
     assert forward_flops(work) == 2 * weights
     assert train_flops(work) == 6 * weights * 2 * 5
 
