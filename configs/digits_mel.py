@@ -2,7 +2,7 @@
 
 python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
 
-About 14 min on 2 CPU cores. Validation: 6.20 nats/frame where copying the previous frame scores
+About 15 min (7.3 steps/s) on 2 CPU cores. Validation: 6.20 nats/frame where copying the previous frame scores
 37.79, mean squared error 0.223 where it scores 0.333 (commit 60ee74e, 2026-11-23).
 """
 
