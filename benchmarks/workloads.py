@@ -132,19 +132,20 @@ def train_flops(work: Workload) -> int:
 
 
 def _products(work: Workload) -> list[int]:
-    """Multiplications of each matrix product for one row and one step, of a model without labels.
-
-    With G gates, width H and input D: D G H and H G H in the first layer, H G H twice in each other, H P in the head.
+    """Multiplications of each matrix product for one row and one step, of a model without labels: the sizes of the
+    matrices, layer by layer, and of the head.
     """
     cell: Cell = work.model.cell
-    hidden, gates = cell.hidden_size, len(cell.gate_bias)
     inputs, outputs = _widths(work)
-    layers = [
-        width * gates * hidden
-        for layer in range(work.model.num_layers)
-        for width in (hidden if layer else inputs, hidden)
-    ]
-    return [*layers, hidden * outputs]
+    widths = [inputs] + [cell.hidden_size] * (work.model.num_layers - 1)
+    return [size for width in widths for size in _matrices(cell, width)] + [cell.hidden_size * outputs]
+
+
+def _matrices(cell: Cell, in_features: int) -> list[int]:
+    """Sizes of the matrices of one layer, the one that reads the input first."""
+    shapes = jax.eval_shape(lambda key: cell.init(key, in_features), jax.random.key(0))
+    names = ["input", *sorted(shapes.keys() - {"input", "initial"})]
+    return [shapes[name].size for name in names if shapes[name].ndim > 1]
 
 
 def _widths(work: Workload) -> tuple[int, int]:

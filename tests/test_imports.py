@@ -22,9 +22,9 @@ LAYERS = [
 """Packages and modules of jaxgen from the bottom up."""
 
 MODULES = {
-    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
-    if path.name != "__init__.py"
+    if path.parent != ROOT or path.name != "__init__.py"
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from jaxgen.errors import UserError
-from jaxgen.recurrent import GRU, LSTM, RNN, Stack, step, unroll
+from jaxgen.recurrent import GRU, LSTM, RNN, Stack
 
 T, D, H = 4, 3, 4
 RESETS = np.array(list(itertools.product([False, True], repeat=T)))  # every pattern: one row each
@@ -40,14 +40,14 @@ def loss(ys, carry, weights):
 def by_unroll(cell, params, x, carry, mask):
     ys = []
     for a, b in itertools.pairwise(np.cumsum((0, *SPLIT))):
-        y, carry = unroll(cell, params, x[:, a:b], carry, RESETS[:, a:b], mask)
+        y, carry = cell.unroll(params, x[:, a:b], carry, RESETS[:, a:b], mask)
         ys.append(y)
     return jnp.concatenate(ys, axis=1), carry
 
 
 def by_step(cell, params, x, carry, mask):
     def body(carry, inputs):
-        y, carry = step(cell, params, inputs[0], carry, inputs[1], mask)
+        y, carry = cell.step(params, inputs[0], carry, inputs[1], mask)
         return carry, y
 
     carry, ys = jax.lax.scan(body, carry, (jnp.swapaxes(x, 0, 1), RESETS.T))
@@ -167,7 +167,7 @@ def test_unroll_is_flax(cell):
     params, x, carry, *_ = draw(cell, seed=2)
     absent = {"bias"} if cell == LSTM(H) else {"recurrent_bias"}  # flax has one bias where we have two
     params |= {name: np.zeros_like(params[name]) for name in absent}
-    got, last = jax.jit(functools.partial(unroll, cell))(params, x, carry, np.zeros((B, T), bool))
+    got, last = jax.jit(cell.unroll)(params, x, carry, np.zeros((B, T), bool))
     module = flax_cell(cell, params)
     state = (carry[1], carry[0]) if cell.num_states == 2 else carry[0]
     for t in range(T):
@@ -183,14 +183,14 @@ def test_reset_starts_from_the_learnable_initial_state():
     fresh = tuple(jnp.broadcast_to(start, (B, H)) for start in params["initial"])
     reset = np.arange(T) == 2
     resets = np.broadcast_to(reset, (B, T))
-    y, _ = unroll(cell, params, x, carry, resets)
-    expected, _ = unroll(cell, params, x[:, 2:], fresh, np.zeros((B, T - 2), bool))
+    y, _ = cell.unroll(params, x, carry, resets)
+    expected, _ = cell.unroll(params, x[:, 2:], fresh, np.zeros((B, T - 2), bool))
     np.testing.assert_allclose(y[:, 2:], expected, atol=1e-6)
 
     @jax.jit
     @jax.grad
     def gradient(params, resets):
-        return unroll(cell, params, x, carry, resets)[0].sum()
+        return cell.unroll(params, x, carry, resets)[0].sum()
 
     assert np.abs(gradient(params, resets)["initial"]).min() > 0
     assert np.abs(gradient(params, np.zeros((B, T), bool))["initial"]).max() == 0
@@ -232,7 +232,7 @@ def test_stack_unroll_is_repeated_step_and_layer_above_layer(residual):
     assert_close(last, carry, 1e-6)
     below = x
     for depth, (layer, state) in enumerate(zip(stack.layers, first, strict=True)):
-        above, _ = unroll(stack.cell, {name: p[...] for name, p in layer.items()}, below, state, reset)
+        above, _ = stack.cell.unroll({name: p[...] for name, p in layer.items()}, below, state, reset)
         below = below + above if residual and depth else above
     np.testing.assert_allclose(y, below, atol=1e-6)
 

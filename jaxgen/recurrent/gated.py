@@ -1,6 +1,6 @@
-"""Recurrent cells, written once, and the two ways to run them: one step, or unrolled over time.
+"""Gated cells, written once, and the two ways to run them: one step, or unrolled over time.
 
-A cell is one input projection, one recurrent product and a pointwise function of the two:
+A gated cell is one input projection, one recurrent product and a pointwise function of the two:
 
     zx = x W + b,   zh = h U + c,   carry' = pointwise(preactivation(zx, zh), carry)
 
@@ -16,36 +16,25 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
 from jaxgen.errors import UserError
-
-Carry = tuple[Array, ...]
-"""Recurrent state of a cell, float32 [B, H] each; the first is the hidden state h."""
-Params = dict[str, Array]
-"""input [D, G*H], recurrent [H, G*H], bias and recurrent_bias [G*H], initial [num_states, H], all float32;
-with layer normalisation also input_gain and recurrent_gain [G*H]."""
+from jaxgen.recurrent.cell import Carry, Cell, Params, restart
 
 _NORM_EPSILON = 1e-3  # a zero state has zh = 0, where the slope of the normalisation is epsilon ** -0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """What unroll and step need to know of a recurrent cell with G gates and `num_states` carried vectors."""
+class GatedCell(Cell):
+    """A cell with G gates. Its parameters: input [D, G*H], recurrent [H, G*H], bias and recurrent_bias [G*H], initial;
+    with layer normalisation also input_gain and recurrent_gain [G*H].
+    """
 
-    hidden_size: int = 256
-    """Width H of the hidden state."""
     layer_norm: bool = dataclasses.field(default=False, kw_only=True)
     """Normalise both pre-activations (Ba et al. 2016, eq. 20-21, without the normalised LSTM output)."""
 
     gate_bias: ClassVar[tuple[float, ...]]  # initial bias of each gate
-    num_states: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        if self.hidden_size < 1:
-            raise UserError(f"hidden_size is {self.hidden_size}; a recurrent cell needs at least 1 hidden unit.")
 
     def preactivation(self, zx: Array, zh: Array) -> Array:
         """Joins input and recurrent pre-activations [..., G*H] into all that `pointwise` needs of them (linear)."""
@@ -54,10 +43,6 @@ class Cell:
     def pointwise(self, z: Array, carry: Carry) -> Carry:
         """The next carry from the joined pre-activations z [..., *] and the carry [..., H]."""
         raise NotImplementedError
-
-    def hidden(self, carry: Carry) -> Array:
-        """The hidden state h, which is also the output."""
-        return carry[0]
 
     def init(self, key: Array, in_features: int) -> Params:
         """Fresh float32 parameters: LeCun normal input, orthogonal recurrence for each gate, zero initial carry."""
@@ -75,9 +60,31 @@ class Cell:
             params |= {name: jnp.ones(gates * hidden) for name in ("input_gain", "recurrent_gain")}
         return params
 
+    def step(
+        self,
+        params: Params,
+        x: Array,
+        carry: Carry,
+        reset: Array | None = None,
+        hidden_mask: Array | None = None,
+    ) -> tuple[Array, Carry]:
+        if reset is not None:
+            carry = restart(params["initial"], carry, reset)
+        zx = _input_part(params, x)
+        zh = _recurrent_part(params, _product(_masked(carry[0], hidden_mask), params["recurrent"], x.dtype))
+        carry = self.pointwise(self.preactivation(zx, zh), carry)
+        return carry[0].astype(x.dtype), carry
+
+    def unroll(
+        self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        zx = _input_part(params, jnp.swapaxes(x, 0, 1))
+        hs, carry = _scan(self, x.dtype, params, zx, carry, reset.T, hidden_mask)
+        return jnp.swapaxes(hs, 0, 1).astype(x.dtype), carry
+
 
 @dataclasses.dataclass(frozen=True)
-class RNN(Cell):
+class RNN(GatedCell):
     """h' = sigma(W x + U h + b) (Elman 1990)."""
 
     activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
@@ -95,7 +102,7 @@ class RNN(Cell):
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM(Cell):
+class LSTM(GatedCell):
     """Long short-term memory with forget gate (Gers et al. 2000), gates in the order i, f, o, g; carry (h, c)."""
 
     gate_bias = (0.0, 1.0, 0.0, 0.0)  # forget bias of Jozefowicz et al. 2015
@@ -109,7 +116,7 @@ class LSTM(Cell):
 
 
 @dataclasses.dataclass(frozen=True)
-class GRU(Cell):
+class GRU(GatedCell):
     """Gated recurrent unit (Cho et al. 2014), gates in the order r, z, n.
 
     The reset gate acts after the product, n = tanh(zx_n + r * zh_n), as in cuDNN, PyTorch and flax.
@@ -134,33 +141,6 @@ def _sigmoid(x: Array) -> Array:
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": _sigmoid}
 
 
-def step(
-    cell: Cell, params: Params, x: Array, carry: Carry, reset: Array | None = None, hidden_mask: Array | None = None
-) -> tuple[Array, Carry]:
-    """One step: (y [B, H], carry). x [B, D] is float32 or bfloat16; arguments and dtypes as in `unroll`."""
-    if reset is not None:
-        carry = _restart(params["initial"], carry, reset)
-    zx = _input_part(params, x)
-    zh = _recurrent_part(params, _product(_masked(cell.hidden(carry), hidden_mask), params["recurrent"], x.dtype))
-    carry = cell.pointwise(cell.preactivation(zx, zh), carry)
-    return cell.hidden(carry).astype(x.dtype), carry
-
-
-def unroll(
-    cell: Cell, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
-) -> tuple[Array, Carry]:
-    """Runs the cell over time: (y [B, T, H] in the dtype of x, float32 carry after the last step).
-
-    x: [B, T, D], float32 or bfloat16: the dtype of the matrix products, which accumulate in float32.
-    carry: float32 [B, H] each. reset: bool [B, T], True replaces the carry before that step by params["initial"].
-    hidden_mask: float32 [B, H], multiplies h before the recurrent product at every step (variational dropout,
-    Gal & Ghahramani 2016); a constant: no gradient reaches it. The gradient is reverse mode only.
-    """
-    zx = _input_part(params, jnp.swapaxes(x, 0, 1))
-    hs, carry = _scan(cell, x.dtype, params, zx, carry, reset.T, hidden_mask)
-    return jnp.swapaxes(hs, 0, 1).astype(x.dtype), carry
-
-
 def _input_part(params: Params, x: Array) -> Array:
     return _normalised(_product(x, params["input"], x.dtype), params.get("input_gain")) + params["bias"]
 
@@ -178,10 +158,6 @@ def _normalised(z: Array, gain: Array | None) -> Array:
 
 def _masked(h: Array, mask: Array | None) -> Array:
     return h if mask is None else h * jax.lax.stop_gradient(mask)
-
-
-def _restart(initial: Array, carry: Carry, reset: Array) -> Carry:
-    return tuple(jnp.where(reset[..., None], start, state) for start, state in zip(initial, carry, strict=True))
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -213,36 +189,36 @@ _product.defvjp(_product_forward, _product_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scan(
-    cell: Cell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
+    cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[Array, Carry]:
     """The recurrence, time-major: zx [T, B, G*H], reset [T, B] -> (h [T, B, H], carry)."""
     return _scan_forward(cell, dtype, params, zx, carry, reset, mask)[0]
 
 
 def _scan_forward(
-    cell: Cell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
+    cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[tuple[Array, Carry], Any]:
     kernel = params["recurrent"].astype(dtype)
 
     def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple[Array, Carry]]:
         zx, reset = inputs
-        carry = _restart(params["initial"], carry, reset)
-        zh = _recurrent_part(params, _dot(_masked(cell.hidden(carry), mask).astype(dtype), kernel))
+        carry = restart(params["initial"], carry, reset)
+        zh = _recurrent_part(params, _dot(_masked(carry[0], mask).astype(dtype), kernel))
         z = cell.preactivation(zx, zh)
         carry = cell.pointwise(z, carry)
         return carry, (z, carry)
 
     last, (z, carries) = jax.lax.scan(body, carry, (zx, reset))
-    return (cell.hidden(carries), last), (params, z, carry, carries, reset, mask)
+    return (carries[0], last), (params, z, carry, carries, reset, mask)
 
 
-def _scan_backward(cell: Cell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
+def _scan_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
     params, z, first, carries, reset, mask = saved
     dhs, dlast = cotangents
     kernel = params["recurrent"].astype(dtype)
     before = tuple(jnp.concatenate([s[None], ss[:-1]]) for s, ss in zip(first, carries, strict=True))
-    before = _restart(params["initial"], before, reset)
-    h = _masked(cell.hidden(before), mask).astype(dtype)
+    before = restart(params["initial"], before, reset)
+    h = _masked(before[0], mask).astype(dtype)
     raw = _dot(h, kernel)  # needed by, and compiled only for, a recurrent part that is not linear: layer_norm
     pull_pointwise = jax.vmap(lambda z, carry: jax.vjp(cell.pointwise, z, carry)[1])(z, before)
     pull_recurrent = jax.vmap(lambda zh: jax.vjp(functools.partial(_recurrent_part, params), zh)[1])(raw)
@@ -270,73 +246,3 @@ def _scan_backward(cell: Cell, dtype: DTypeLike, saved: Any, cotangents: tuple[A
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
-
-
-class Stack(nnx.Module):
-    """Layers of one cell, each reading the outputs of the layer below. Its carry is a tuple, one cell carry a layer.
-
-    residual adds the input of a layer to its output, from the second layer on. dropout is the rate of variational
-    dropout (Gal & Ghahramani 2016) on the input and the hidden state of every layer: one mask for a whole unroll.
-    dtype is that of the outputs and matrix products; parameters and carry are float32.
-    """
-
-    def __init__(
-        self,
-        cell: Cell,
-        num_layers: int,
-        in_features: int,
-        *,
-        residual: bool = False,
-        dropout: float = 0.0,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        if num_layers < 1:
-            raise UserError(f"num_layers is {num_layers}; a recurrent stack needs at least 1 layer.")
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout is {dropout}; it is the share of units left out, at least 0 and below 1.")
-        self.cell, self.residual, self.dropout, self.dtype = cell, residual, dropout, dtype
-        widths = [in_features] + [cell.hidden_size] * (num_layers - 1)
-        self.layers = nnx.List(
-            [nnx.Dict({k: nnx.Param(v) for k, v in cell.init(rngs.params(), width).items()}) for width in widths]
-        )
-
-    def init_carry(self, batch_size: int) -> tuple[Carry, ...]:
-        """The learnable initial carry for each of `batch_size` rows; gradients flow to it."""
-        width = (batch_size, self.cell.hidden_size)
-        return tuple(tuple(jnp.broadcast_to(s, width) for s in params["initial"]) for params in self._params())
-
-    def step(self, x: Array, carry: tuple[Carry, ...], reset: Array | None = None) -> tuple[Array, tuple[Carry, ...]]:
-        """One step of every layer, without dropout: x [B, D], reset bool [B] -> (y [B, H], carry)."""
-        x, after = x.astype(self.dtype), []
-        for layer, params in enumerate(self._params()):
-            y, state = step(self.cell, params, x, carry[layer], reset)
-            x = x + y if self.residual and layer else y
-            after.append(state)
-        return x, tuple(after)
-
-    def unroll(
-        self, x: Array, carry: tuple[Carry, ...], reset: Array, dropout_key: Array | None = None
-    ) -> tuple[Array, tuple[Carry, ...]]:
-        """All steps of every layer: x [B, T, D], reset bool [B, T] -> (y [B, T, H], carry).
-
-        dropout_key: draws the dropout masks of this call; None leaves dropout off.
-        """
-        x, after = x.astype(self.dtype), []
-        for layer, params in enumerate(self._params()):
-            dropped, hidden_mask = x, None
-            if dropout_key is not None and self.dropout:
-                input_key, hidden_key = jax.random.split(jax.random.fold_in(dropout_key, layer))
-                dropped = x * self._mask(input_key, x.shape[0], x.shape[2])[:, None].astype(x.dtype)
-                hidden_mask = self._mask(hidden_key, x.shape[0], self.cell.hidden_size)
-            y, state = unroll(self.cell, params, dropped, carry[layer], reset, hidden_mask)
-            x = x + y if self.residual and layer else y
-            after.append(state)
-        return x, tuple(after)
-
-    def _params(self) -> list[Params]:
-        return [{name: param[...] for name, param in layer.items()} for layer in self.layers]
-
-    def _mask(self, key: Array, batch_size: int, width: int) -> Array:
-        keep = 1 - self.dropout
-        return jax.random.bernoulli(key, keep, (batch_size, width)) / jnp.float32(keep)
