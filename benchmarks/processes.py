@@ -1,0 +1,248 @@
+"""Candidates of a comparison, each in its own process, timed in turn.
+
+A candidate is a module with a function
+
+    prepare(spec: dict) -> (facts: dict, run: Callable[[int], None])
+
+`spec` and `facts` are JSON. `prepare` builds what is measured and compiles it; `run(n)` does the work n times and waits
+for the result. Candidates meet nowhere but here: no library sees another's threads or memory, and while one works the
+others wait for a line of text. This file imports no numerical library, so that neither do they because of it.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import math
+import os
+import queue
+import resource
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+_ROOT = Path(__file__).parent.parent
+_SETTLE = 0.25  # seconds after a turn: threads of OpenMP look for more work, and take the cores, for up to 0.2 s
+_MIN_TURN = 0.25  # seconds that a turn should take, to be timed well
+
+
+class CouldNotRun(Exception):
+    """A candidate's process ended or did not answer; the text is the reason, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What is started as a process."""
+
+    name: str
+    """As it is reported."""
+    module: str
+    """Where `prepare` is."""
+    spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Argument of `prepare`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the rounds found of one candidate."""
+
+    facts: dict[str, Any]
+    """What `prepare` said; and `imported_bytes`, the memory in use before it was called."""
+    seconds: list[float]
+    """Of one piece of work, by round."""
+    peak_bytes: int
+    """Largest resident memory of the process until the end of the last round."""
+
+
+class Worker:
+    """A candidate's process, from the outside. To be closed."""
+
+    def __init__(self, candidate: Candidate, threads: int) -> None:
+        self.name = candidate.name
+        self._open = contextlib.ExitStack()
+        self._log = self._open.enter_context(tempfile.TemporaryFile("w+"))
+        orders = {"module": candidate.module, "spec": dict(candidate.spec), "threads": threads}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.processes"],
+            cwd=_ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self._tell(orders)
+
+    def ready(self, timeout: float) -> dict[str, Any]:
+        """Waits for `prepare`: its facts. Raises CouldNotRun."""
+        return self._answer(timeout)
+
+    def run(self, times: int, timeout: float = math.inf) -> tuple[float, int]:
+        """Seconds of one piece of work, done `times` times, and the largest resident memory so far in bytes.
+
+        Raises CouldNotRun.
+        """
+        self._tell({"times": times})
+        answer = self._answer(timeout)
+        return answer["seconds"] / times, answer["peak_bytes"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._open.close()
+
+    def _tell(self, order: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        except BrokenPipeError as error:
+            raise CouldNotRun(self._last_words()) from error
+
+    def _answer(self, timeout: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(None if timeout == math.inf else timeout):
+                raise CouldNotRun(f"no answer within {timeout:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise CouldNotRun(self._last_words())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CouldNotRun(answer["error"])
+        return answer
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log if line.strip()]
+        return lines[-1] if lines else f"its process ended with code {code}"
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    repeats: int,
+    *,
+    threads: int,
+    say: Callable[[str], None],
+    refuse: Callable[[Mapping[str, dict[str, Any]]], Mapping[str, str]] = lambda facts: {},
+    patience: float = 600.0,
+    row_seconds: float = math.inf,
+) -> dict[str, Measured]:
+    """Starts all candidates, each with `threads` threads, and times them in turn, in an order that rotates.
+
+    refuse: given the facts of all that are ready, says which of them must not be compared, and why.
+    patience: seconds to wait for a candidate to be ready. row_seconds: no round begins later than this, but for two.
+    Whoever could not run is told through `say` in one line and left out. All processes have ended on return.
+    """
+    workers: dict[str, Worker] = {}
+    left_out: dict[str, str] = {}
+    try:
+        for candidate in candidates:
+            workers[candidate.name] = Worker(candidate, threads)
+        facts = _each(workers, lambda worker: worker.ready(patience), left_out)
+        left_out |= refuse(facts)
+        _drop(workers, left_out, say)
+        warm = _each(workers, lambda worker: worker.run(1), left_out)
+        times = {name: max(1, math.ceil(_MIN_TURN / seconds)) for name, (seconds, _) in warm.items()}
+        rounds: list[dict[str, tuple[float, int]]] = []
+        started = time.monotonic()
+        for turn in range(repeats):
+            if turn >= 2 and time.monotonic() - started > row_seconds:
+                break
+            _drop(workers, left_out, say)
+            names = list(workers)
+            order = names[turn % max(1, len(names)) :] + names[: turn % max(1, len(names))]
+            rounds.append(
+                _each({n: workers[n] for n in order}, lambda worker: worker.run(times[worker.name]), left_out)
+            )
+        _drop(workers, left_out, say)
+        return {
+            name: Measured(facts[name], [r[name][0] for r in rounds], max(r[name][1] for r in rounds))
+            for name in workers
+        }
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _each(workers: Mapping[str, Worker], ask: Callable[[Worker], Any], left_out: dict[str, str]) -> dict[str, Any]:
+    """Asks one after another, with quiet between; whoever cannot answer is left out."""
+    answers = {}
+    for name, worker in workers.items():
+        try:
+            answers[name] = ask(worker)
+        except CouldNotRun as error:
+            left_out[name] = str(error)
+        time.sleep(_SETTLE)
+    return answers
+
+
+def _drop(workers: dict[str, Worker], left_out: dict[str, str], say: Callable[[str], None]) -> None:
+    for name in [name for name in workers if name in left_out]:
+        say(f"{name} could not run: {left_out[name]}")
+        workers.pop(name).close()
+
+
+def resident_bytes(peak: bool = False) -> int:
+    """Memory of this process that is, or at its peak was, resident.
+
+    Linux counts in `getrusage` the memory of the parent that a process was started from; its own status file does not.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    name = "VmHWM:" if peak else "VmRSS:"
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def _serve() -> None:
+    """The process, from the inside: the first line says what to prepare, each further line how often to run."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print must not look like an answer
+        orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(sys.stdin, orders), daemon=True).start()
+        try:
+            facts, run = _prepared(orders.get())
+            _reply(answers, facts)
+            while True:
+                times = orders.get()["times"]
+                started = time.perf_counter()
+                run(times)
+                seconds = time.perf_counter() - started
+                _reply(answers, {"seconds": seconds, "peak_bytes": resident_bytes(peak=True)})
+        except Exception as error:  # whatever a library may raise is told to the parent, who goes on without it
+            reason = str(error).strip().partition("\n")[0]
+            _reply(answers, {"error": f"{type(error).__name__}: {reason}"})
+
+
+def _prepared(order: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], None]]:
+    if hasattr(os, "sched_setaffinity"):  # the one limit on threads that every library heeds
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: order["threads"]])
+    prepare = importlib.import_module(order["module"]).prepare
+    imported = resident_bytes()
+    facts, run = prepare(order["spec"])
+    return {**facts, "imported_bytes": imported}, run
+
+
+def _listen(lines: IO[str], orders: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in lines:
+        orders.put(json.loads(line))
+    os._exit(0)  # the parent is gone
+
+
+def _reply(answers: IO[str], answer: Mapping[str, Any]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
