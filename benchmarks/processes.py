@@ -2,11 +2,13 @@
 
 A candidate is a module with a function
 
-    prepare(spec: dict) -> (facts: dict, run: Callable[[int], None])
+    prepare(spec: dict) -> (facts: dict, run: Callable[[int], dict | None])
 
-`spec` and `facts` are JSON. `prepare` builds what is measured and compiles it; `run(n)` does the work n times and waits
-for the result. Candidates meet nowhere but here: no library sees another's threads or memory, and while one works the
-others wait for a line of text. This file imports no numerical library, so that neither do they because of it.
+`spec` and `facts` are JSON. `prepare` builds what is measured (all candidates at the same time); `run(n)` does the work
+n times, waits for the result, and may return more facts. The first run, which may compile, is not timed.
+
+Candidates meet nowhere but here: no library sees another's threads or memory, and while one works the others wait for a
+line of text. This file imports no numerical library, so that they do not because of it.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,7 +55,7 @@ class Measured:
     """What the rounds found of one candidate."""
 
     facts: dict[str, Any]
-    """What `prepare` said; and `imported_bytes`, the memory in use before it was called."""
+    """What `prepare` and the runs said; and `imported_bytes`, the memory in use before `prepare`."""
     seconds: list[float]
     """Of one piece of work, by round."""
     peak_bytes: int
@@ -61,44 +63,28 @@ class Measured:
 
 
 class Worker:
-    """A candidate's process, from the outside. To be closed."""
+    """A candidate's process, from the outside."""
 
-    def __init__(self, candidate: Candidate, threads: int) -> None:
-        self.name = candidate.name
-        self._open = contextlib.ExitStack()
-        self._log = self._open.enter_context(tempfile.TemporaryFile("w+"))
-        orders = {"module": candidate.module, "spec": dict(candidate.spec), "threads": threads}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.processes"],
-            cwd=_ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        self._tell(orders)
+    def __init__(self, name: str, process: subprocess.Popen[str], log: IO[str]) -> None:
+        self.name, self.facts, self._process, self._log = name, dict[str, Any](), process, log
 
     def ready(self, timeout: float) -> dict[str, Any]:
         """Waits for `prepare`: its facts. Raises CouldNotRun."""
-        return self._answer(timeout)
+        self.facts |= self._answer(timeout)
+        return self.facts
 
     def run(self, times: int, timeout: float = math.inf) -> tuple[float, int]:
         """Seconds of one piece of work, done `times` times, and the largest resident memory so far in bytes.
 
         Raises CouldNotRun.
         """
-        self._tell({"times": times})
+        self.tell({"times": times})
         answer = self._answer(timeout)
+        self.facts |= answer["facts"]
         return answer["seconds"] / times, answer["peak_bytes"]
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._open.close()
-
-    def _tell(self, order: Mapping[str, Any]) -> None:
+    def tell(self, order: Mapping[str, Any]) -> None:
+        """Sends an order to the process. Raises CouldNotRun."""
         assert self._process.stdin is not None
         try:
             print(json.dumps(order), file=self._process.stdin, flush=True)
@@ -126,69 +112,82 @@ class Worker:
         return lines[-1] if lines else f"its process ended with code {code}"
 
 
+@contextlib.contextmanager
+def started(candidate: Candidate, threads: int) -> Iterator[Worker]:
+    """The process of a candidate, with `threads` threads; it has ended when the context is left."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.processes"],
+            cwd=_ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            worker = Worker(candidate.name, process, log)
+            worker.tell({"module": candidate.module, "spec": dict(candidate.spec), "threads": threads})
+            yield worker
+        finally:
+            process.kill()
+            process.communicate()
+
+
+Refusal = Callable[[Mapping[str, dict[str, Any]]], Mapping[str, str]]
+"""Given the facts of all candidates by name: which of them must not be compared, and why."""
+
+
 def compare(
     candidates: Sequence[Candidate],
     repeats: int,
     *,
     threads: int,
     say: Callable[[str], None],
-    refuse: Callable[[Mapping[str, dict[str, Any]]], Mapping[str, str]] = lambda facts: {},
+    refuse: Refusal = lambda facts: {},
     patience: float = 600.0,
     row_seconds: float = math.inf,
 ) -> dict[str, Measured]:
     """Starts all candidates, each with `threads` threads, and times them in turn, in an order that rotates.
 
-    refuse: given the facts of all that are ready, says which of them must not be compared, and why.
-    patience: seconds to wait for a candidate to be ready. row_seconds: no round begins later than this, but for two.
+    refuse: asked after two runs of each candidate. patience: seconds to wait for a candidate to be ready.
+    row_seconds: no round begins later than this, but for the first two.
     Whoever could not run is told through `say` in one line and left out. All processes have ended on return.
     """
-    workers: dict[str, Worker] = {}
     left_out: dict[str, str] = {}
-    try:
-        for candidate in candidates:
-            workers[candidate.name] = Worker(candidate, threads)
-        facts = _each(workers, lambda worker: worker.ready(patience), left_out)
-        left_out |= refuse(facts)
-        _drop(workers, left_out, say)
-        warm = _each(workers, lambda worker: worker.run(1), left_out)
-        times = {name: max(1, math.ceil(_MIN_TURN / seconds)) for name, (seconds, _) in warm.items()}
-        rounds: list[dict[str, tuple[float, int]]] = []
-        started = time.monotonic()
-        for turn in range(repeats):
-            if turn >= 2 and time.monotonic() - started > row_seconds:
-                break
-            _drop(workers, left_out, say)
-            names = list(workers)
-            order = names[turn % max(1, len(names)) :] + names[: turn % max(1, len(names))]
-            rounds.append(
-                _each({n: workers[n] for n in order}, lambda worker: worker.run(times[worker.name]), left_out)
-            )
-        _drop(workers, left_out, say)
+    with contextlib.ExitStack() as stack:
+        workers = {c.name: stack.enter_context(started(c, threads)) for c in candidates}
+
+        def each(order: Sequence[str], ask: Callable[[Worker], Any]) -> dict[str, Any]:
+            """Answers of one after another, with quiet between; whoever cannot answer is left out."""
+            answers = {}
+            for name in order:
+                try:
+                    answers[name] = ask(workers[name])
+                except CouldNotRun as error:
+                    left_out[name] = str(error)
+                    say(f"{name} could not run: {error}")
+                time.sleep(_SETTLE)
+            return answers
+
+        names = list(each(list(workers), lambda worker: worker.ready(patience)))
+        names = list(each(names, lambda worker: worker.run(1)))
+        trial = each(names, lambda worker: worker.run(1))
+        for name, reason in refuse({name: workers[name].facts for name in trial}).items():
+            left_out[name] = reason
+            say(f"{name} is left out: {reason}")
+        times = {name: max(1, math.ceil(_MIN_TURN / seconds)) for name, (seconds, _) in trial.items()}
+        rounds = [trial] if max(times.values(), default=1) == 1 else []  # long enough to count
+        began = time.monotonic()
+        while len(rounds) < repeats and (len(rounds) < 2 or time.monotonic() - began < row_seconds):
+            names = [name for name in trial if name not in left_out]
+            first = len(rounds) % max(1, len(names))
+            rounds.append(each(names[first:] + names[:first], lambda worker: worker.run(times[worker.name])))
         return {
-            name: Measured(facts[name], [r[name][0] for r in rounds], max(r[name][1] for r in rounds))
-            for name in workers
+            name: Measured(workers[name].facts, [r[name][0] for r in rounds], max(r[name][1] for r in rounds))
+            for name in trial
+            if name not in left_out
         }
-    finally:
-        for worker in workers.values():
-            worker.close()
-
-
-def _each(workers: Mapping[str, Worker], ask: Callable[[Worker], Any], left_out: dict[str, str]) -> dict[str, Any]:
-    """Asks one after another, with quiet between; whoever cannot answer is left out."""
-    answers = {}
-    for name, worker in workers.items():
-        try:
-            answers[name] = ask(worker)
-        except CouldNotRun as error:
-            left_out[name] = str(error)
-        time.sleep(_SETTLE)
-    return answers
-
-
-def _drop(workers: dict[str, Worker], left_out: dict[str, str], say: Callable[[str], None]) -> None:
-    for name in [name for name in workers if name in left_out]:
-        say(f"{name} could not run: {left_out[name]}")
-        workers.pop(name).close()
 
 
 def resident_bytes(peak: bool = False) -> int:
@@ -216,16 +215,16 @@ def _serve() -> None:
             _reply(answers, facts)
             while True:
                 times = orders.get()["times"]
-                started = time.perf_counter()
-                run(times)
-                seconds = time.perf_counter() - started
-                _reply(answers, {"seconds": seconds, "peak_bytes": resident_bytes(peak=True)})
+                began = time.perf_counter()
+                more = run(times) or {}
+                seconds = time.perf_counter() - began
+                _reply(answers, {"seconds": seconds, "peak_bytes": resident_bytes(peak=True), "facts": more})
         except Exception as error:  # whatever a library may raise is told to the parent, who goes on without it
             reason = str(error).strip().partition("\n")[0]
             _reply(answers, {"error": f"{type(error).__name__}: {reason}"})
 
 
-def _prepared(order: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], None]]:
+def _prepared(order: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any] | None]]:
     if hasattr(os, "sched_setaffinity"):  # the one limit on threads that every library heeds
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: order["threads"]])
     prepare = importlib.import_module(order["module"]).prepare
