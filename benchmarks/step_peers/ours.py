@@ -1,0 +1,24 @@
+"""The train step as `jaxgen.train` runs it: the objective's own, jitted, with donated state, on batches of the pipeline."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from benchmarks.step_work import StepWork, batch_of, bound, start
+
+
+def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
+    """spec: `work`, the fields of a `StepWork`."""
+    work = StepWork(**spec["work"])
+    training, batch = bound(work), batch_of(work)
+    state = start(training)
+    step = jax.jit(training.train_step, donate_argnums=0)
+
+    def run(times: int) -> dict[str, Any]:
+        nonlocal state
+        for _ in range(times):
+            state, metrics = step(state, batch)
+        return {"loss": float(jax.block_until_ready((metrics["loss"], state))[0])}
+
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)), "missing": 0}, run
