@@ -23,7 +23,7 @@ Row = dict[str, str | int | float]
 """Figures of one candidate on one piece of work, by a name that bears the unit."""
 
 _ROOT = Path(__file__).parent.parent
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "tensorflow", "keras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,11 @@ def environment() -> Row:
     }
 
 
-def report(rows: Sequence[Row], place: Row, options: Options) -> None:
-    """Prints the table and where it was measured; with --record, appends strict JSON lines to the history."""
-    print(table(rows))
+def report(rows: Sequence[Row], place: Row, options: Options, columns: Sequence[str] = ()) -> None:
+    """Prints the table (of all figures, or of some) and where it was measured; with --record, appends strict JSON lines
+    to the history.
+    """
+    print(table([{name: row[name] for name in columns or row if name in row} for row in rows]))
     print(", ".join(f"{name} {_text(value)}" for name, value in place.items()))
     if options.record:
         with open(options.history, "a", encoding="utf-8") as file:

@@ -1,85 +1,192 @@
-"""Throughput of the real train step beside its peers: `python -m benchmarks.step`.
+"""The yardstick: throughput of the train step beside its peers': `python -m benchmarks.step`.
 
-Each candidate makes one update on the same batches in turn. The limit is a large matrix product in the same run: "peak"
-is the share of it that a candidate's necessary arithmetic (`workloads.train_flops`) reaches.
+A row is a cell and a size, cell-B-T-H-L; `benchmarks/step_work.py` says what a step is, `benchmarks/step_peers/` how each
+framework does it. All start from the same weights and read the same batch, each in its own process with the same threads,
+and take turns. A peer counts only if its first loss, and the progress of its first update, are those of jaxgen. Ratios
+are medians over rounds of their throughput; the matmul peak is a candidate too.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks import measure, peers
-from benchmarks.measure import Matmul, Row
-from benchmarks.workloads import MEL, WAVE, Workload, bound, repeated_step, some_batches, train_flops
+from benchmarks import chart, measure, step_work
+from benchmarks.measure import Row
+from benchmarks.processes import Candidate, Measured, compare
+from benchmarks.step_work import StepWork
+from benchmarks.workloads import train_flops
 from jaxgen.config import parse
+from jaxgen.errors import UserError
+from jaxgen.files import writing
 
-_PEAK = "matmul peak"
-_OURS = "jaxgen"
+_OURS, _PEAK = "jaxgen", "matmul peak"
+_COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes")
+_LOSS_TOLERANCE = 1e-4  # of the first loss
+_PROGRESS_TOLERANCE = 0.1  # of the first update: where biases are merged into one, it learns half as fast
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A framework on the same work."""
+
+    library: str
+    """What must be installed."""
+    module: str
+    """Its candidate, in `benchmarks/step_peers/`."""
+
+
+PEERS = {
+    "torch": Peer("torch", "torch_eager"),
+    "torch-compile": Peer("torch", "torch_compiled"),
+    "keras": Peer("tensorflow", "keras_function"),
+    "flax": Peer("flax", "flax_linen"),
+    "nnx": Peer("flax", "flax_nnx"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(measure.Options):
-    """Throughput of the train step: jaxgen, a scan under autodiff, PyTorch, and the matmul peak."""
+    """Throughput of the train step: jaxgen, its peers, and the matmul peak."""
 
-    mel: Workload = MEL
-    """A model of mel frames; another recurrence: --mel.model.cell GRU."""
-    wave: Workload = WAVE
-    """A model of samples."""
-    clips: int = 60
-    """Synthesised clips that batches are made of."""
-    matmul: Matmul = Matmul()
-    """The limit."""
+    rows: tuple[str, ...] = ()
+    """What is measured, as cell-B-T-H-L, e.g. lstm-32-256-512-1; none takes all."""
+    peers: tuple[str, ...] = ("torch", "keras", "flax")
+    """Whom jaxgen is measured against: torch, torch-compile, keras, flax (linen), nnx."""
+    threads: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads that each may use."""
+    row_seconds: float = 60.0
+    """Time after which a row begins no further round, if it has two."""
+    matmul_size: int = 2048
+    """Rows and columns of the matrices whose product is the limit."""
+    json: str = ""
+    """File to write one JSON line a row to."""
+    chart: str = ""
+    """Picture to draw of the ratios."""
 
 
 def main(argv: Sequence[str]) -> list[Row]:
-    """Measures, prints and returns the figures."""
+    """Measures, prints and returns the figures. Raises UserError for a row or peer that is not known."""
     options = parse(Options, Options(), argv, "python -m benchmarks.step")
+    works, peers = step_work.rows_named(options.rows), _installed(options.peers)
     place = measure.environment()
-    if not peers.HAS_TORCH:
-        measure.say("torch is not installed: no peer from PyTorch (pip install torch)")
-    rows = [row for work in (options.wave, options.mel) for row in _measured(work, options)]
-    measure.report(rows, place, options)
+    if options.json:
+        with writing(Path(options.json)):
+            Path(options.json).write_text("")
+    rows = []
+    for work in works:
+        rows.append(measured(work, peers, options))
+        if options.json:  # a line at a time: a run of minutes that ends early leaves what it has measured
+            with writing(Path(options.json)), open(options.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1], allow_nan=False) + "\n")
+    measure.report(rows, place, options, (*_COLUMNS, *(ratio_name(peer) for peer in peers)))
+    if options.chart:
+        chart.ratios(rows, Path(options.chart))
     return rows
 
 
-def _measured(work: Workload, options: Options) -> list[Row]:
-    measure.say(f"{work.name}: compiling, then {options.repeats} rounds ...")
-    candidates = _candidates(work, options)
-    seconds = measure.alternate(candidates, options.repeats, warmups=2)
-    peak = options.matmul.gflops(seconds[_PEAK])
-    return [_row(work, name, times, seconds[_OURS], peak) for name, times in seconds.items() if name != _PEAK]
+def measured(work: StepWork, peers: Mapping[str, Peer], options: Options) -> Row:
+    """Figures of one row."""
+    measure.say(f"{work.name}: {', '.join(peers) or 'no peers'} ...")
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, "given.npz"))
+        step_work.given(work).save(file)
+        candidates = [
+            Candidate(_OURS, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)}),
+            *(Candidate(n, f"benchmarks.step_peers.{peer.module}", {"file": file}) for n, peer in peers.items()),
+            Candidate(_PEAK, "benchmarks.step_peers.matmul", {"size": options.matmul_size}),
+        ]
+        results = compare(
+            candidates,
+            options.repeats,
+            threads=options.threads,
+            say=lambda text: measure.say(f"{work.name}: {text}"),
+            refuse=disagreeing,
+            row_seconds=options.row_seconds,
+        )
+    if missing := {_OURS, _PEAK} - results.keys():
+        raise RuntimeError(f"{work.name}: {' and '.join(missing)} could not run.")
+    return figures(work, results, options.threads)
 
 
-def _candidates(work: Workload, options: Options) -> dict[str, Callable[[], object]]:
-    spec, batches = some_batches(work, options.clips)
-    ours = bound(work, spec)
-    scan = bound(work, spec, peers.ScanTraining)
-    return {
-        _OURS: repeated_step(ours, batches),
-        "lax.scan, autodiff": repeated_step(scan, batches),
-        **peers.torch_step(work, spec, batches),
-        _PEAK: options.matmul.candidate(),
-    }
+def disagreeing(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Peers that do not compute what jaxgen does, and how it shows, from the facts of all candidates."""
+    ours = facts.get(_OURS)
+    if ours is None:
+        return {}
+    refused = {}
+    for name, theirs in facts.items():
+        if "losses" not in theirs:
+            continue
+        count = theirs["parameters"] + theirs["missing"]
+        first, progress = ours["losses"][0], ours["losses"][0] - ours["losses"][1]
+        if count != ours["parameters"]:
+            refused[name] = f"it has {count} parameters, jaxgen {ours['parameters']}"
+        elif not abs(theirs["losses"][0] - first) <= _LOSS_TOLERANCE * abs(first):
+            refused[name] = f"its first loss is {theirs['losses'][0]:.6f}, jaxgen's {first:.6f}"
+        elif not abs(theirs["losses"][0] - theirs["losses"][1] - progress) <= _PROGRESS_TOLERANCE * abs(progress):
+            learnt = theirs["losses"][0] - theirs["losses"][1]
+            refused[name] = f"its first update lowers the loss by {learnt:.6f}, jaxgen's by {progress:.6f}"
+    return refused
 
 
-def _row(work: Workload, name: str, seconds: np.ndarray, ours: np.ndarray, peak: float) -> Row:
-    """Figures of one candidate; `jaxgen_speedup` above 1 says that jaxgen is faster than it."""
-    median = float(np.median(seconds))
-    gflop = train_flops(work) / 1e9
-    return {
+def figures(work: StepWork, results: Mapping[str, Measured], threads: int) -> Row:
+    """The row of the table: jaxgen's own figures, and for each peer the ratio of throughputs, above 1 where jaxgen is
+    faster, its seconds, memory and parameters.
+    """
+    ours, peak = results[_OURS], results[_PEAK]
+    seconds, peaks = np.array(ours.seconds), peak.facts["gflop"] / np.array(peak.seconds)
+    gflop = train_flops(work.workload) / 1e9
+    row: Row = {
         "benchmark": "step",
-        "work": f"{work.name} H={work.model.cell.hidden_size} L={work.model.num_layers} B={work.batch_size} T={work.seq_len}",
-        "candidate": name,
-        **measure.spread(seconds),
-        f"{work.features.step_unit}s_per_s": work.steps / median,
-        "audio_s_per_s": work.audio_seconds / median,
+        "row": work.name,
+        "threads": threads,
+        "rounds": len(seconds),
+        **{f"step_{name}": value for name, value in measure.spread(seconds).items()},
+        f"{work.workload.features.step_unit}s_per_s": work.workload.steps / float(np.median(seconds)),
         "gflop": gflop,
-        "gflop_per_s": gflop / median,
-        "peak_gflop_per_s": peak,
-        "share_of_peak": gflop / median / peak,
-        "jaxgen_speedup": measure.median_ratio(seconds, ours),
+        "gflop_per_s": gflop / float(np.median(seconds)),
+        "peak_gflop_per_s": float(np.median(peaks)),
+        "matmul_share": float(np.median(gflop / seconds / peaks)),
+        "parameters": ours.facts["parameters"],
+        "first_loss": ours.facts["losses"][0],
+        "peak_bytes": ours.peak_bytes,
+        "imported_bytes": ours.facts["imported_bytes"],
     }
+    for name, peer in results.items():
+        if name not in (_OURS, _PEAK):
+            key = name.replace("-", "_")
+            row |= {
+                ratio_name(name): measure.median_ratio(np.array(peer.seconds), seconds),
+                f"{key}_seconds": float(np.median(peer.seconds)),
+                f"{key}_peak_bytes": peer.peak_bytes,
+                f"{key}_imported_bytes": peer.facts["imported_bytes"],
+                f"{key}_parameters": peer.facts["parameters"],
+                f"{key}_first_loss": peer.facts["losses"][0],
+            }
+    return row
+
+
+def ratio_name(peer: str) -> str:
+    """What jaxgen's throughput over a peer's is filed under."""
+    return f"ratio_to_{peer.replace('-', '_')}"
+
+
+def _installed(names: Sequence[str]) -> dict[str, Peer]:
+    """The peers that can run here; whoever cannot is told once. Raises UserError for a name that no peer has."""
+    if unknown := [name for name in names if name not in PEERS]:
+        raise UserError(f"--peers has '{unknown[0]}', but the peers are {', '.join(PEERS)}.")
+    found = {name: PEERS[name] for name in names if importlib.util.find_spec(PEERS[name].library)}
+    for name in names:
+        if name not in found:
+            measure.say(f"{name} could not run: {PEERS[name].library} is not installed (pip install 'jaxgen[bench]')")
+    return found
 
 
 if __name__ == "__main__":

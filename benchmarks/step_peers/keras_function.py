@@ -63,10 +63,13 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
         adam.apply(tape.gradient(loss, network.trainable_variables))
         return loss
 
+    losses: list[float] = []
+
     def run(times: int) -> dict[str, Any]:
         for _ in range(times):
             loss = step()
-        return {"loss": float(loss)}
+        losses.append(float(loss))
+        return {"losses": losses}
 
     # The LSTM and the simple cell keep the sum of the two biases.
     missing = 0 if given.cell == "GRU" else sum(layer.recurrent_bias.size for layer in given.layers)

@@ -34,10 +34,13 @@ def training(
     state = jax.tree.map(jnp.asarray, params)
     moments, batch = adam.init(state), jax.tree.map(jnp.asarray, (past, values, target))
 
+    losses: list[float] = []
+
     def run(times: int) -> dict[str, Any]:
         nonlocal state, moments
         for _ in range(times):
             state, moments, loss = jitted(state, moments, *batch)
-        return {"loss": float(jax.block_until_ready((loss, state))[0])}
+        losses.append(float(jax.block_until_ready((loss, state))[0]))
+        return {"losses": losses}
 
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "missing": missing}, run

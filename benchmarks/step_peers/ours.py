@@ -15,10 +15,13 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     state = start(training)
     step = jax.jit(training.train_step, donate_argnums=0)
 
+    losses: list[float] = []
+
     def run(times: int) -> dict[str, Any]:
         nonlocal state
         for _ in range(times):
             state, metrics = step(state, batch)
-        return {"loss": float(jax.block_until_ready((metrics["loss"], state))[0])}
+        losses.append(float(jax.block_until_ready((metrics["loss"], state))[0]))
+        return {"losses": losses}
 
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)), "missing": 0}, run

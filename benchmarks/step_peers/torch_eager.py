@@ -61,10 +61,13 @@ def training(
         adam.step()
         return value
 
+    losses: list[float] = []
+
     def run(times: int) -> dict[str, Any]:
         for _ in range(times):
             value = step()
-        return {"loss": value.item()}
+        losses.append(value.item())
+        return {"losses": losses}
 
     return {"parameters": sum(p.numel() for p in network.parameters()), "missing": 0}, run
 
