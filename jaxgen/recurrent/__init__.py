@@ -2,6 +2,20 @@
 
 from jaxgen.recurrent.cell import Carry, Cell, Params
 from jaxgen.recurrent.gated import GRU, LSTM, RNN, GatedCell
+from jaxgen.recurrent.linear import RGLRU, LinearCell, MinGRU, MinLSTM
 from jaxgen.recurrent.stack import Stack
 
-__all__ = ["GRU", "LSTM", "RNN", "Carry", "Cell", "GatedCell", "Params", "Stack"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RGLRU",
+    "RNN",
+    "Carry",
+    "Cell",
+    "GatedCell",
+    "LinearCell",
+    "MinGRU",
+    "MinLSTM",
+    "Params",
+    "Stack",
+]

@@ -1,0 +1,32 @@
+"""The matrix product of recurrent cells: in the dtype asked for, accumulated in float32, forward and backward."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+    """x [..., D] @ kernel [D, F] in `dtype`, float32 accumulation and result; so are the products of its gradient."""
+    return _dot(x.astype(dtype), kernel.astype(dtype))
+
+
+def _forward(x: Array, kernel: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, dtype), (x, kernel)
+
+
+def _backward(dtype: DTypeLike, saved: tuple[Array, Array], dz: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dz = dz.astype(dtype)
+    rows, drows = x.astype(dtype).reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+    return _dot(dz, kernel.astype(dtype).T).astype(x.dtype), _dot(rows.T, drows)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+product.defvjp(_forward, _backward)
