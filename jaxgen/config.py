@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import pkgutil
@@ -177,7 +178,9 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
 
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
-    """The dataclasses that derive from a class, or the class itself; modules beside its own are imported to find them."""
+    """The dataclasses that derive from a class, or the class itself, where they can be made; modules beside its own are
+    imported to find them.
+    """
     package = importlib.import_module(cls.__module__.rpartition(".")[0])
     if package.__name__ != "jaxgen":
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -185,7 +188,7 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
     found: list[type[Any]] = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
     for derived in cls.__subclasses__():
         found += [derived, *_subclasses(derived)]
-    return found
+    return [each for each in found if not inspect.isabstract(each)]
 
 
 def _replace(value: Any, path: Sequence[str], new: Any) -> Any:

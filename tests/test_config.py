@@ -15,7 +15,7 @@ from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.presets import load_config, quickstart
-from jaxgen.recurrent import GRU, LSTM, RNN
+from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from jaxgen.serial import from_json, to_json
 
 
@@ -38,6 +38,18 @@ def test_a_class_is_swapped_by_name_and_keeps_common_values():
     assert isinstance(wave.model, WaveRNN)
     assert (wave.model.embedding_size, wave.model.labels) == (5, quickstart().model.labels)
     assert wave.features.sample_rate == 8_000
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM, RGLRU])
+def test_every_cell_is_a_choice(cell):
+    config = _parsed("--model.cell", cell.__name__, "--model.cell.hidden-size", "12")
+    assert config.model.cell == cell(hidden_size=12)
+
+
+def test_abstract_classes_are_no_choice():
+    with pytest.raises(UserError, match=r"model\.cell is 'LinearCell', expected one of .*LSTM.*, RNN\.") as mistake:
+        _parsed("--model.cell", "LinearCell")
+    assert "LinearCell" not in str(mistake.value).partition("expected")[2]
 
 
 def test_without_arguments_it_is_the_quickstart():
