@@ -67,7 +67,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     axis.set_yticks(range(len(rows)), [_label(str(row["row"])) for row in rows], family="monospace", fontsize=8)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("throughput of jaxgen / throughput of the peer  (right of 1: jaxgen is faster)")
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(present), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(present), frameon=False, fontsize=9, columnspacing=1.2)
     _quiet(axis)
     save(figure, path)
 

@@ -20,14 +20,15 @@ import os
 import queue
 import resource
 import selectors
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 _ROOT = Path(__file__).parent.parent
 _SETTLE = 0.25  # seconds after a turn: threads of OpenMP look for more work, and take the cores, for up to 0.2 s
@@ -60,6 +61,24 @@ class Measured:
     """Of one piece of work, by round."""
     peak_bytes: int
     """Largest resident memory of the process until the end of the last round."""
+    others: float | None
+    """Median share of all cores that other processes took during its turns; above a few hundredths the figures are not
+    to be trusted (threads that spin while they wait for each other suffer most). None where Linux does not tell."""
+
+
+class Turn(NamedTuple):
+    """One turn of a candidate."""
+
+    seconds: float
+    """Of one piece of work."""
+    peak_bytes: int
+    """Largest resident memory so far."""
+    others: float | None
+    """Share of all cores that other processes took."""
+
+
+ALL_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""As many as there are cores for us."""
 
 
 class Worker:
@@ -73,15 +92,17 @@ class Worker:
         self.facts |= self._answer(timeout)
         return self.facts
 
-    def run(self, times: int, timeout: float = math.inf) -> tuple[float, int]:
-        """Seconds of one piece of work, done `times` times, and the largest resident memory so far in bytes.
-
-        Raises CouldNotRun.
-        """
+    def run(self, times: int, timeout: float = math.inf) -> Turn:
+        """Has the work done `times` times. Raises CouldNotRun."""
+        busy, began = _busy_seconds(), time.monotonic()
         self.tell({"times": times})
         answer = self._answer(timeout)
+        others = None
+        if busy is not None:
+            taken = (_busy_seconds() or 0.0) - busy - answer["cpu_seconds"]
+            others = max(0.0, taken / (time.monotonic() - began) / (os.cpu_count() or 1))
         self.facts |= answer["facts"]
-        return answer["seconds"] / times, answer["peak_bytes"]
+        return Turn(answer["seconds"] / times, answer["peak_bytes"], others)
 
     def tell(self, order: Mapping[str, Any]) -> None:
         """Sends an order to the process. Raises CouldNotRun."""
@@ -145,6 +166,7 @@ def compare(
     threads: int,
     say: Callable[[str], None],
     refuse: Refusal = lambda facts: {},
+    required: Collection[str] = (),
     patience: float = 600.0,
     row_seconds: float = math.inf,
 ) -> dict[str, Measured]:
@@ -152,7 +174,8 @@ def compare(
 
     refuse: asked after two runs of each candidate. patience: seconds to wait for a candidate to be ready.
     row_seconds: no round begins later than this, but for the first two.
-    Whoever could not run is told through `say` in one line and left out. All processes have ended on return.
+    Whoever could not run is told through `say` in one line and left out; where that is one of `required`, CouldNotRun is
+    raised. All processes have ended on return.
     """
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -165,6 +188,8 @@ def compare(
                 try:
                     answers[name] = ask(workers[name])
                 except CouldNotRun as error:
+                    if name in required:
+                        raise CouldNotRun(f"{name} could not run: {error}") from error
                     left_out[name] = str(error)
                     say(f"{name} could not run: {error}")
                 time.sleep(_SETTLE)
@@ -176,7 +201,7 @@ def compare(
         for name, reason in refuse({name: workers[name].facts for name in trial}).items():
             left_out[name] = reason
             say(f"{name} is left out: {reason}")
-        times = {name: max(1, math.ceil(_MIN_TURN / seconds)) for name, (seconds, _) in trial.items()}
+        times = {name: max(1, math.ceil(_MIN_TURN / turn.seconds)) for name, turn in trial.items()}
         rounds = [trial] if max(times.values(), default=1) == 1 else []  # long enough to count
         began = time.monotonic()
         while len(rounds) < repeats and (len(rounds) < 2 or time.monotonic() - began < row_seconds):
@@ -184,10 +209,26 @@ def compare(
             first = len(rounds) % max(1, len(names))
             rounds.append(each(names[first:] + names[:first], lambda worker: worker.run(times[worker.name])))
         return {
-            name: Measured(workers[name].facts, [r[name][0] for r in rounds], max(r[name][1] for r in rounds))
+            name: _measured(workers[name].facts, [turns[name] for turns in rounds])
             for name in trial
             if name not in left_out
         }
+
+
+def _measured(facts: dict[str, Any], turns: Sequence[Turn]) -> Measured:
+    others = [turn.others for turn in turns if turn.others is not None]
+    seconds = [turn.seconds for turn in turns]
+    return Measured(facts, seconds, turns[-1].peak_bytes, statistics.median(others) if others else None)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all cores together have worked since the machine started; None where Linux does not tell."""
+    try:
+        words = Path("/proc/stat").read_text().split(maxsplit=9)
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, words[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(peak: bool = False) -> int:
@@ -215,10 +256,10 @@ def _serve() -> None:
             _reply(answers, facts)
             while True:
                 times = orders.get()["times"]
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), time.process_time()
                 more = run(times) or {}
-                seconds = time.perf_counter() - began
-                _reply(answers, {"seconds": seconds, "peak_bytes": resident_bytes(peak=True), "facts": more})
+                took = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+                _reply(answers, {**took, "peak_bytes": resident_bytes(peak=True), "facts": more})
         except Exception as error:  # whatever a library may raise is told to the parent, who goes on without it
             reason = str(error).strip().partition("\n")[0]
             _reply(answers, {"error": f"{type(error).__name__}: {reason}"})

@@ -9,7 +9,6 @@ are medians over rounds of their throughput; the matmul peak is a candidate too.
 import dataclasses
 import importlib.util
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from benchmarks import chart, measure, step_work
 from benchmarks.measure import Row
-from benchmarks.processes import Candidate, Measured, compare
+from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
 from benchmarks.workloads import train_flops
 from jaxgen.config import parse
@@ -27,7 +26,7 @@ from jaxgen.errors import UserError
 from jaxgen.files import writing
 
 _OURS, _PEAK = "jaxgen", "matmul peak"
-_COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes")
+_COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes", "others_share_of_cores")
 _LOSS_TOLERANCE = 1e-4  # of the first loss
 _PROGRESS_TOLERANCE = 0.1  # of the first update: where biases are merged into one, it learns half as fast
 
@@ -59,7 +58,7 @@ class Options(measure.Options):
     """What is measured, as cell-B-T-H-L, e.g. lstm-32-256-512-1; none takes all."""
     peers: tuple[str, ...] = ("torch", "keras", "flax")
     """Whom jaxgen is measured against: torch, torch-compile, keras, flax (linen), nnx."""
-    threads: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads: int = ALL_THREADS
     """Threads that each may use."""
     row_seconds: float = 60.0
     """Time after which a row begins no further round, if it has two."""
@@ -108,10 +107,9 @@ def measured(work: StepWork, peers: Mapping[str, Peer], options: Options) -> Row
             threads=options.threads,
             say=lambda text: measure.say(f"{work.name}: {text}"),
             refuse=disagreeing,
+            required=(_OURS, _PEAK),
             row_seconds=options.row_seconds,
         )
-    if missing := {_OURS, _PEAK} - results.keys():
-        raise RuntimeError(f"{work.name}: {' and '.join(missing)} could not run.")
     return figures(work, results, options.threads)
 
 
@@ -159,6 +157,8 @@ def figures(work: StepWork, results: Mapping[str, Measured], threads: int) -> Ro
         "peak_bytes": ours.peak_bytes,
         "imported_bytes": ours.facts["imported_bytes"],
     }
+    if shares := [result.others for result in results.values() if result.others is not None]:
+        row["others_share_of_cores"] = max(shares)
     for name, peer in results.items():
         if name not in (_OURS, _PEAK):
             key = name.replace("-", "_")

@@ -19,9 +19,10 @@ from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
-from jaxgen.recurrent import GRU, LSTM, RNN
+from jaxgen.recurrent import GRU, LSTM, RNN, GatedCell
 
-_CELLS = (LSTM, GRU, RNN)
+CELLS: dict[str, type[GatedCell]] = {cell.__name__: cell for cell in (LSTM, GRU, RNN)}
+"""Cells by name."""
 _RATE = 16_000  # Hz
 _BANDS = 80
 _PLAIN_ADAM = AdamW(peak=LEARNING_RATE, warmup_steps=0, final_share=1.0, b2=0.999, clip_norm=1e9)
@@ -52,7 +53,7 @@ class StepWork:
     @property
     def workload(self) -> Workload:
         """The model and its batches, as jaxgen has them."""
-        cell = next(cell for cell in _CELLS if cell.__name__ == self.cell)(self.hidden_size)
+        cell = CELLS[self.cell](self.hidden_size)
         wave = WaveRNN(cell=cell, num_layers=self.num_layers, embedding_size=max(64, self.hidden_size // 4), lookback=1)
         mel = MelRNN(cell=cell, num_layers=self.num_layers, residual=False, distribution=Normal())
         if self.frames:
@@ -72,10 +73,10 @@ _SIZES = (
 )
 ROWS = {
     work.name: work
-    for cell in _CELLS
+    for cell in CELLS
     for work in (
-        *(StepWork(cell.__name__, *size) for size in _SIZES),
-        StepWork(cell.__name__, 32, 64, 512, 2, frames=True),
+        *(StepWork(cell, *size) for size in _SIZES),
+        StepWork(cell, 32, 64, 512, 2, frames=True),
     )
 }
 """All rows by name."""

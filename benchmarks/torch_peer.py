@@ -1,24 +1,17 @@
-"""The benchmarked LSTM models in PyTorch: same sizes, loss, clipping, Adam and weight averaging, and a carry that goes on.
+"""The benchmarked LSTM models in PyTorch, with the same sizes, generating a step at a time."""
 
-Resets in the middle of a chunk are left out (`nn.LSTM` has none), which favours the peer.
-"""
-
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.workloads import Workload, q_levels
-from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import NormalMixture
 from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.objectives.likelihood import Likelihood
 
 Carry = Any
 
@@ -70,14 +63,6 @@ class Mixture:
         scales = nn.functional.softplus(raw + math.log(math.expm1(1)))
         return logits, means, self.min_scale + (1 - self.min_scale) * scales
 
-    def nats(self, outputs: torch.Tensor, target: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood [B, T] of standardised frames."""
-        logits, means, scales = self.split(outputs)
-        z = (target[..., None, :] - means) / scales
-        densities = (-0.5 * z.square() - scales.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-        mixed = torch.logsumexp(logits.log_softmax(-1) + densities, -1)
-        return nn.functional.binary_cross_entropy_with_logits(outputs[..., -1], end.float(), reduction="none") - mixed
-
     def sample(self, outputs: torch.Tensor) -> torch.Tensor:
         """A frame [B, D]."""
         logits, means, scales = self.split(outputs)
@@ -88,11 +73,6 @@ class Mixture:
 
 class Codes:
     """Codes under softmax cross-entropy."""
-
-    def nats(self, outputs: torch.Tensor, target: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood [B, T]."""
-        del end
-        return nn.functional.cross_entropy(outputs.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
 
     def sample(self, outputs: torch.Tensor) -> torch.Tensor:
         """A code [B]."""
@@ -110,33 +90,6 @@ def build(work: Workload) -> tuple[Network, Mixture | Codes]:
         return Network(nn.Identity(), bands, work, outputs).to(device), Mixture(model.distribution)
     levels = q_levels(work)
     return Network(CodeInputs(levels, model.embedding_size), model.embedding_size + 1, work, levels).to(device), Codes()
-
-
-def train_step(work: Workload, spec: DataSpec, batches: Sequence[Batch]) -> Callable[[], float]:
-    """One update after another; each call returns the loss, for which the device is waited."""
-    objective = Likelihood()
-    network, likelihood = build(work)
-    device = network.head.weight.device
-    adam = torch.optim.Adam(network.parameters(), lr=objective.optimizer.peak, betas=(0.9, 0.99))
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(objective.ema_decay))
-    endless, carry = itertools.cycle(batches), _zero_carry(work, work.batch_size, device)
-
-    def call() -> float:
-        nonlocal carry
-        batch = next(endless)
-        x = torch.from_numpy(standardised(batch["x"], spec)).to(device)
-        mask, end = (torch.from_numpy(np.ascontiguousarray(batch[name])).to(device) for name in ("mask", "end"))
-        outputs, carry = network(x[:, :-1], carry)
-        carry = [tuple(state.detach() for state in layer) for layer in carry]
-        loss = torch.where(mask, likelihood.nats(outputs, x[:, 1:], end), 0.0).sum() / mask.sum()
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), objective.optimizer.clip_norm)
-        adam.step()
-        average.update_parameters(network)
-        return loss.item()
-
-    return call
 
 
 def generation(work: Workload, spec: DataSpec, streams: int, steps: int) -> Callable[[], float]:

@@ -88,11 +88,9 @@ def prepared(work: Workload, dataset: Dataset, cache_dir: str) -> tuple[Store, D
     return store, spec, batches
 
 
-def bound(
-    work: Workload, spec: DataSpec, training: type[LikelihoodTraining] = LikelihoodTraining
-) -> LikelihoodTraining:
-    """The objective as `jaxgen.train` binds it to this work, or another that is made alike."""
-    return training(Likelihood(), work.model, spec, _STEPS_OF_A_RUN, work.batch_size)
+def bound(work: Workload, spec: DataSpec) -> LikelihoodTraining:
+    """The objective as `jaxgen.train` binds it to this work."""
+    return Likelihood().bind(work.model, spec, steps=_STEPS_OF_A_RUN, batch_size=work.batch_size)
 
 
 def some_batches(work: Workload, clips: int) -> tuple[DataSpec, list[Batch]]:
@@ -129,6 +127,19 @@ def train_flops(work: Workload) -> int:
     products = _products(work)
     unlearned = products[0] if isinstance(work.model, MelRNN) else 0
     return 2 * work.steps * (3 * sum(products) - unlearned)
+
+
+def train_bytes(work: Workload, parameters: int) -> int:
+    """Memory that one update needs at once if it recomputes nothing, in float32.
+
+    Parameters, their gradient, two moments and the average; and for each row and step the inputs, the pre-activations and
+    their gradient, and the states of each layer, and the logits and their gradient.
+    """
+    cell: Cell = work.model.cell
+    inputs, outputs = _widths(work)
+    gates = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))["bias"].size
+    layer = cell.hidden_size * (1 + cell.num_states) + 2 * gates  # one more as the input of what is above it
+    return 4 * (5 * parameters + work.steps * (inputs + work.model.num_layers * layer + 2 * outputs))
 
 
 def _products(work: Workload) -> list[int]:

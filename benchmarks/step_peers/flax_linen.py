@@ -23,7 +23,7 @@ class Network(linen.Module):
     @linen.compact
     def __call__(self, past: jax.Array, values: jax.Array | None) -> jax.Array:
         """Outputs [B, T, P]. values: the codes as numbers [B, T, 1]."""
-        x = past
+        x: Any = past
         if values is not None:
             x = jnp.concatenate([linen.Embed(256, self.embedding_size, name="embedding")(past), values], axis=-1)
         kind = {"LSTM": linen.OptimizedLSTMCell, "GRU": linen.GRUCell, "RNN": linen.SimpleCell}[self.cell]
@@ -42,7 +42,11 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     network = Network(given.cell, given.hidden_size, len(given.layers), given.head_kernel.shape[1], embedding_size)
     merged = 2 if given.cell == "GRU" else given.layers[0].bias.size // given.hidden_size
     missing = merged * given.hidden_size * len(given.layers)
-    return training(given, _params(given), lambda params, *inputs: network.apply({"params": params}, *inputs), missing)
+
+    def outputs_of(params: Any, *inputs: Any) -> Any:
+        return network.apply({"params": params}, *inputs)
+
+    return training(given, _params(given), outputs_of, missing)
 
 
 def _params(given: Given) -> dict[str, Any]:

@@ -29,8 +29,9 @@ class Network(nnx.Module):
             _start_from(cell, given.cell, layer)
         self.recurrent = nnx.List([nnx.RNN(cell, rngs=False) for cell in cells])
         self.initial = nnx.List([nnx.Param(jnp.asarray(layer.initial)) for layer in given.layers])
-        self.head = nnx.Linear(*given.head_kernel.shape, rngs=rngs)
-        self.head.kernel[...], self.head.bias[...] = jnp.asarray(given.head_kernel), jnp.asarray(given.head_bias)
+        head: Any = nnx.Linear(*given.head_kernel.shape, rngs=rngs)
+        head.kernel[...], head.bias[...] = jnp.asarray(given.head_kernel), jnp.asarray(given.head_bias)
+        self.head = head
 
     def __call__(self, past: jax.Array, values: jax.Array | None) -> jax.Array:
         """Outputs [B, T, P]. values: the codes as numbers [B, T, 1]."""
@@ -44,9 +45,9 @@ class Network(nnx.Module):
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
     """spec: see `given.load`. Every cell of nnx has one bias; the GRU lacks the recurrent one, which must be 0 here."""
     given = load(spec)
-    graph, params, rest = nnx.split(Network(given), nnx.Param, ...)
+    graph, params, *rest = nnx.split(Network(given), nnx.Param, ...)
     missing = sum(layer.bias.size for layer in given.layers)
-    return training(given, params, lambda params, *inputs: nnx.merge(graph, params, rest)(*inputs), missing)
+    return training(given, params, lambda params, *inputs: nnx.merge(graph, params, *rest)(*inputs), missing)
 
 
 def _start_from(module: Any, cell: str, layer: Layer) -> None:

@@ -86,5 +86,5 @@ def _loss(given: Given, outputs: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 def _weights(cell: str, layer: Layer) -> list[Array]:
     order = _ORDERS[cell]
     biases = [reordered(layer.bias, order), reordered(layer.recurrent_bias, order)]
-    bias = np.stack(biases) if cell == "GRU" else sum(biases)
+    bias = np.stack(biases) if cell == "GRU" else biases[0] + biases[1]
     return [reordered(layer.input, order), reordered(layer.recurrent, order), bias]

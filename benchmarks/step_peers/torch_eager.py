@@ -29,7 +29,9 @@ class Network(nn.Module):
 
     def forward(self, past: torch.Tensor, values: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
         """Mean loss. values: the codes as numbers [B, T, 1]."""
-        x = past if self.embedding is None else torch.cat([self.embedding(past), values], dim=-1)
+        x = past
+        if self.embedding is not None and values is not None:
+            x = torch.cat([self.embedding(past), values], dim=-1)
         start = tuple(state[:, None].expand(-1, len(x), -1).contiguous() for state in self.initial)
         hidden, _ = self.recurrence(x, start if len(start) > 1 else start[0])
         outputs = self.head(hidden)
