@@ -15,6 +15,8 @@ from jax import Array
 from jaxgen.errors import UserError
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_GROUP = 16  # codes that a draw looks at together; the square root of 256
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 _UNIT_SOFTPLUS = math.log(math.expm1(1))  # softplus of this is 1
 
 
@@ -61,8 +63,12 @@ class Distribution(abc.ABC):
         """Log probability or log density of x in nats, float32 [...]."""
 
     @abc.abstractmethod
-    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
-        """Draws one x for every element of [...]. `sampling` is static under jit."""
+    def noise(self, event_size: int, key: Array) -> Array:
+        """The random numbers that one x takes, float32 [N]. They know no parameters: a loop's can be drawn before it."""
+
+    @abc.abstractmethod
+    def sample(self, params: Array, noise: Array, sampling: Sampling) -> Array:
+        """The x that `noise` [..., N] picks for every element of [...]. `sampling` is static under jit."""
 
     @abc.abstractmethod
     def mode(self, params: Array) -> Array:
@@ -96,8 +102,11 @@ class Categorical(Distribution):
         log_probs = jax.nn.log_softmax(params.astype(jnp.float32))
         return jnp.take_along_axis(log_probs, x.astype(jnp.int32)[..., None], axis=-1)[..., 0]
 
-    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
-        return _choose(params, key, sampling)
+    def noise(self, event_size: int, key: Array) -> Array:
+        return jax.random.uniform(key, (1,))
+
+    def sample(self, params: Array, noise: Array, sampling: Sampling) -> Array:
+        return _choose(params, noise[..., 0], sampling)
 
     def mode(self, params: Array) -> Array:
         return jnp.argmax(params, axis=-1)
@@ -127,8 +136,10 @@ class Normal(Distribution):
     def log_prob(self, params: Array, x: Array) -> Array:
         return _normal_log_density(x, params.astype(jnp.float32), jnp.float32(self.scale))
 
-    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
-        noise = jax.random.normal(key, params.shape)
+    def noise(self, event_size: int, key: Array) -> Array:
+        return jax.random.normal(key, (event_size,))
+
+    def sample(self, params: Array, noise: Array, sampling: Sampling) -> Array:
         return self.mean(params) + sampling.deviation * self.scale * noise
 
     def mode(self, params: Array) -> Array:
@@ -170,12 +181,15 @@ class NormalMixture(Distribution):
         log_densities = _normal_log_density(x[..., None, :], means, scales)
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_densities, axis=-1)
 
-    def sample(self, params: Array, key: Array, sampling: Sampling) -> Array:
+    def noise(self, event_size: int, key: Array) -> Array:
+        component_key, frame_key = jax.random.split(key)
+        return jnp.append(jax.random.uniform(component_key), jax.random.normal(frame_key, (event_size,)))
+
+    def sample(self, params: Array, noise: Array, sampling: Sampling) -> Array:
         logits, means, scales = self._split(params)
-        component_key, noise_key = jax.random.split(key)
-        component = _choose(logits, component_key, sampling)
+        component = _choose(logits, noise[..., 0], sampling)
         mean, scale = _take(means, component), _take(scales, component)
-        return mean + sampling.deviation * scale * jax.random.normal(noise_key, mean.shape)
+        return mean + sampling.deviation * scale * noise[..., 1:]
 
     def mode(self, params: Array) -> Array:
         logits, means, _ = self._split(params)
@@ -198,22 +212,49 @@ def _normal_log_density(x: Array, mean: Array, scale: Array) -> Array:
     return (-0.5 * jnp.square((x - mean) / scale) - jnp.log(scale) - _LOG_SQRT_2PI).sum(-1)
 
 
-def _choose(logits: Array, key: Array, sampling: Sampling) -> Array:
-    """An index into the last axis of logits [..., N], after temperature, top-k and top-p (Holtzman et al. 2020)."""
+def _choose(logits: Array, uniform: Array, sampling: Sampling) -> Array:
+    """An index into the last axis of logits [..., N], after temperature, top-k and top-p (Holtzman et al. 2020).
+
+    uniform: [...], from 0 to below 1.
+    """
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits.astype(jnp.float32)
-    logits = (logits - logits.max(-1, keepdims=True)) / sampling.temperature  # a tiny temperature makes -inf, not nan
+    weights = jnp.exp((logits - logits.max(-1, keepdims=True)) / sampling.temperature)
     size = logits.shape[-1]
-    if sampling.top_k in range(1, size) or sampling.top_p < 1:
-        logits, index = jax.lax.top_k(logits, min(sampling.top_k or size, size))  # likeliest first
-        probs = jax.nn.softmax(logits)
-        likelier = jnp.cumsum(probs, axis=-1) - probs
-        if sampling.top_p < 1:
-            logits = jnp.where(likelier < sampling.top_p, logits, -jnp.inf)
-        drawn = jax.random.categorical(key, logits)
-        return jnp.take_along_axis(index, drawn[..., None], axis=-1)[..., 0]
-    return jax.random.categorical(key, logits)
+    if sampling.top_k not in range(1, size) and sampling.top_p == 1:
+        return _invert(weights, uniform)
+    weights, index = jax.lax.top_k(weights, min(sampling.top_k or size, size))  # likeliest first
+    if sampling.top_p < 1:
+        likelier = jnp.cumsum(weights, axis=-1) - weights
+        weights = jnp.where(likelier < sampling.top_p * weights.sum(-1, keepdims=True), weights, 0.0)
+    return jnp.take_along_axis(index, _invert(weights, uniform)[..., None], axis=-1)[..., 0]
+
+
+def _invert(weights: Array, uniform: Array) -> Array:
+    """The index into weights [..., N] at which their running sum passes the share `uniform` [...] of all.
+
+    One uniform number and one exponential a code cost far less than the Gumbel noise of `jax.random.categorical`; and
+    first a group of codes, then a code of it, far less than a running sum over all of them.
+    """
+    size = weights.shape[-1]
+    padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, -size % _GROUP)])
+    groups = padded.reshape(*weights.shape[:-1], -1, _GROUP)
+    group, share = _pass(groups.sum(-1), uniform)
+    place, _ = _pass(jnp.take_along_axis(groups, group[..., None, None], axis=-2)[..., 0, :], share)
+    return group * _GROUP + place
+
+
+def _pass(weights: Array, share: Array) -> tuple[Array, Array]:
+    """Where the running sum of weights [..., N] passes a share [...] of their sum, and how far into that weight it is.
+
+    A weight of 0 is never passed: no sum is below itself, and shares stay below 1.
+    """
+    sums = jnp.cumsum(weights, axis=-1)
+    mark = share * sums[..., -1]
+    index = jnp.minimum((sums <= mark[..., None]).sum(-1), weights.shape[-1] - 1)
+    weight, after = (jnp.take_along_axis(a, index[..., None], axis=-1)[..., 0] for a in (weights, sums))
+    return index, jnp.clip(1 - (after - mark) / weight, 0.0, _BELOW_ONE)
 
 
 def _take(vectors: Array, component: Array) -> Array:

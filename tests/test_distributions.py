@@ -23,10 +23,16 @@ def draw_params(distribution, event_size, shape=(), seed=0, scale=1.0):
     return scale * np.random.default_rng(seed).normal(size=(*shape, size)).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def draw(distribution, params, sampling):
+def draw_noise(distribution, event_size, shape, seed=0):
+    keys = jax.random.split(jax.random.key(seed), int(np.prod(shape)))
+    noise = jax.vmap(functools.partial(distribution.noise, event_size))(keys)
+    return noise.reshape(*shape, -1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def draw(distribution, params, sampling, event_size=1):
     many = jnp.broadcast_to(params, (DRAWS, *params.shape))
-    return distribution.sample(many, jax.random.key(0), sampling)
+    return distribution.sample(many, draw_noise(distribution, event_size, (DRAWS,)), sampling)
 
 
 def mixture_parts(params):
@@ -41,12 +47,12 @@ def mixture_parts(params):
 @pytest.mark.parametrize(("distribution", "event_size"), DISTRIBUTIONS)
 @pytest.mark.parametrize("shape", [(), (5,), (2, 4)])
 def test_shapes_and_dtypes(distribution, event_size, shape):
-    def everything(params, key):
-        x = distribution.sample(params, key, Sampling(top_k=2))
+    def everything(params):
+        x = distribution.sample(params, draw_noise(distribution, event_size, shape), Sampling(top_k=2))
         return x, distribution.mode(params), distribution.mean(params), distribution.log_prob(params, x)
 
     params = jnp.zeros((*shape, distribution.num_params(event_size)), jnp.bfloat16)
-    x, mode, mean, log_prob = jax.eval_shape(everything, params, jax.random.key(0))
+    x, mode, mean, log_prob = jax.eval_shape(everything, params)
     assert x.shape == mode.shape == mean.shape == (shape if event_size == 1 else (*shape, event_size))
     assert log_prob.shape == shape
     assert log_prob.dtype == mean.dtype == jnp.float32
@@ -135,10 +141,29 @@ def test_top_k_keeps_k_of_equal_codes():
     assert len(np.unique(draw(Categorical(6), jnp.zeros(6), Sampling(top_k=2)))) == 2
 
 
+@pytest.mark.parametrize("size", [2, 15, 16, 17, 256])
+def test_a_categorical_sample_is_the_inverse_of_the_cumulative_distribution(size):
+    params = draw_params(Categorical(size), 1, scale=2.0)
+    uniform = np.random.default_rng(1).random(DRAWS, np.float32)
+    many = jnp.broadcast_to(params, (DRAWS, size))
+    codes = np.asarray(Categorical(size).sample(many, uniform[:, None], Sampling()))
+    cumulative = np.cumsum(scipy.special.softmax(params.astype(np.float64)))
+    near = np.abs(cumulative - uniform[:, None]).min(1) < 1e-5  # either neighbour is right
+    np.testing.assert_array_equal(codes[~near], np.searchsorted(cumulative, uniform, side="right")[~near])
+
+
+@pytest.mark.parametrize("possible", [[0], [37], [255], [16, 31], [0, 255]])
+@pytest.mark.parametrize("uniform", [0.0, 0.3, 1 - 2**-23])
+def test_a_code_that_cannot_be_is_never_drawn(possible, uniform):
+    params = np.full(256, -np.inf, np.float32)
+    params[possible] = 0.0
+    assert int(Categorical(256).sample(jnp.asarray(params), jnp.array([uniform]), Sampling())) in possible
+
+
 @pytest.mark.parametrize(("temperature", "spread"), [(1.0, 1.0), (0.25, 1.0), (1.0, 0.3)])
 def test_normal_samples_have_the_tempered_moments(temperature, spread):
     mean = draw_params(Normal(), D)
-    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature, spread=spread))
+    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature, spread=spread), D)
     scale = 0.7 * spread * np.sqrt(temperature)
     assert scipy.stats.kstest(((x - mean) / scale).ravel(), "norm").pvalue > 1e-3
 
@@ -151,7 +176,7 @@ def test_mixture_samples_have_the_tempered_moments(temperature, spread):
     mean = tempered @ means
     covariance = np.einsum("k,kd,ke->de", tempered, means - mean, means - mean)
     covariance += np.diag(tempered @ (temperature * spread**2 * scales**2))
-    x = draw(MIXTURE, params, Sampling(temperature=temperature, spread=spread))
+    x = draw(MIXTURE, params, Sampling(temperature=temperature, spread=spread), D)
     np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(covariance.max() / DRAWS))
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.08 * covariance.max())
 
@@ -162,7 +187,7 @@ def test_mixture_means_mode_and_truncation():
     np.testing.assert_allclose(MIXTURE.mean(params), weights @ means, rtol=1e-5)
     likeliest = means[weights.argmax()]
     np.testing.assert_allclose(MIXTURE.mode(params), likeliest, rtol=1e-6)
-    x = draw(MIXTURE, params, Sampling(top_k=1))
+    x = draw(MIXTURE, params, Sampling(top_k=1), D)
     np.testing.assert_allclose(x.mean(0), likeliest, atol=5 * scales.max() / np.sqrt(DRAWS))
 
 
@@ -176,7 +201,7 @@ def test_categorical_mean_is_the_expected_code():
 def test_temperature_zero_is_the_mode_and_a_tiny_one_close_to_it(distribution, event_size):
     params = draw_params(distribution, event_size, (50,))
     for sampling in (Sampling(temperature=0), Sampling(temperature=0, top_k=3, top_p=0.5), Sampling(temperature=1e-30)):
-        x = distribution.sample(params, jax.random.key(0), sampling)
+        x = distribution.sample(params, draw_noise(distribution, event_size, (50,)), sampling)
         np.testing.assert_allclose(x, distribution.mode(params), atol=1e-5)
 
 

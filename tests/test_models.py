@@ -75,6 +75,10 @@ def step(model, x, labels, carry):
     return model.step(x, labels, carry)
 
 
+def draw_noise(model, rows, seed=0):
+    return jax.vmap(model.noise)(jax.random.split(jax.random.key(seed), rows))
+
+
 @each_model
 def test_unroll_is_repeated_step(config, data):
     """Teacher forced, one x at a time, with the carry set anew wherever the unroll resets it."""
@@ -185,20 +189,20 @@ def test_wave_scores_are_softmax_cross_entropy():
 def test_samples_are_steps(config, data):
     model, batch = make(config, data), draw_batch(data)
     outputs, _ = unroll(model, batch)
-    x, ended = model.sample(outputs[:, 0], jax.random.key(0), Sampling())
+    x, ended = model.sample(outputs[:, 0], draw_noise(model, B), Sampling())
     assert x.shape == model.predict(outputs[:, 0]).shape == (B, *data.features.step_shape)
     assert x.dtype == model.predict(outputs).dtype == data.features.step_dtype
     assert ended.shape == (B,)
     assert ended.dtype == bool
-    np.testing.assert_array_equal(x, model.sample(outputs[:, 0], jax.random.key(0), Sampling())[0])
-    assert np.any(np.asarray(x) != model.sample(outputs[:, 0], jax.random.key(1), Sampling())[0])
+    np.testing.assert_array_equal(x, model.sample(outputs[:, 0], draw_noise(model, B), Sampling())[0])
+    assert np.any(np.asarray(x) != model.sample(outputs[:, 0], draw_noise(model, B, 1), Sampling())[0])
 
 
 def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
     model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
     outputs = np.zeros((4000, N_MELS + 1), np.float32)
     outputs[:, -1] = np.log(0.3 / 0.7)
-    x, ended = model.sample(outputs, jax.random.key(0), Sampling())
+    x, ended = model.sample(outputs, draw_noise(model, 4000), Sampling())
     np.testing.assert_allclose(x.mean(0), MEL.mean, atol=5 * 0.5 * max(MEL.std) / np.sqrt(4000))
     np.testing.assert_allclose(x.std(0), 0.5 * np.array(MEL.std), rtol=0.06)
     assert abs(ended.mean() - 0.3) < 0.04

@@ -123,11 +123,14 @@ class MelModule(SequenceModel):
         mse = jnp.square(self.predict(outputs) - target).mean(-1)
         return {"loss": nats, "nats_per_frame": nats, "mse": mse}
 
-    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        frame, end_logit = self._split(outputs)
+    def noise(self, key: jax.Array) -> jax.Array:
         frame_key, end_key = jax.random.split(key)
-        x = self.distribution.sample(frame, frame_key, sampling)
-        return self._restore(x), jax.random.bernoulli(end_key, jax.nn.sigmoid(end_logit))
+        return jnp.append(self.distribution.noise(len(self.mean), frame_key), jax.random.uniform(end_key))
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        frame, end_logit = self._split(outputs)
+        x = self.distribution.sample(frame, noise[..., :-1], sampling)
+        return self._restore(x), noise[..., -1] < jax.nn.sigmoid(end_logit)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self._restore(self.distribution.mean(self._split(outputs)[0]))

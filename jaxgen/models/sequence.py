@@ -54,8 +54,12 @@ class SequenceModel(nnx.Module):
         """Unit-bearing figures per step, [...] each: `loss` (nats) and the model's own."""
 
     @abc.abstractmethod
-    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        """Draws the next step [..., *step_shape] and whether the clip ends with it, bool [...]."""
+    def noise(self, key: jax.Array) -> jax.Array:
+        """The random numbers that one step of one row takes, float32 [N]; generation draws them ahead of its loop."""
+
+    @abc.abstractmethod
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        """The next step [..., *step_shape] that `noise` [..., N] picks, and whether the clip ends with it, bool [...]."""
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:

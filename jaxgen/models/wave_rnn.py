@@ -112,8 +112,11 @@ class WaveModule(SequenceModel):
         nats = -self.log_prob(outputs, target, end)
         return {"loss": nats, "bits_per_sample": nats / NATS_PER_BIT}
 
-    def sample(self, outputs: jax.Array, key: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        codes = self.distribution.sample(outputs, key, sampling)
+    def noise(self, key: jax.Array) -> jax.Array:
+        return self.distribution.noise(1, key)
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        codes = self.distribution.sample(outputs, noise, sampling)
         return codes.astype(jnp.uint8), jnp.zeros(codes.shape, bool)
 
     def predict(self, outputs: jax.Array) -> jax.Array:

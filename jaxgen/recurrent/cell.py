@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -59,3 +59,17 @@ class Cell(abc.ABC):
 def restart(initial: Array, carry: Carry, reset: Array) -> Carry:
     """The carry [..., H] with `initial` [num_states, H] where reset [...] says so."""
     return tuple(jnp.where(reset[..., None], start, state) for start, state in zip(initial, carry, strict=True))
+
+
+class Equations(Protocol):
+    """A gated cell as the ways to unroll it see it: see `jaxgen.recurrent.gated.GatedCell`."""
+
+    hidden_size: int
+    num_states: ClassVar[int]
+    gate_bias: ClassVar[tuple[float, ...]]
+
+    def preactivation(self, zx: Array, zh: Array) -> Array:
+        """Joins [..., G*H] of input and recurrence into [..., Z*H]; linear."""
+
+    def pointwise(self, z: Array, carry: Carry) -> Carry:
+        """The next carry, [..., H] each."""

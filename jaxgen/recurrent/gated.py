@@ -20,7 +20,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxgen.errors import UserError
+from jaxgen.recurrent import scan
 from jaxgen.recurrent.cell import Carry, Cell, Params, restart
+from jaxgen.recurrent.native import recurrence
+from jaxgen.recurrent.scan import dot, masked
 
 _NORM_EPSILON = 1e-3  # a zero state has zh = 0, where the slope of the normalisation is epsilon ** -0.5
 
@@ -71,16 +74,15 @@ class GatedCell(Cell):
         if reset is not None:
             carry = restart(params["initial"], carry, reset)
         zx = _input_part(params, x)
-        zh = _recurrent_part(params, _product(_masked(carry[0], hidden_mask), params["recurrent"], x.dtype))
+        zh = _recurrent_part(params, _product(masked(carry[0], hidden_mask), params["recurrent"], x.dtype))
         carry = self.pointwise(self.preactivation(zx, zh), carry)
         return carry[0].astype(x.dtype), carry
 
     def unroll(
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        zx = _input_part(params, jnp.swapaxes(x, 0, 1))
-        hs, carry = _scan(self, x.dtype, params, zx, carry, reset.T, hidden_mask)
-        return jnp.swapaxes(hs, 0, 1).astype(x.dtype), carry
+        hs, carry = _recurrence(self, x.dtype, params, _input_part(params, x), carry, reset, hidden_mask)
+        return hs.astype(x.dtype), carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,18 +158,10 @@ def _normalised(z: Array, gain: Array | None) -> Array:
     return gain * centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _NORM_EPSILON)
 
 
-def _masked(h: Array, mask: Array | None) -> Array:
-    return h if mask is None else h * jax.lax.stop_gradient(mask)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     """x [..., D] @ kernel [D, F] in `dtype`, float32 accumulation and result; so are the products of its gradient."""
-    return _dot(x.astype(dtype), kernel.astype(dtype))
+    return dot(x.astype(dtype), kernel.astype(dtype))
 
 
 def _product_forward(x: Array, kernel: Array, dtype: DTypeLike) -> tuple[Array, Any]:
@@ -177,72 +171,71 @@ def _product_forward(x: Array, kernel: Array, dtype: DTypeLike) -> tuple[Array, 
 def _product_backward(dtype: DTypeLike, saved: Any, dz: Array) -> tuple[Array, Array]:
     x, kernel = saved
     dz = dz.astype(dtype)
-    return _dot(dz, kernel.astype(dtype).T).astype(x.dtype), _kernel_gradient(x.astype(dtype), dz)
+    return dot(dz, kernel.astype(dtype).T).astype(x.dtype), _kernel_gradient(x.astype(dtype), dz)
 
 
 def _kernel_gradient(x: Array, dz: Array) -> Array:
-    return _dot(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
+    return dot(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(
+def _recurrence(
     cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[Array, Carry]:
-    """The recurrence, time-major: zx [T, B, G*H], reset [T, B] -> (h [T, B, H], carry)."""
-    return _scan_forward(cell, dtype, params, zx, carry, reset, mask)[0]
+    """zx [B, T, G*H], reset [B, T] -> (h [B, T, H], carry)."""
+    return _recurrence_forward(cell, dtype, params, zx, carry, reset, mask)[0]
 
 
-def _scan_forward(
+def _recurrence_forward(
     cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[tuple[Array, Carry], Any]:
-    kernel = params["recurrent"].astype(dtype)
+    recurrent, initial = params["recurrent"], params["initial"]
+    part = functools.partial(_recurrent_part, params)
 
-    def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple[Array, Carry]]:
-        zx, reset = inputs
-        carry = restart(params["initial"], carry, reset)
-        zh = _recurrent_part(params, _dot(_masked(carry[0], mask).astype(dtype), kernel))
-        z = cell.preactivation(zx, zh)
-        carry = cell.pointwise(z, carry)
-        return carry, (z, carry)
+    def by_scan(zx: Array, carry: Carry) -> tuple[Array, Array, Carry]:
+        return scan.forward(cell, dtype, part, recurrent, initial, zx, carry, reset, mask)
 
-    last, (z, carries) = jax.lax.scan(body, carry, (zx, reset))
-    return (carries[0], last), (params, z, carry, carries, reset, mask)
+    def natively(zx: Array, carry: Carry) -> tuple[Array, Array, Carry]:
+        ones = _ones_like(mask, carry[0])
+        return recurrence.forward(cell, params["recurrent_bias"], recurrent, initial, zx, carry, reset, ones)
+
+    z, h_in, states = _on_device(cell, dtype, natively, by_scan)(zx, carry)
+    return (states[0], tuple(s[:, -1] for s in states)), (params, z, h_in, states, carry, reset, mask)
 
 
-def _scan_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
-    params, z, first, carries, reset, mask = saved
-    dhs, dlast = cotangents
-    kernel = params["recurrent"].astype(dtype)
-    before = tuple(jnp.concatenate([s[None], ss[:-1]]) for s, ss in zip(first, carries, strict=True))
-    before = restart(params["initial"], before, reset)
-    h = _masked(before[0], mask).astype(dtype)
-    raw = _dot(h, kernel)  # needed by, and compiled only for, a recurrent part that is not linear: layer_norm
-    pull_pointwise = jax.vmap(lambda z, carry: jax.vjp(cell.pointwise, z, carry)[1])(z, before)
-    pull_recurrent = jax.vmap(lambda zh: jax.vjp(functools.partial(_recurrent_part, params), zh)[1])(raw)
-    pull_join = jax.linear_transpose(cell.preactivation, raw, raw)
-    pull_join_step = jax.linear_transpose(cell.preactivation, raw[0], raw[0])
+def _recurrence_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
+    params, z, h_in, states, first, reset, mask = saved
+    recurrent, initial = params["recurrent"], params["initial"]
+    part = functools.partial(_recurrent_part, params)
 
-    def body(state: tuple[Carry, Carry], inputs: Any) -> tuple[tuple[Carry, Carry], Array]:
-        (dh, *dothers), dinitial = state
-        pull_pointwise, pull_recurrent, dy, reset = inputs
-        dz, (dh, *dothers) = pull_pointwise((dh + dy, *dothers))
-        (draw,) = pull_recurrent(pull_join_step(dz)[1])
-        dh = dh + _masked(_dot(draw.astype(dtype), kernel.T), mask)
-        dcarry = (dh, *dothers)
-        kept = tuple(jnp.where(reset[:, None], 0, d) for d in dcarry)
-        dinitial = tuple(acc + (d - k) for acc, d, k in zip(dinitial, dcarry, kept, strict=True))
-        return (kept, dinitial), dz
+    def by_scan(dy: Array, dlast: Carry) -> tuple[Array, Array, Carry, Array]:
+        return scan.backward(cell, dtype, part, recurrent, initial, z, h_in, states, first, reset, mask, dy, dlast)
 
-    start = (dlast, jax.tree.map(jnp.zeros_like, dlast))
-    (dfirst, dinitial), dz = jax.lax.scan(body, start, (pull_pointwise, pull_recurrent, dhs, reset), reverse=True)
-    dzx, dzh = pull_join(dz)
+    def natively(dy: Array, dlast: Carry) -> tuple[Array, Array, Carry, Array]:
+        ones = _ones_like(mask, first[0])
+        return recurrence.backward(cell, recurrent, initial, z, states, first, reset, ones, dy, dlast)
+
+    dzx, dzh, dfirst, dinitial = _on_device(cell, dtype, natively, by_scan)(*cotangents)
+    h_in = h_in.astype(dtype)
+    raw = scan.dot(h_in, recurrent.astype(dtype))  # compiled only where the recurrent part is not linear
     draw, dparams = jax.vjp(lambda zh, params: _recurrent_part(params, zh), raw, params)[1](dzh)
-    dparams["recurrent"] = _kernel_gradient(h, draw.astype(dtype))
-    dparams["initial"] = jnp.stack([d.sum(0) for d in dinitial])
+    dparams["recurrent"] = _kernel_gradient(h_in, draw.astype(dtype))
+    dparams["initial"] = dinitial
     return dparams, dzx, dfirst, None, None
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+def _on_device(cell: GatedCell, dtype: DTypeLike, natively: Callable[..., Any], by_scan: Callable[..., Any]) -> Any:
+    """Native code for float32 on a CPU where it knows the cell; the scan elsewhere."""
+    if jax.default_backend() != "cpu" or dtype != jnp.float32 or cell.layer_norm or not recurrence.suits(cell):
+        return by_scan
+    return functools.partial(jax.lax.platform_dependent, cpu=natively, default=by_scan)
+
+
+def _ones_like(mask: Array | None, h: Array) -> Array:
+    return jnp.ones_like(h) if mask is None else mask

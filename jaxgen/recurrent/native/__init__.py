@@ -1,0 +1,1 @@
+"""The recurrence of gated cells in native code, for CPUs."""

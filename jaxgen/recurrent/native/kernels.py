@@ -1,0 +1,288 @@
+"""The recurrence of a gated cell on a CPU, forward and backward, as one native kernel each.
+
+XLA runs a scan as a loop of small operations: it packs the recurrent matrix anew at each step, and works on one thread
+between products. Here each thread takes its rows of the batch through all of time without waiting for the others; the
+matrix is packed once, and the cell's own equations (`Cell.pointwise`, traced) run where a product leaves its sums.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from llvmlite import ir
+
+from jaxgen.recurrent.native import ffi
+from jaxgen.recurrent.native.emit import F32, I64, POINTER, Vectors, pointer
+from jaxgen.recurrent.native.matmul import panel_vectors, row_products
+
+
+def _int(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+@contextlib.contextmanager
+def _loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+    """for index in range(start, stop, step), or downward from stop - 1 to start where step is -1."""
+    check, body, end = (builder.append_basic_block(label) for label in ("check", "body", "end"))
+    before = builder.block
+    first = builder.sub(stop, _int(1)) if step < 0 else start
+    builder.branch(check)
+    builder.position_at_end(check)
+    index = builder.phi(I64)
+    index.add_incoming(first, before)
+    going = builder.icmp_signed(">=", index, start) if step < 0 else builder.icmp_signed("<", index, stop)
+    builder.cbranch(going, body, end)
+    builder.position_at_end(body)
+    yield index
+    index.add_incoming(builder.add(index, _int(step)), builder.block)
+    builder.branch(check)
+    builder.position_at_end(end)
+
+
+class _Kernel:
+    """A function rows(frame, first, last) under construction, and the addresses within its arrays."""
+
+    def __init__(self, name: str, lanes: int):
+        self.module = ir.Module(name)
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
+        self.function = ir.Function(self.module, signature, name)
+        self.frame, self.first, self.last = self.function.args
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.v = Vectors(self.builder, lanes)
+
+    def at(self, base: ir.Value, offset: ir.Value) -> ir.Value:
+        return self.builder.gep(base, [offset], source_etype=F32)
+
+    def offset(self, *terms: tuple[ir.Value | int, ir.Value | int]) -> ir.Value:
+        """Sum of products."""
+        total: ir.Value = _int(0)
+        for pair in terms:
+            a, b = (_int(x) if isinstance(x, int) else x for x in pair)
+            total = self.builder.add(total, self.builder.mul(a, b))
+        return total
+
+    def flag(self, base: ir.Value, offset: ir.Value) -> ir.Value:
+        """A bool of an array, as one bit."""
+        byte = self.builder.load(self.builder.gep(base, [offset], source_etype=ir.IntType(8)), typ=ir.IntType(8))
+        return self.builder.icmp_unsigned("!=", byte, ir.Constant(ir.IntType(8), 0))
+
+    @contextlib.contextmanager
+    def products(
+        self, a: ir.Value, stride: ir.Value, packed: ir.Value, depth: int, vectors: int, width: int
+    ) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
+        """Loops over panels and rows of a[rows, depth] @ packed; yields (panel, row, sums of the row [vectors, lanes]).
+
+        The panel is the outer loop: it stays in the nearest cache while all rows of this thread use it.
+        """
+        b, lanes = self.builder, self.v.lanes
+        most = ffi.machine().rows_for(vectors)
+        kernels = [row_products(self.module, f"products_{n}", n, vectors, lanes) for n in range(1, most + 1)]
+        sums = self._scratch(most * vectors * lanes)
+        with _loop(b, _int(0), _int(width // (vectors * lanes))) as panel:
+            columns = self.at(packed, self.offset((panel, depth * vectors * lanes)))
+            with _loop(b, self.first, self.last, most) as row:
+                left = b.sub(self.last, row)
+                count = b.select(b.icmp_signed("<", left, _int(most)), left, _int(most))
+                done = self.function.append_basic_block("done")
+                switch = b.switch(count, done)
+                for n, kernel in enumerate(kernels, start=1):
+                    case = self.function.append_basic_block(f"rows_{n}")
+                    switch.add_case(_int(n), case)
+                    b.position_at_end(case)
+                    b.call(kernel, [self.at(a, b.mul(row, stride)), stride, columns, _int(depth), sums])
+                    b.branch(done)
+                b.position_at_end(done)
+                with _loop(b, _int(0), count) as index:
+                    yield panel, b.add(row, index), self.at(sums, self.offset((index, vectors * lanes)))
+
+    def _scratch(self, size: int) -> ir.Value:
+        with self.builder.goto_entry_block():
+            return pointer(self.builder, self.builder.alloca(F32, size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """The equations of a cell, traced for a single hidden unit: what happens in each lane.
+
+    forward(zx [G], zh [G], carry [1] each) -> (z [Z], carry [1] each)
+    backward(z [Z], carry [1] each, dcarry [1] each) -> (dzx [G], dzh [G], dcarry [1] each)
+    """
+
+    num_gates: int
+    num_preactivations: int
+    num_states: int
+    forward: ClosedJaxpr
+    backward: ClosedJaxpr
+
+    @property
+    def joined(self) -> bool:
+        """Whether dzx and dzh are one and the same."""
+        return self.backward.jaxpr.outvars[0] is self.backward.jaxpr.outvars[1]
+
+
+class _Recurrence(_Kernel):
+    """What both directions share: sizes, and where the carry before a step lies."""
+
+    def __init__(self, name: str, equations: Lanes, hidden_size: int):
+        super().__init__(name, ffi.machine().lanes_for(hidden_size))
+        self.equations, self.hidden_size = equations, hidden_size
+        self.batch_size = ffi.dimension(self.builder, self.frame, 0, 0)
+        self.num_steps = ffi.dimension(self.builder, self.frame, 0, 1)
+
+    def arguments(self, *names: str) -> dict[str, ir.Value]:
+        return {name: ffi.data(self.builder, self.frame, index) for index, name in enumerate(names)}
+
+    def results(self, *names: str) -> dict[str, ir.Value]:
+        return {name: ffi.data(self.builder, self.frame, index, result=True) for index, name in enumerate(names)}
+
+    def vectors(self) -> "contextlib.AbstractContextManager[ir.Value]":
+        """Loops over the hidden units, a vector at a time."""
+        return _loop(self.builder, _int(0), _int(self.hidden_size), self.v.lanes)
+
+    def states(self) -> list[str]:
+        return [f"state{index}" for index in range(self.equations.num_states)]
+
+    def step(self, row: ir.Value, t: ir.Value, width: int) -> ir.Value:
+        """Offset of [row, t] in an array [B, T, width]."""
+        return self.offset((self.builder.add(self.builder.mul(row, self.num_steps), t), width))
+
+    def unit(self, base: ir.Value, unit: ir.Value, slot: int = 0) -> ir.Value:
+        """Address of a hidden unit in vector `slot` of several of width H that follow each other."""
+        return self.at(base, self.builder.add(unit, _int(slot * self.hidden_size)))
+
+    def state(self, base: ir.Value, index: int, row: ir.Value) -> ir.Value:
+        """Address of a row of state `index` in an array [S, B, H]."""
+        before = self.builder.mul(_int(index), self.batch_size)
+        return self.at(base, self.offset((self.builder.add(before, row), self.hidden_size)))
+
+    def before(self, arrays: Mapping[str, ir.Value], row: ir.Value, t: ir.Value, reset: ir.Value) -> list[ir.Value]:
+        """Addresses of the carry that step t of a row starts from."""
+        b, found = self.builder, []
+        start = b.icmp_signed("==", t, _int(0))
+        for index, name in enumerate(self.states()):
+            previous = self.at(arrays[name], self.step(row, b.sub(t, _int(1)), self.hidden_size))
+            carried = b.select(start, self.state(arrays["first"], index, row), previous)
+            initial = self.at(arrays["initial"], _int(index * self.hidden_size))
+            found.append(b.select(reset, initial, carried))
+        return found
+
+    def load(self, base: ir.Value, unit: ir.Value, count: int) -> np.ndarray:
+        """Vectors at a hidden unit, from each of `count` vectors of width H."""
+        return _objects([self.v.load(self.unit(base, unit, slot)) for slot in range(count)])
+
+    def store(self, values: Iterable[ir.Value], base: ir.Value, unit: ir.Value) -> None:
+        for slot, value in enumerate(values):
+            self.v.store(value, self.unit(base, unit, slot))
+
+
+def _objects(values: Sequence[ir.Value]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
+    """Target of (zx [B, T, G*H], recurrent (packed), recurrent_bias [G*H], initial [S, H], first [S, B, H],
+    reset bool [B, T], mask [B, H]) -> (z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each).
+
+    h_in is what the recurrent matrix was multiplied with.
+    """
+    k = _Recurrence("forward", equations, hidden_size)
+    b, v, gates = k.builder, k.v, equations.num_gates
+    units = forward_units(gates, hidden_size)
+    arrays = k.arguments("zx", "recurrent", "bias", "initial", "first", "reset", "mask")
+    arrays |= k.results("z", "h_in", *k.states())
+    with _loop(b, _int(0), k.num_steps) as t:
+        with _loop(b, k.first, k.last) as row:
+            (before, *_) = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
+            mask = k.at(arrays["mask"], k.offset((row, hidden_size)))
+            into = k.at(arrays["h_in"], k.step(row, t, hidden_size))
+            with k.vectors() as unit:
+                v.store(b.fmul(v.load(k.at(before, unit)), v.load(k.at(mask, unit))), k.at(into, unit))
+        h_in = k.at(arrays["h_in"], k.offset((t, hidden_size)))
+        stride = k.offset((k.num_steps, hidden_size))
+        with k.products(h_in, stride, arrays["recurrent"], hidden_size, gates * units, gates * hidden_size) as found:
+            panel, row, sums = found
+            carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
+            zx = k.at(arrays["zx"], k.step(row, t, gates * hidden_size))
+            z_out = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
+            for place in range(units):
+                unit = k.offset((b.add(b.mul(panel, _int(units)), _int(place)), v.lanes))
+                zh = [v.load(k.at(sums, _int((gate * units + place) * v.lanes))) for gate in range(gates)]
+                zh = [b.fadd(z, bias) for z, bias in zip(zh, k.load(arrays["bias"], unit, gates), strict=True)]
+                carry = [k.load(address, unit, 1) for address in carries]
+                z, *after = v.evaluate(equations.forward, [k.load(zx, unit, gates), _objects(zh), *carry])
+                k.store(z, z_out, unit)
+                for name, state in zip(k.states(), after, strict=True):
+                    k.store(state, k.at(arrays[name], k.step(row, t, hidden_size)), unit)
+    b.ret_void()
+    return ffi.register(k.module, k.function, threads)
+
+
+def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
+    """Target of (z [B, T, Z*H], transposed recurrent (packed), initial [S, H], first [S, B, H], reset bool [B, T],
+    mask [B, H], dlast [S, B, H], dy [B, T, H], states [B, T, H] each) -> (dzx [B, T, G*H], dzh like it where the two
+    differ, dfirst [S, B, H], dinitial [S, B, H]).
+    """
+    k = _Recurrence("backward", equations, hidden_size)
+    b, v, gates = k.builder, k.v, equations.num_gates
+    arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
+    gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
+    arrays |= k.results(*gradients, "dcarry", "dinitial")
+
+    def restarted(index: int, row: ir.Value, unit: ir.Value, reset: ir.Value, value: ir.Value) -> None:
+        """Hands the gradient of a state to the step before, or to the initial carry."""
+        initial = k.at(k.state(arrays["dinitial"], index, row), unit)
+        zero = v.constant(0.0)
+        v.store(b.fadd(v.load(initial), b.select(reset, value, zero)), initial)
+        v.store(b.select(reset, zero, value), k.at(k.state(arrays["dcarry"], index, row), unit))
+
+    with _loop(b, k.first, k.last) as row:
+        for index in range(equations.num_states):
+            with k.vectors() as unit:
+                last = v.load(k.at(k.state(arrays["dlast"], index, row), unit))
+                v.store(last, k.at(k.state(arrays["dcarry"], index, row), unit))
+                v.store(v.constant(0.0), k.at(k.state(arrays["dinitial"], index, row), unit))
+    with _loop(b, _int(0), k.num_steps, -1) as t:
+        with _loop(b, k.first, k.last) as row:
+            reset = k.flag(arrays["reset"], k.step(row, t, 1))
+            carries = k.before(arrays, row, t, reset)
+            z_in = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
+            dy = k.at(arrays["dy"], k.step(row, t, hidden_size))
+            with k.vectors() as unit:
+                carry = [k.load(address, unit, 1) for address in carries]
+                dcarry = [k.load(k.state(arrays["dcarry"], i, row), unit, 1) for i in range(equations.num_states)]
+                dcarry[0] = _objects([b.fadd(dcarry[0][0], v.load(k.at(dy, unit)))])
+                z = k.load(z_in, unit, equations.num_preactivations)
+                dzx, dzh, (dh,), *dothers = v.evaluate(equations.backward, [z, *carry, *dcarry])
+                for name, values in zip(gradients, (dzx, dzh), strict=False):
+                    k.store(values, k.at(arrays[name], k.step(row, t, gates * hidden_size)), unit)
+                v.store(dh, k.at(k.state(arrays["dcarry"], 0, row), unit))
+                for index, (dother,) in enumerate(dothers, start=1):
+                    restarted(index, row, unit, reset, dother)
+        dzh = k.at(arrays[gradients[-1]], k.offset((t, gates * hidden_size)))
+        stride = k.offset((k.num_steps, gates * hidden_size))
+        vectors = backward_vectors(hidden_size)
+        with k.products(dzh, stride, arrays["recurrent"], gates * hidden_size, vectors, hidden_size) as found:
+            panel, row, sums = found
+            reset = k.flag(arrays["reset"], k.step(row, t, 1))
+            for place in range(vectors):
+                unit = k.offset((b.add(b.mul(panel, _int(vectors)), _int(place)), v.lanes))
+                mask = v.load(k.at(arrays["mask"], b.add(k.offset((row, hidden_size)), unit)))
+                through = v.load(k.at(sums, _int(place * v.lanes)))
+                direct = v.load(k.at(k.state(arrays["dcarry"], 0, row), unit))
+                restarted(0, row, unit, reset, v.multiply_add(mask, through, direct))
+    b.ret_void()
+    return ffi.register(k.module, k.function, threads)
+
+
+def forward_units(num_gates: int, hidden_size: int) -> int:
+    """Vectors of hidden units in a panel of the forward product, which holds all gates of each."""
+    return panel_vectors(hidden_size, ffi.machine().lanes_for(hidden_size), max(1, 4 // num_gates))
+
+
+def backward_vectors(hidden_size: int) -> int:
+    """Vectors in a panel of the backward product."""
+    return panel_vectors(hidden_size, ffi.machine().lanes_for(hidden_size))
