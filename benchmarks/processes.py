@@ -130,7 +130,7 @@ class Worker:
         code = self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
-        return lines[-1] if lines else f"its process ended with code {code}"
+        return f"its process ended with code {code}, last saying: {lines[-1] if lines else 'nothing'}"
 
 
 @contextlib.contextmanager
