@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,13 +19,15 @@ from jaxgen.files import write_whole, writing
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
-from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import not_improving
 from jaxgen.training.telemetry import read_metrics
 
+if TYPE_CHECKING:  # orbax is slow to import
+    from jaxgen.training.checkpoint import Checkpoints
+
 _MAY_DIFFER = frozenset(
     ["workdir", "cache_dir", "data.root", "evaluation"]
-    + [f"train.{name}" for name in ("log_every", "keep", "early_stopping")]
+    + [f"train.{name}" for name in ("steps_per_call", "log_every", "keep", "early_stopping")]
 )
 
 
@@ -76,7 +78,7 @@ class Run:
 
     def untrained(self) -> Any:
         """The parameters that this run started from."""
-        return self.training.init(jax.random.key(self.config.train.seed)).params
+        return jax.jit(self.training.init)(jax.random.key(self.config.train.seed)).params
 
     def check_data(self, store: Store) -> None:
         """Raises UserError where the store holds other clips than this run was trained on."""
@@ -131,10 +133,14 @@ def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
     return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
 
 
-def checkpoints_of(workdir: Path) -> Checkpoints | None:
+def checkpoints_of(workdir: Path) -> "Checkpoints | None":
     """The checkpoints of a run, or None where the folder holds none. Touches nothing."""
     folder = workdir / "checkpoints"
-    return Checkpoints(folder) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    from jaxgen.training.checkpoint import Checkpoints
+
+    return Checkpoints(folder)
 
 
 def is_finished(config: Config) -> bool:
@@ -191,7 +197,7 @@ def save_config(config: Config) -> None:
     write_whole(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _described(checkpoints: Checkpoints, step: int) -> tuple[Config, DataSpec]:
+def _described(checkpoints: "Checkpoints", step: int) -> tuple[Config, DataSpec]:
     run = checkpoints.run(step)
     config, spec = from_json(run["config"]), from_json(run["data"])
     if config.features != spec.features:

@@ -18,7 +18,6 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
 from jaxgen.runs import Run, bind, check_data, describe, is_finished, save_config
-from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.telemetry import read_metrics
 
@@ -63,6 +62,8 @@ def main() -> int:
 
 
 def _train(config: Config, store: Store, training: LikelihoodTraining, spec: DataSpec, evaluator: Evaluator) -> Outcome:
+    from jaxgen.training.checkpoint import Checkpoints  # orbax is slow to import
+
     train, model = config.train, config.model
     clips = store.indices("validation")
     batches = TrainingBatches(

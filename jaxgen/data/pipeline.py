@@ -1,4 +1,4 @@
-"""Batches: rows that are streams of clips, without padding (grain).
+"""Batches: rows that are streams of clips, without padding.
 
 Each of the B rows reads clip after clip and hands out chunks of `seq_len` steps, so the carry of a model goes on from
 one batch to the next. A batch is a dictionary of numpy arrays:
@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxgen.data.spec import DataSpec
@@ -27,7 +26,6 @@ from jaxgen.errors import UserError
 Batch = dict[str, Any]
 
 _CHUNKS_PER_SEGMENT = 64
-_PREFETCHED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Segment:
     stop: int
 
 
-class TrainingBatches(grain.IterDataset[Batch]):
+class TrainingBatches:
     """Endless batches of the training clips, shuffled anew each epoch by `seed`.
 
     A recording longer than 64 chunks is cut into segments of that length, so that rows do not march through it side by
@@ -58,7 +56,8 @@ class TrainingBatches(grain.IterDataset[Batch]):
         seq_len: int,
         seed: int,
     ):
-        super().__init__()
+        import grain  # slow to import
+
         longest = _CHUNKS_PER_SEGMENT * seq_len
         segments = [
             Segment(clip, start, min(start + longest, store.clips[clip].num_steps))
@@ -68,14 +67,10 @@ class TrainingBatches(grain.IterDataset[Batch]):
         if not segments:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         order = grain.MapDataset.source(segments).seed(seed).shuffle().repeat()
-        self._streams = lambda: _Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
+        self._streams = lambda: Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
 
-    def __iter__(self) -> grain.DatasetIterator[Batch]:
+    def __iter__(self) -> "Streams":
         return self._streams()
-
-    def prefetched(self) -> grain.DatasetIterator[Batch]:
-        """The batches, made in a thread ahead of use; its state is that of the batches already drawn."""
-        return grain.experimental.ThreadPrefetchIterDataset(self, prefetch_buffer_size=_PREFETCHED).__iter__()
 
 
 def scoring_batches(
@@ -91,7 +86,7 @@ def scoring_batches(
     """Every step of every clip once, each clip from a fresh start. Label values never seen in training are unknown."""
     longest_first = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
     segments = [Segment(clip, 0, store.clips[clip].num_steps) for clip in longest_first]
-    return _Streams(_Packer(store, spec, labels, lookback, seq_len), segments, batch_size)
+    return Streams(_Packer(store, spec, labels, lookback, seq_len), segments, batch_size)
 
 
 class _Packer:
@@ -141,17 +136,17 @@ class _Packer:
 
 @dataclasses.dataclass
 class _Row:
-    """Where a stream stands: places in the order of the segments it holds, and how much of the first is used up."""
+    """Where a stream stands: the segments it holds, with their places in the order, and how much of the first is used
+    up."""
 
-    places: list[int]
+    held: list[tuple[int, Segment]]
     offset: int
 
 
-class _Streams(grain.DatasetIterator[Batch]):
-    """Fills rows from `order`, first come first served. Its state is a few integers a row."""
+class Streams(Iterator[Batch]):
+    """Fills rows from `order`, first come first served. Its state, as JSON, is a few integers a row."""
 
     def __init__(self, packer: _Packer, order: Sequence[Segment], batch_size: int):
-        super().__init__()
         self._packer, self._order = packer, order
         self._next_place = 0
         self._rows = [_Row([], 0) for _ in range(batch_size)]
@@ -169,31 +164,33 @@ class _Streams(grain.DatasetIterator[Batch]):
         return {"x": batch["x"], "labels": labels, **flags}
 
     def get_state(self) -> dict[str, Any]:
-        return {"next": self._next_place, "rows": [[row.offset, *row.places] for row in self._rows]}
+        """Where the stream stands after the batches drawn so far."""
+        return {"next": self._next_place, "rows": [[row.offset, *(p for p, _ in row.held)] for row in self._rows]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where `get_state` was asked."""
         self._next_place = state["next"]
-        self._rows = [_Row(list(places), offset) for offset, *places in state["rows"]]
+        self._rows = [_Row([(p, self._order[p]) for p in places], offset) for offset, *places in state["rows"]]
 
     def _left(self, row: _Row) -> int:
-        return sum(self._packer.length(self._order[place]) for place in row.places) - row.offset
+        return sum(self._packer.length(segment) for _, segment in row.held) - row.offset
 
     def _fill(self, batch: Batch, index: int, row: _Row) -> None:
         at, offset, needed = 0, row.offset, self._packer.lookback + self._packer.seq_len
-        held = 0
+        used = 0
         while at < needed:
-            if held == len(row.places):
+            if used == len(row.held):
                 if self._next_place == len(self._order):
                     return
-                row.places.append(self._next_place)
+                row.held.append((self._next_place, self._order[self._next_place]))
                 self._next_place += 1
-            segment = self._order[row.places[held]]
+            _, segment = row.held[used]
             count = min(self._packer.length(segment) - offset, needed - at)
             self._packer.write(batch, index, at, segment, offset, count)
-            at, offset, held = at + count, 0, held + 1
+            at, offset, used = at + count, 0, used + 1
 
     def _advance(self, row: _Row) -> None:
         row.offset += self._packer.seq_len
-        while row.places and row.offset >= (length := self._packer.length(self._order[row.places[0]])):
-            row.places.pop(0)
+        while row.held and row.offset >= (length := self._packer.length(row.held[0][1])):
+            row.held.pop(0)
             row.offset -= length

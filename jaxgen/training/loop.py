@@ -1,11 +1,14 @@
-"""The training loop. Its order is a promise: step, telemetry, evaluate, save, and only then the next batch."""
+"""The training loop. Its order is a promise: update, telemetry, evaluate, save, and only then the next call.
 
+One call of the device does `Train.steps_per_call` updates, but never goes past a step at which something is due.
+"""
+
+import contextlib
 import dataclasses
 import enum
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,9 +16,12 @@ import numpy as np
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.errors import UserError
 from jaxgen.objectives.likelihood import LikelihoodTraining
-from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.feed import calls
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.telemetry import Telemetry
+
+if TYPE_CHECKING:  # orbax is slow to import
+    from jaxgen.training.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +36,9 @@ class Train:
     """Steps (samples or frames) the gradient sees."""
     seed: int = 0
     """Decides the initial weights, the order of clips and every draw."""
+    steps_per_call: int = 1
+    """Updates that the device does in one go, where updates take a few milliseconds; best a divisor of log_every. The
+    results are the same."""
     log_every: int = 10
     """Steps between training rows in metrics.jsonl."""
     eval_every: int = 500
@@ -50,6 +59,7 @@ class Train:
             "steps",
             "batch_size",
             "seq_len",
+            "steps_per_call",
             "log_every",
             "eval_every",
             "checkpoint_every",
@@ -92,7 +102,7 @@ class Outcome(enum.Enum):
 def fit(
     training: LikelihoodTraining,
     batches: TrainingBatches,
-    checkpoints: Checkpoints,
+    checkpoints: "Checkpoints",
     validate: Callable[[Any, int], Validation],
     train: Train,
     workdir: Path,
@@ -105,8 +115,8 @@ def fit(
     validate: called with the averaged parameters and the step. seconds_per_step: audio that one update reads.
     run: JSON value saved with every checkpoint. Raises Diverged where a loss is not finite, UserError for a full disk.
     """
-    train_step = jax.jit(training.train_step, donate_argnums=0)
-    state, stream = training.init(jax.random.key(train.seed)), batches.prefetched()
+    train_steps = updates(training)
+    state, stream = jax.jit(training.init)(jax.random.key(train.seed)), iter(batches)
     start = checkpoints.latest() or 0
     if start:
         state, position = checkpoints.restore(start, state)
@@ -114,14 +124,13 @@ def fit(
     telemetry = Telemetry(
         workdir, start=start, steps=train.steps, log_every=train.log_every, seconds_per_step=seconds_per_step
     )
-    with Interrupts() as interrupts, telemetry:
+    feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train)))
+    with Interrupts() as interrupts, telemetry, feed as coming:
         if not_improving(telemetry.history, train):
             return Outcome.EARLY
-        for step in range(start + 1, train.steps + 1):
-            waiting = time.perf_counter()
-            batch = next(stream)
-            telemetry.waited(time.perf_counter() - waiting)
-            state, metrics = train_step(state, batch)
+        for call in telemetry.waiting(coming):
+            step = call.last
+            state, metrics = train_steps(state, call.batches)
             telemetry.record(step, metrics)
             figures = None
             if step == train.steps or step % train.eval_every == 0:
@@ -135,12 +144,30 @@ def fit(
                 telemetry.heard(step, validation.clips, validation.sample_rate)
             if figures is not None or step % train.checkpoint_every == 0 or interrupts.requested:
                 telemetry.flush()
-                checkpoints.save(step, state, stream.get_state(), run, figures)
+                checkpoints.save(step, state, call.position, run, figures)
             if interrupts.requested and step < train.steps:
                 return Outcome.PREEMPTED
             if not_improving(telemetry.history, train):
                 return Outcome.EARLY
     return Outcome.FINISHED
+
+
+def updates(training: LikelihoodTraining) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """One update after another, in one call: (state, batches [N, ...]) -> (state, metrics [N]). The state is donated."""
+
+    def train_steps(state: Any, batches: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(training.train_step, state, batches)
+
+    return jax.jit(train_steps, donate_argnums=0)
+
+
+def last_steps(start: int, train: Train) -> Iterator[int]:
+    """The step that each call ends with, where `start` steps are done."""
+    periods = (train.log_every, train.eval_every, train.checkpoint_every)
+    while start < train.steps:
+        due = min((start // period + 1) * period for period in periods)
+        start = min(start + train.steps_per_call, due, train.steps)
+        yield start
 
 
 def not_improving(history: Sequence[Mapping[str, Any]], train: Train) -> bool:

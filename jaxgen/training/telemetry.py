@@ -4,18 +4,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
-import tensorboardX
 from tqdm import tqdm
 
 from jaxgen.errors import Diverged
 from jaxgen.evaluation.plots import spectrogram_image
 from jaxgen.files import write_whole, writing
+
+T = TypeVar("T")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -33,6 +34,8 @@ class Telemetry:
     """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, log_every: int, seconds_per_step: float):
+        import tensorboardX  # slow to import
+
         self.path = workdir / "metrics.jsonl"
         self.history = [row for row in read_metrics(self.path) if row["step"] <= start]
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
@@ -58,26 +61,37 @@ class Telemetry:
         self._board.close()
         self._file.close()
 
-    def waited(self, seconds: float) -> None:
-        """Adds time spent waiting for the next batch."""
-        self._window.waited += seconds
+    def waiting(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, which are data to train on; the time that each is waited for is counted."""
+        while True:
+            started = time.perf_counter()
+            item = next(items, None)
+            self._window.waited += time.perf_counter() - started
+            if item is None:
+                return
+            yield item
 
     def record(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a step as they are on the device; those of the step before are read and written.
+        """Takes the metrics [N] of a call that ends with `step`, as they are on the device; those of the call before
+        are read and written.
 
-        Raises Diverged where the loss or the gradient of the step before is not finite.
+        Raises Diverged where the loss or the gradient of the call before is not finite.
         """
         self.flush()
         self._pending = step, metrics
-        self._bar.update()
+        self._bar.update(len(metrics["loss"]))
 
     def flush(self) -> None:
         """Reads and writes the metrics still on the device. Raises Diverged as `record`."""
         if self._pending is None:
             return
-        step, on_device = self._pending
+        last, on_device = self._pending
         self._pending = None
-        metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
+        columns = {name: values.tolist() for name, values in jax.device_get(dict(on_device)).items()}
+        for back, values in enumerate(zip(*columns.values(), strict=True), start=1 - len(columns["loss"])):
+            self._recorded(last + back, dict(zip(columns, values, strict=True)))
+
+    def _recorded(self, step: int, metrics: dict[str, float]) -> None:
         if not all(math.isfinite(value) for value in metrics.values()):
             self._write({"step": step, "split": "train"} | {k: v for k, v in metrics.items() if math.isfinite(v)})
             raise Diverged(

@@ -1,0 +1,53 @@
+"""What the device reads, made ahead of it in a thread: the batches of one call, stacked and already on the device."""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jaxgen.data.pipeline import Batch, Streams
+
+T = TypeVar("T")
+
+_AHEAD = 2  # calls that wait while one runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Some updates that the device does in one go."""
+
+    last: int
+    """The step they end with."""
+    batches: Batch
+    """Arrays [N, B, ...] on the device, one batch an update."""
+    position: dict[str, Any]
+    """Where the data stands after them."""
+
+
+def calls(stream: Streams, first: int, lasts: Iterable[int]) -> Iterator[Call]:
+    """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
+
+    To be closed (`contextlib.closing`), which ends the thread.
+    """
+    return _ahead(_made(stream, first, lasts))
+
+
+def _made(stream: Streams, first: int, lasts: Iterable[int]) -> Iterator[Call]:
+    for last in lasts:
+        batches = [next(stream) for _ in range(first, last + 1)]
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+        yield Call(last, jax.device_put(stacked), stream.get_state())
+        first = last + 1
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in a thread while those before it are used; raises what making it raised."""
+    with concurrent.futures.ThreadPoolExecutor(1, "batches") as thread:
+        waiting = collections.deque(thread.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, items, None))
+            yield item
