@@ -70,9 +70,9 @@ class _Kernel:
 
     @contextlib.contextmanager
     def products(
-        self, a: ir.Value, stride: ir.Value, packed: ir.Value, depth: int, vectors: int, width: int
+        self, a: ir.Value, depth: int, packed: ir.Value, vectors: int, width: int
     ) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-        """Loops over panels and rows of a[rows, depth] @ packed; yields (panel, row, sums of the row [vectors, lanes]).
+        """Loops over panels and rows of a [B, depth] @ packed; yields (panel, row, sums of the row [vectors, lanes]).
 
         The panel is the outer loop: it stays in the nearest cache while all rows of this thread use it.
         """
@@ -91,7 +91,7 @@ class _Kernel:
                     case = self.function.append_basic_block(f"rows_{n}")
                     switch.add_case(_int(n), case)
                     b.position_at_end(case)
-                    b.call(kernel, [self.at(a, b.mul(row, stride)), stride, columns, _int(depth), sums])
+                    b.call(kernel, [self.at(a, self.offset((row, depth))), columns, _int(depth), sums])
                     b.branch(done)
                 b.position_at_end(done)
                 with _loop(b, _int(0), count) as index:
@@ -185,25 +185,26 @@ def _objects(values: Sequence[ir.Value]) -> np.ndarray:
 
 def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
     """Target of (zx [B, T, G*H], recurrent (packed), recurrent_bias [G*H], initial [S, H], first [S, B, H],
-    reset bool [B, T], mask [B, H]) -> (z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each).
-
-    h_in is what the recurrent matrix was multiplied with.
+    reset bool [B, T], mask [B, H]) -> (z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each, scratch
+    [B, H]). h_in is what the recurrent matrix was multiplied with.
     """
     k = _Recurrence("forward", equations, hidden_size)
     b, v, gates = k.builder, k.v, equations.num_gates
     units = forward_units(gates, hidden_size)
     arrays = k.arguments("zx", "recurrent", "bias", "initial", "first", "reset", "mask")
-    arrays |= k.results("z", "h_in", *k.states())
+    arrays |= k.results("z", "h_in", *k.states(), "rows")
     with _loop(b, _int(0), k.num_steps) as t:
         with _loop(b, k.first, k.last) as row:
             (before, *_) = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             mask = k.at(arrays["mask"], k.offset((row, hidden_size)))
-            into = k.at(arrays["h_in"], k.step(row, t, hidden_size))
+            kept = k.at(arrays["h_in"], k.step(row, t, hidden_size))
+            near = k.at(arrays["rows"], k.offset((row, hidden_size)))
             with k.vectors() as unit:
-                v.store(b.fmul(v.load(k.at(before, unit)), v.load(k.at(mask, unit))), k.at(into, unit))
-        h_in = k.at(arrays["h_in"], k.offset((t, hidden_size)))
-        stride = k.offset((k.num_steps, hidden_size))
-        with k.products(h_in, stride, arrays["recurrent"], hidden_size, gates * units, gates * hidden_size) as found:
+                h = b.fmul(v.load(k.at(before, unit)), v.load(k.at(mask, unit)))
+                v.store(h, k.at(kept, unit))
+                v.store(h, k.at(near, unit))
+        width = gates * hidden_size
+        with k.products(arrays["rows"], hidden_size, arrays["recurrent"], gates * units, width) as found:
             panel, row, sums = found
             carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             zx = k.at(arrays["zx"], k.step(row, t, gates * hidden_size))
@@ -224,13 +225,13 @@ def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
 def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
     """Target of (z [B, T, Z*H], transposed recurrent (packed), initial [S, H], first [S, B, H], reset bool [B, T],
     mask [B, H], dlast [S, B, H], dy [B, T, H], states [B, T, H] each) -> (dzx [B, T, G*H], dzh like it where the two
-    differ, dfirst [S, B, H], dinitial [S, B, H]).
+    differ, dfirst [S, B, H], dinitial [S, B, H], scratch [B, G*H]).
     """
     k = _Recurrence("backward", equations, hidden_size)
     b, v, gates = k.builder, k.v, equations.num_gates
     arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
     gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
-    arrays |= k.results(*gradients, "dcarry", "dinitial")
+    arrays |= k.results(*gradients, "dcarry", "dinitial", "rows")
 
     def restarted(index: int, row: ir.Value, unit: ir.Value, reset: ir.Value, value: ir.Value) -> None:
         """Hands the gradient of a state to the step before, or to the initial carry."""
@@ -259,13 +260,12 @@ def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
                 dzx, dzh, (dh,), *dothers = v.evaluate(equations.backward, [z, *carry, *dcarry])
                 for name, values in zip(gradients, (dzx, dzh), strict=False):
                     k.store(values, k.at(arrays[name], k.step(row, t, gates * hidden_size)), unit)
+                k.store(dzh, k.at(arrays["rows"], k.offset((row, gates * hidden_size))), unit)
                 v.store(dh, k.at(k.state(arrays["dcarry"], 0, row), unit))
                 for index, (dother,) in enumerate(dothers, start=1):
                     restarted(index, row, unit, reset, dother)
-        dzh = k.at(arrays[gradients[-1]], k.offset((t, gates * hidden_size)))
-        stride = k.offset((k.num_steps, gates * hidden_size))
-        vectors = backward_vectors(hidden_size)
-        with k.products(dzh, stride, arrays["recurrent"], gates * hidden_size, vectors, hidden_size) as found:
+        vectors, depth = backward_vectors(hidden_size), gates * hidden_size
+        with k.products(arrays["rows"], depth, arrays["recurrent"], vectors, hidden_size) as found:
             panel, row, sums = found
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             for place in range(vectors):

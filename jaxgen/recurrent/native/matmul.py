@@ -31,18 +31,18 @@ def panel_vectors(width: int, lanes: int, vectors: int = 4) -> int:
 
 
 def row_products(module: ir.Module, name: str, rows: int, vectors: int, lanes: int) -> ir.Function:
-    """Declares and defines name(a, stride, panel, depth, out): out[rows, vectors, lanes] = a[rows, depth] @ panel.
+    """Declares and defines name(a, panel, depth, out): out [rows, vectors, lanes] = a [rows, depth] @ panel.
 
-    stride is the distance of the rows of `a` in floats; panel is [depth, vectors, lanes]. All pointers are to float32.
+    The panel is [depth, vectors, lanes]; all are float32 and contiguous.
     """
-    signature = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, I64, POINTER])
+    signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I64, POINTER])
     function = ir.Function(module, signature, name)
     function.linkage = "internal"
-    a, stride, panel, depth, out = function.args
+    a, panel, depth, out = function.args
     entry, loop, end = (function.append_basic_block(label) for label in ("entry", "loop", "end"))
     builder = ir.IRBuilder(entry)
     v = Vectors(builder, lanes)
-    starts = [builder.gep(a, [builder.mul(stride, ir.Constant(I64, r))], source_etype=F32) for r in range(rows)]
+    starts = [builder.gep(a, [builder.mul(depth, ir.Constant(I64, r))], source_etype=F32) for r in range(rows)]
     builder.branch(loop)
 
     builder.position_at_end(loop)

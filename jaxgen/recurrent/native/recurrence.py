@@ -38,8 +38,9 @@ def forward(
     equations = _equations(cell)
     sizes = (equations.num_preactivations * hidden, *[hidden] * (1 + cell.num_states))
     results = [jax.ShapeDtypeStruct((batch_size, num_steps, size), jnp.float32) for size in sizes]
+    results.append(jax.ShapeDtypeStruct((batch_size, hidden), jnp.float32))
     call = jax.ffi.ffi_call(_forward_target(cell, _threads()), results)
-    z, h_in, *states = call(zx, packed, bias, initial, jnp.stack(carry), reset, mask)
+    z, h_in, *states, _ = call(zx, packed, bias, initial, jnp.stack(carry), reset, mask)
     return z, h_in, tuple(states)
 
 
@@ -61,9 +62,10 @@ def backward(
     packed = recurrent.reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
     steps = jax.ShapeDtypeStruct((*dy.shape[:2], gates * hidden), jnp.float32)
     carries = jax.ShapeDtypeStruct((cell.num_states, len(dy), hidden), jnp.float32)
-    results = [steps] * (1 if _equations(cell).joined else 2) + [carries] * 2
+    scratch = jax.ShapeDtypeStruct((len(dy), gates * hidden), jnp.float32)
+    results = [steps] * (1 if _equations(cell).joined else 2) + [carries] * 2 + [scratch]
     call = jax.ffi.ffi_call(_backward_target(cell, _threads()), results)
-    *dz, dfirst, dinitial = call(z, packed, initial, jnp.stack(first), reset, mask, jnp.stack(dlast), dy, *states)
+    *dz, dfirst, dinitial, _ = call(z, packed, initial, jnp.stack(first), reset, mask, jnp.stack(dlast), dy, *states)
     return dz[0], dz[-1], tuple(dfirst), dinitial.sum(1)
 
 
