@@ -10,9 +10,12 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from jaxgen.files import write_whole
+from jaxgen.files import write_whole, writing
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+
+MOST_WAV_SAMPLES = (2**32 - 2**16) // 2
+"""16-bit samples that fit a wav file, whose sizes have 32 bits, beside its metadata."""
 
 Samples = NDArray[np.float32]
 
@@ -75,6 +78,25 @@ def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> 
             file.comment = comment
         file.write(np.clip(samples, -1.0, 1.0))
     write_whole(path, content.getvalue())
+
+
+def append(path: Path, samples: Samples) -> None:
+    """Adds sound to the end of a wav that `write` made: the file is what `write` would have made of all of it.
+
+    samples: float32 [nsamp], full scale 1.0; clipped to it. Raises UserError where the file cannot be written.
+    """
+    content = io.BytesIO()
+    soundfile.write(content, np.clip(samples, -1.0, 1.0), 1, format="RAW", subtype="PCM_16", endian="LITTLE")
+    with writing(path), path.open("r+b") as file:
+        data = 12  # bytes: "RIFF", the size of the rest, "WAVE"; then chunks, each a name, a size and so much content
+        file.seek(data)
+        while (header := file.read(8))[:4] != b"data":
+            data += 8 + int.from_bytes(header[4:], "little")
+            file.seek(data)
+        end = file.seek(0, os.SEEK_END) + file.write(content.getvalue())
+        for place, size in ((4, end - 8), (data + 4, end - data - 8)):
+            file.seek(place)
+            file.write(size.to_bytes(4, "little"))
 
 
 def read_comment(path: str | Path) -> str:

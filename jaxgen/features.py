@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import jax
@@ -15,6 +17,7 @@ from jaxgen.errors import UserError
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
+_NEW_FRAMES = 32  # that are made sound at a time when streaming
 _NNLS_ITERATIONS = 60
 _GRIFFIN_LIM_MOMENTUM = 0.99
 _ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
@@ -77,6 +80,14 @@ class FeatureSpec:
     def decode(self, steps: jax.Array | np.ndarray) -> jax.Array:
         """Steps [..., nstep, *step_shape] to samples float32 [..., nsamp]."""
         raise NotImplementedError
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Samples float32 [B, any number] as steps [B, any number, *step_shape] come, in bounded memory.
+
+        Joined, they are num_samples(all steps) samples; how the steps are cut into blocks makes no difference to them.
+        """
+        for block in blocks:
+            yield np.asarray(self.decode(block))
 
     def silence(self) -> np.ndarray:
         """The step of digital silence, shape step_shape: what every sequence starts from."""
@@ -241,6 +252,37 @@ class LogMel(FeatureSpec):
         magnitude = mel_to_magnitude(jnp.asarray(steps, jnp.float32), self)
         return griffin_lim(magnitude, self.n_fft, self.hop_length, self.win_length, iterations)
 
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As for every feature: the phases of _NEW_FRAMES frames are found at a time, for good, by Griffin-Lim over them,
+        the frames before, whose samples stay, and as many after as they overlap (Zhu, Beauregard & Wyse 2007).
+        """
+        hop, reach = self.hop_length, -(-self.n_fft // self.hop_length)  # a frame overlaps this many on either side
+        owed = -hop
+        frames = known = np.empty((0, 0, 0), np.float32)
+        for block in itertools.chain(blocks, [None]):
+            if block is not None:
+                before = frames if frames.size else self._silent(len(block), reach)
+                frames = np.concatenate([before, block], axis=1)
+                known = known if known.size else np.zeros((len(block), reach * hop), np.float32)
+                owed += block.shape[1] * hop
+            elif owed > 0:  # silence follows the end
+                frames = np.concatenate([frames, self._silent(len(frames), _NEW_FRAMES + reach)], axis=1)
+            while owed > 0 and frames.shape[1] >= _NEW_FRAMES + 2 * reach:
+                samples = np.asarray(self._decode_window(frames[:, : _NEW_FRAMES + 2 * reach], known))
+                yield samples[:, reach * hop :][:, :owed]
+                owed -= _NEW_FRAMES * hop
+                frames, known = frames[:, _NEW_FRAMES:], samples[:, -reach * hop :]
+
+    def _silent(self, rows: int, num_frames: int) -> np.ndarray:
+        return np.broadcast_to(self.silence(), (rows, num_frames, self.n_mels))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _decode_window(self, steps: jax.Array, known: jax.Array) -> jax.Array:
+        """The known samples of the first frames, and those of _NEW_FRAMES frames after them."""
+        magnitude = mel_to_magnitude(steps, self)
+        samples = griffin_lim(magnitude, self.n_fft, self.hop_length, self.win_length, known=known)
+        return samples[..., : known.shape[-1] + _NEW_FRAMES * self.hop_length]
+
     def silence(self) -> np.ndarray:
         return np.full(self.n_mels, np.log(self.floor), np.float32)
 
@@ -294,25 +336,34 @@ def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
 
 
 def griffin_lim(
-    magnitude: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None, iterations: int = 64
+    magnitude: jax.Array,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    iterations: int = 64,
+    known: jax.Array | None = None,
 ) -> jax.Array:
     """Samples whose STFT magnitude is near `magnitude`: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
 
     magnitude: float32 [..., nframe, n_fft // 2 + 1]. Returns float32 [..., (nframe - 1) * hop_length]. The phases start
-    from fixed random values.
+    from fixed random values. known: float32 [..., nknown], samples that the result shall begin with.
     """
     tiny = jnp.finfo(jnp.float32).tiny
     turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
     phases = jnp.broadcast_to(jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64), magnitude.shape)
 
+    def rebuild(phases: jax.Array) -> jax.Array:
+        samples = istft(magnitude * phases, n_fft, hop_length, win_length)
+        return samples if known is None else samples.at[..., : known.shape[-1]].set(known)
+
     def improve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         phases, before = state
-        rebuilt = stft(istft(magnitude * phases, n_fft, hop_length, win_length), n_fft, hop_length, win_length)
+        rebuilt = stft(rebuild(phases), n_fft, hop_length, win_length)
         ahead = rebuilt - _GRIFFIN_LIM_MOMENTUM / (1 + _GRIFFIN_LIM_MOMENTUM) * before
         return ahead / (jnp.abs(ahead) + tiny), rebuilt
 
     phases, _ = jax.lax.fori_loop(0, iterations, improve, (phases, jnp.zeros_like(phases)))
-    return istft(magnitude * phases, n_fft, hop_length, win_length)
+    return rebuild(phases)
 
 
 def _ordered(bits: jax.Array | np.ndarray) -> jax.Array | np.ndarray:

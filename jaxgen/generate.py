@@ -1,10 +1,21 @@
-"""Makes new clips from a trained run: `python -m jaxgen.generate --workdir runs/quickstart --num 8`."""
+"""Makes new clips from a trained run: `python -m jaxgen.generate --workdir runs/quickstart --num 8`.
 
+Sound is written as it is made, so that clips may be of any length. Ctrl-C ends them where they are: shorter, but whole.
+"""
+
+import contextlib
 import dataclasses
+import functools
 import math
+import os
+import re
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import tyro
 
@@ -12,8 +23,10 @@ from jaxgen import audio
 from jaxgen.config import parse
 from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
+from jaxgen.files import writing
 from jaxgen.generation import Generator
 from jaxgen.runs import Run
+from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.loop import check_seed
 
 
@@ -56,13 +69,16 @@ class Options:
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.generate")
+    _use_all_cores()
     trained = Run.open(options.workdir, options.step)
     generator = Generator(trained.training.module, trained.config.model, trained.spec)
-    labels = _labels(options.label)
-    prompt = None if options.prompt is None else read_prompt(options.prompt, trained.spec.features.sample_rate)
-    generated = generator(
+    labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
+    prompt = None if options.prompt is None else read_prompt(options.prompt, rate)
+    _check_size(generator.num_steps(options.seconds) * trained.spec.features.hop_length, prompt, rate)
+    started = time.perf_counter()
+    stream = generator.stream(
         trained.params,
-        [labels] * options.num,
+        labels,
         seconds=options.seconds,
         prompt=prompt,
         sampling=_sampling(options, trained.config.evaluation.sampling),
@@ -70,12 +86,67 @@ def main() -> int:
         progress=True,
     )
     out = Path(options.out or trained.workdir / "generated" / f"seed_{options.seed}")
-    trained.save_clips(out, generated.clips, [labels] * options.num, seed=options.seed, prompt=options.prompt or "")
-    print(
-        f"{len(generated.clips)} clips in {out} ({sum(map(len, generated.clips)) / generated.sample_rate:.1f} s of audio"
-        f" in {generated.elapsed:.1f} s with compilation: real-time factor {generated.real_time_factor:.1f})"
-    )
-    return ExitCode.DONE
+    save = functools.partial(trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "")
+    with Interrupts() as interrupts:
+        num_samples = write_as_made(stream, out, options.num, save, lambda: interrupts.requested)
+    elapsed = time.perf_counter() - started
+    if num_samples:
+        print(
+            f"{options.num} clips in {out} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
+            f"real-time factor {num_samples / rate / elapsed:.1f})"
+        )
+    if interrupts.requested:
+        kept = "the clips end where they were" if num_samples else "nothing was written"
+        print(f"jaxgen: interrupted; {kept}", file=sys.stderr)
+    return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
+
+
+def write_as_made(
+    stream: Iterable[Sequence[np.ndarray]],
+    out: Path,
+    num: int,
+    save: Callable[[Path, Sequence[np.ndarray]], None],
+    stop: Callable[[], bool],
+) -> int:
+    """Writes `num` clips while they are made; returns how many samples they have together.
+
+    save: writes clips and their provenance into a folder; it is given clips without a sound, to which the stream is
+    added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends, or between two of its
+    blocks when `stop` says so; nothing does where it raises, or before the first block.
+    """
+    unfinished, num_samples = out / f".unfinished.{os.getpid()}", 0
+    try:
+        save(unfinished, [np.zeros(0, np.float32)] * num)
+        wavs = sorted(unfinished.glob("*.wav"), key=lambda wav: int(re.split(r"\D", wav.name)[0]))
+        for block in stream:
+            for wav, samples in zip(wavs, block, strict=True):
+                audio.append(wav, samples)
+                num_samples += len(samples)
+            if stop():
+                break
+        if num_samples:
+            with writing(out):
+                for wav in wavs:
+                    for path in (wav.with_suffix(".json"), wav):  # no interruption leaves a wav without its mark
+                        os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return num_samples
+
+
+def _use_all_cores() -> None:
+    """One device for each core of a CPU: clips are spread over devices. Too late once jax has looked for its devices."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _check_size(num_samples: int, prompt: np.ndarray | None, rate: int) -> None:
+    if num_samples + (0 if prompt is None else len(prompt)) > audio.MOST_WAV_SAMPLES:
+        raise UserError(
+            f"a clip would last {num_samples / rate:,.0f} s, but a wav file holds at most "
+            f"{audio.MOST_WAV_SAMPLES // rate:,} s at {rate} Hz; lower --seconds, and continue with --prompt."
+        )
 
 
 def read_prompt(path: str, sample_rate: int) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Free-running generation: one batched scan over the model's own `step`, in blocks, then back to samples."""
+"""Free-running generation: one batched scan over the model's own `step`, block after block, each at once made sound."""
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxgen.data.spec import DataSpec
@@ -16,8 +17,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.models.sequence import Labels, ModelConfig, SequenceModel
 
-_STEPS_PER_BLOCK = {"sample": 2_000, "frame": 50}
-_DECODED_AT_ONCE = 8  # clips; bounds the memory of the inverse features
+_STEPS_PER_BLOCK = {"sample": 250, "frame": 40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,14 @@ class Generator:
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")
         self._consume = jax.jit(self._consume_prompt)
 
-    def __call__(
+    def __call__(self, params: Any, labels: Sequence[Mapping[str, str]], **options: Any) -> Generated:
+        """Whole clips: those that `stream` gives in pieces for the same arguments."""
+        started = time.perf_counter()
+        blocks = list(self.stream(params, labels, **options))
+        clips = [np.concatenate(pieces) for pieces in zip(*blocks, strict=True)]
+        return Generated(clips, self._spec.features.sample_rate, time.perf_counter() - started)
+
+    def stream(
         self,
         params: Any,
         labels: Sequence[Mapping[str, str]],
@@ -56,8 +63,11 @@ class Generator:
         sampling: Sampling = Sampling(),
         seed: int = 0,
         progress: bool = False,
-    ) -> Generated:
-        """One clip for each mapping in `labels` (label name to value; a name that is missing is unknown).
+    ) -> Iterator[list[np.ndarray]]:
+        """One clip for each mapping in `labels` (label name to value; a name that is missing is unknown), as it is made.
+
+        Yields the next samples of every clip, float32 [any number] each, none for a clip that is over; holds none of
+        those before, so that clips may be of any length.
 
         Clip n depends on the seed and its place n, not on how many are drawn. It ends where the model ends it, at the
         latest after `seconds` of new sound; by default the length of the longest training clip, or of the median one for
@@ -65,33 +75,61 @@ class Generator:
         with and continues.
         Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short.
         """
-        started = time.perf_counter()
+        num_steps, first = self.num_steps(seconds), self._prompt_steps(prompt)
+        lengths = np.full(len(labels), len(first) + num_steps)
+        steps = self._steps(params, first, self._conditions(labels), lengths, num_steps, sampling, seed, progress)
+        return self._sound(steps, lengths)
+
+    def num_steps(self, seconds: float | None) -> int:
+        """Steps of new sound that a clip has at the most, for `seconds` as in `stream`."""
         features = self._spec.features
         usual = self._spec.max_seconds if self._model.ends_clips else self._spec.typical_seconds
         length = usual if seconds is None else seconds
         if length <= 0:
             raise UserError(f"--seconds is {length:g}; the length of a clip must be above 0.")
-        num_steps = features.num_steps(max(features.hop_length, round(length * features.sample_rate)))
-        first = self._prompt_steps(prompt)
-        conditions = self._conditions(labels)
-        state = self._consume(params, np.broadcast_to(first, (len(labels), *first.shape)), conditions)
+        return features.num_steps(max(features.hop_length, round(length * features.sample_rate)))
+
+    def _sound(self, steps: Iterator[np.ndarray], lengths: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Samples of the clips as their steps come, each clip cut to its length.
+
+        lengths: of each clip in steps, brought down by `steps` where it comes upon the end of one.
+        """
+        features, done = self._spec.features, 0
+        for samples in features.decode_blocks(steps):
+            ends = [max(features.num_samples(int(length)), features.hop_length) for length in lengths]
+            yield [row[: max(0, end - done)] for row, end in zip(samples, ends, strict=True)]
+            done += samples.shape[1]
+
+    def _steps(
+        self,
+        params: Any,
+        first: np.ndarray,
+        conditions: Labels,
+        lengths: np.ndarray,
+        num_steps: int,
+        sampling: Sampling,
+        seed: int,
+        progress: bool,
+    ) -> Iterator[np.ndarray]:
+        """The prompt's steps, then up to num_steps new ones [B, any number, ...] until all rows are over."""
+        features, num_rows = self._spec.features, len(lengths)
+        prompt = np.broadcast_to(first, (num_rows, *first.shape))
+        if len(first):
+            yield prompt
+        params, rows, conditions, prompt = _spread(params, (np.arange(num_rows), conditions, prompt))
+        state = self._consume(params, prompt, conditions)
         key, count = jax.random.key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
-        blocks: list[np.ndarray] = []
-        lengths = np.full(len(labels), num_steps)
         visible = progress and sys.stderr.isatty()
         with tqdm(total=num_steps, unit=features.step_unit, desc="generating", disable=not visible) as bar:
             for start in range(0, num_steps, count):
-                state, steps, ends = self._block(params, state, key, start, conditions, count=count, sampling=sampling)
-                blocks.append(np.asarray(steps))
-                ends = np.asarray(ends)
-                ended = start + 1 + ends.argmax(axis=1)
-                lengths = np.where(ends.any(axis=1), np.minimum(lengths, ended), lengths)
+                made = self._block(params, state, key, start, rows, conditions, count=count, sampling=sampling)
+                state, steps, ends = made[0], np.asarray(made[1]), np.asarray(made[2])
+                ended = len(first) + start + 1 + ends.argmax(axis=1)
+                lengths[:] = np.where(ends.any(axis=1), np.minimum(lengths, ended), lengths)
                 bar.update(min(count, num_steps - start))
-                if lengths.max() <= start + count:
+                yield steps[:, : num_steps - start]
+                if lengths.max() <= len(first) + start + count:
                     break
-        steps = np.concatenate([np.broadcast_to(first, (len(labels), *first.shape)), *blocks], axis=1)
-        clips = self._decode(steps, lengths + len(first))
-        return Generated(clips, features.sample_rate, time.perf_counter() - started)
 
     def _prompt_steps(self, prompt: np.ndarray | None) -> np.ndarray:
         """Steps of the prompt [nstep, *step_shape]; none without one."""
@@ -132,38 +170,41 @@ class Generator:
         state: Any,
         key: jax.Array,
         start: jax.Array,
+        rows: jax.Array,
         conditions: Labels,
         *,
         count: int,
         sampling: Sampling,
     ) -> tuple[Any, jax.Array, jax.Array]:
-        """The state after `count` further steps, these steps [B, count, ...] and where clips end, bool [B, count]."""
+        """The state after `count` further steps, these steps [B, count, ...] and where clips end, bool [B, count].
+
+        All random numbers are drawn before the loop: that of row n at step t is the seed folded with n and t.
+        """
         model = self._module(params)
         silence = jnp.asarray(self._spec.features.silence())
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(state[2].shape[0]))
+        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+        keys = jax.vmap(lambda t: jax.vmap(lambda k: jax.random.fold_in(k, t))(row_keys))(start + jnp.arange(count))
 
-        def advance(state: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        def advance(state: Any, noise: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
             carry, window, over = state
             outputs, carry = model.step(window, conditions, carry)
-            keys = jax.vmap(lambda k: jax.random.fold_in(k, index))(row_keys)
-            step, ends = jax.vmap(lambda o, k: model.sample(o, k, sampling))(outputs, keys)
+            step, ends = model.sample(outputs, noise, sampling)
             step = jnp.where(over.reshape(-1, *[1] * silence.ndim), silence, step)
             window = jnp.concatenate([window[:, 1:], step[:, None]], axis=1)
             return (carry, window, over | ends), (step, ends & ~over)
 
-        state, (steps, ends) = jax.lax.scan(advance, state, start + jnp.arange(count))
+        state, (steps, ends) = jax.lax.scan(advance, state, jax.vmap(jax.vmap(model.noise))(keys))
         return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
 
-    def _decode(self, steps: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Samples of each clip, cut to its length in steps; beyond it lies silence."""
-        features = self._spec.features
-        silence = features.silence()
-        beyond = np.arange(steps.shape[1]) >= lengths[:, None]
-        steps = np.where(beyond.reshape(*beyond.shape, *[1] * silence.ndim), silence, steps)
-        rows = -(-len(steps) // _DECODED_AT_ONCE) * _DECODED_AT_ONCE if len(steps) > _DECODED_AT_ONCE else len(steps)
-        padded = np.concatenate([steps, np.broadcast_to(silence, (rows - len(steps), *steps.shape[1:]))])
-        groups = [padded[i : i + _DECODED_AT_ONCE] for i in range(0, rows, _DECODED_AT_ONCE)]
-        samples = np.concatenate([np.asarray(features.decode(group)) for group in groups])
-        shortest = features.hop_length
-        counts = [max(features.num_samples(int(length)), shortest) for length in lengths]
-        return [clip[:count] for clip, count in zip(samples, counts, strict=False)]
+
+def _spread(params: Any, by_row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Parameters, and arrays of rows [B, ...] split evenly over as many devices as that goes with.
+
+    Rows do not meet, so devices need not wait for each other within a block. On a CPU each device is a thread: rows that
+    have one for themselves advance side by side, where the products of one step are too small to be shared.
+    """
+    num_rows, devices = len(by_row[0]), jax.local_devices()
+    used = max(n for n in range(1, len(devices) + 1) if num_rows % n == 0)
+    mesh = jax.make_mesh((used,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:used])
+    split, copied = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
+    return (jax.device_put(params, copied), *jax.device_put(by_row, split))

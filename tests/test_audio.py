@@ -117,6 +117,22 @@ def test_written_samples_stop_at_full_scale(tmp_path):
     np.testing.assert_allclose(audio.read(tmp_path / "a.wav").samples[:, 0], [1.0, -1.0, 0.5], atol=2**-14)
 
 
+@pytest.mark.parametrize("comment", ["", "a remark"])
+def test_appended_samples_make_the_file_that_writing_them_at_once_makes(comment, tmp_path):
+    samples = np.random.default_rng(0).normal(0, 0.6, 3_001).astype(np.float32)
+    audio.write(tmp_path / "whole.wav", samples, 16_000, comment)
+    audio.write(tmp_path / "pieces.wav", samples[:0], 16_000, comment)
+    for start, end in ((0, 1), (1, 1), (1, 2_000), (2_000, 3_001)):
+        audio.append(tmp_path / "pieces.wav", samples[start:end])
+        assert soundfile.info(tmp_path / "pieces.wav").frames == end
+    assert (tmp_path / "pieces.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+
+
+def test_appending_where_there_is_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write to '.*a\.wav'"):
+        audio.append(tmp_path / "a.wav", np.zeros(5, np.float32))
+
+
 def test_comment_of_what_is_no_audio(tmp_path):
     (tmp_path / "a.wav").write_text("text")
     with pytest.raises(audio.AudioError, match="not audio"):

@@ -220,6 +220,31 @@ def test_decode_is_no_worse_than_librosas_mel_to_audio():
     np.testing.assert_array_equal(ours, SMALL.decode(log_mel))
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [40], [5, 5, 6, 41, 80, 100]])
+def test_decoding_in_blocks_does_not_depend_on_the_blocks(cuts):
+    samples = np.random.default_rng(0).normal(0, 0.1, (2, 110 * SMALL.hop_length)).astype(np.float32)
+    steps = np.asarray(SMALL.encode(samples))
+    whole = np.concatenate(list(SMALL.decode_blocks([steps])), axis=-1)
+    assert whole.shape == (2, SMALL.num_samples(steps.shape[1]))
+    pieces = list(SMALL.decode_blocks(np.split(steps, cuts, axis=1)))
+    assert max(piece.shape[1] for piece in pieces) <= 32 * SMALL.hop_length  # bounded, however long the sound
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=-1), whole)
+    assert list(SMALL.decode_blocks([])) == []
+
+
+@pytest.mark.parametrize("spec", [SMALL, MuLaw(sample_rate=8_000)], ids=["LogMel", "MuLaw"])
+def test_decoding_in_blocks_is_as_near_to_the_steps_as_decoding_at_once(spec):
+    seconds = np.arange(1.5 * 8_000) / 8_000
+    sweep = (0.3 * np.sin(2 * np.pi * (200 * seconds + 400 * seconds**2))).astype(np.float32)[None]
+    steps = np.asarray(spec.encode(sweep))
+
+    def error(samples):
+        return np.sqrt(np.mean(np.square(np.asarray(spec.encode(samples), np.float32) - steps)))
+
+    at_once = error(spec.decode(steps))
+    assert error(np.concatenate(list(spec.decode_blocks([steps])), axis=-1)) <= 1.1 * at_once
+
+
 def test_decode_survives_absurd_frames():
     frames = np.full((20, 24), 80.0, np.float32)
     assert np.isfinite(SMALL.decode(frames)).all()

@@ -1,17 +1,44 @@
 """Generation: the command, and the properties of what it draws."""
 
+import functools
+import gc
 import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import audio, generate
+from jaxgen import audio, generate, generation
+from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
+from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance import read as read_mark
+from jaxgen.recurrent import LSTM
 from jaxgen.runs import Run
+
+ROOT = Path(__file__).parent.parent
+
+
+def endless(trained):
+    """A generator of frames, and parameters with which no clip ends before it is as long as asked for."""
+    params = jax.tree.map(jnp.asarray, trained.params)
+    params["head"]["bias"] = params["head"]["bias"].at[-1].set(-100.0)
+    return Generator(trained.training.module, trained.config.model, trained.spec), params
+
+
+def wave(sample_rate=8_000, labels=()):
+    """A generator of samples, and parameters that nobody trained."""
+    model, spec = WaveRNN(cell=LSTM(4), embedding_size=3), DataSpec(features=MuLaw(sample_rate=sample_rate))
+    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
+    return Generator(training.module, model, spec), training.init(jax.random.key(0)).params
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +88,130 @@ def test_a_clip_does_not_depend_on_how_many_are_drawn(generator, trained):
     assert len(first) != len(second) or (first != second).any()
 
 
-def test_generation_is_the_training_model_run_freely(trained):
+def test_generation_is_the_training_model_run_freely(trained, monkeypatch):
     """The likeliest clip, drawn by `step`, is what `unroll` says is likeliest at each place given that clip."""
-    generator = Generator(trained.training.module, trained.config.model, trained.spec)
     seen = []
-    decode = generator._decode
-    generator._decode = lambda steps, lengths: (seen.append((steps, lengths)), decode(steps, lengths))[1]
-    generator(trained.params, [{}], seconds=0.5, sampling=Sampling(temperature=0.0), seed=0)
-    (steps, lengths) = seen[0]
-    steps = steps[:, : lengths[0]]
-    model = trained.training.module(trained.params)
-    silence = trained.spec.features.silence()[None, None]
-    x = jnp.concatenate([silence, steps], axis=1)
+    decode_blocks = LogMel.decode_blocks
+    monkeypatch.setattr(
+        LogMel, "decode_blocks", lambda self, blocks: decode_blocks(self, (seen.append(b) or b for b in blocks))
+    )
+    generator, params = endless(trained)
+    clip = generator(params, [{}], seconds=0.5, sampling=Sampling(temperature=0.0), seed=0).clips[0]
+    features = trained.spec.features
+    steps = np.concatenate(seen, axis=1)[:, : features.num_steps(len(clip))]
+    model = trained.training.module(params)
+    x = jnp.concatenate([features.silence()[None, None], steps], axis=1)
     reset = jnp.zeros(steps.shape[:2], bool)
     labels = {name: jnp.zeros(steps.shape[:2], jnp.int32) for name in model.labels}
     outputs, _ = model.unroll(x, labels, model.init_carry(1), reset)
-    expected, _ = model.sample(outputs, jax.random.key(0), Sampling(temperature=0.0))
+    noise = model.noise(jax.random.key(0))
+    expected, _ = model.sample(
+        outputs, jnp.broadcast_to(noise, (*steps.shape[:2], *noise.shape)), Sampling(temperature=0.0)
+    )
     np.testing.assert_allclose(steps, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("maker", ["mel", "wave"])
+def test_how_a_clip_is_cut_into_blocks_makes_no_difference(maker, trained, monkeypatch):
+    made = []
+    for count in (7, 30, 10_000):
+        monkeypatch.setattr(generation, "_STEPS_PER_BLOCK", {"frame": count, "sample": count})
+        generator, params = endless(trained) if maker == "mel" else wave()
+        made.append(generator(params, [{}] * 3, seconds=4.0 if maker == "mel" else 0.01, seed=5).clips)
+    for other in made[1:]:
+        for clip, same in zip(made[0], other, strict=True):
+            np.testing.assert_array_equal(clip, same)
+
+
+@pytest.mark.parametrize("maker", ["mel", "wave"])
+def test_the_stream_is_the_clip_in_pieces(maker, trained):
+    generator, params = endless(trained) if maker == "mel" else wave()
+    options = {"seconds": 6.0 if maker == "mel" else 0.1, "seed": 4}
+    pieces = list(generator.stream(params, [{}] * 2, **options))
+    assert len(pieces) > 2
+    for n, clip in enumerate(generator(params, [{}] * 2, **options).clips):
+        np.testing.assert_array_equal(np.concatenate([piece[n] for piece in pieces]), clip)
+
+
+def test_the_first_sound_comes_after_one_block_and_nothing_is_kept(monkeypatch):
+    """Ten hours are asked for; what is held after many blocks is what was held after a few."""
+    generator, params = wave()
+    calls, block = [], generator._block
+    monkeypatch.setattr(generator, "_block", lambda *args, **kw: calls.append(1) or block(*args, **kw))
+    stream = generator.stream(params, [{}] * 2, seconds=36_000.0)
+    assert all(len(samples) <= 250 for samples in next(stream))
+    assert len(calls) == 1
+    held = []
+    tracemalloc.start()
+    for number, _ in enumerate(stream):
+        if number in (20, 120):
+            gc.collect()
+            held.append((tracemalloc.get_traced_memory()[0], sum(a.nbytes for a in jax.live_arrays())))
+        if number == 120:
+            break
+    tracemalloc.stop()
+    (before, arrays_before), (after, arrays_after) = held
+    assert after - before < 100 * 2 * 250  # less than the bytes of these blocks as codes
+    assert arrays_after <= arrays_before
+
+
+def test_clips_are_spread_over_devices_that_never_wait_for_each_other():
+    """Eight clips on two devices of the CPU are those on one."""
+    code = """
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from tests.test_generate import wave
+made, devices = [], jax.local_devices()
+for count in (1, 2):
+    generator, params = wave()
+    block = generator._block
+    def spy(*args, **kw):
+        text = block.lower(*args, **kw).compile().as_text()
+        assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
+        out = block(*args, **kw)
+        assert len(out[1].sharding.device_set) == count
+        return out
+    generator._block = spy
+    jax.local_devices = lambda: devices[:count]
+    made.append(generator(params, [{}] * 8, seconds=0.01).clips)
+np.testing.assert_array_equal(*made)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp_path):
+    generator, params = wave()
+    whole = generator(params, [{}] * 2, seconds=0.2, seed=1).clips
+    save = functools.partial(trained.save_clips, labels=[{}] * 2, seed=1)
+    asked = iter([False] * (blocks - 1) + [True])
+    stream = generator.stream(params, [{}] * 2, seconds=0.2, seed=1)
+    count = generate.write_as_made(stream, tmp_path / "out", 2, save, lambda: next(asked))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"000.wav", "000.json", "001.wav", "001.json"}
+    made = [audio.read(tmp_path / "out" / f"00{n}.wav").samples[:, 0] for n in range(2)]
+    assert count == sum(map(len, made)) == 2 * blocks * 250
+    for n, clip in enumerate(made):
+        np.testing.assert_allclose(clip, whole[n][: len(clip)], atol=2**-14)
+        assert read_mark(tmp_path / "out" / f"00{n}.wav")["clip"] == n
+
+
+def test_a_failure_while_clips_are_made_leaves_nothing(trained, tmp_path):
+    def stream():
+        yield [np.zeros(10, np.float32)]
+        raise KeyboardInterrupt
+
+    save = functools.partial(trained.save_clips, labels=[{}], seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        generate.write_as_made(stream(), tmp_path / "out", 1, save, lambda: False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_more_than_a_wav_holds_is_refused_before_anything_is_made(quickstart, command, tmp_path):
+    out = tmp_path / "out"
+    code, _, err = command(generate.main, "--workdir", quickstart, "--num", "1", "--seconds", "1e6", "--out", out)
+    assert code == 2
+    assert "--seconds" in err
+    assert not out.exists()
 
 
 def test_a_prompt_is_continued(quickstart, command, tmp_path):
