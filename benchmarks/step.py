@@ -27,6 +27,7 @@ from jaxgen.files import writing
 
 _OURS, _PEAK = "jaxgen", "matmul peak"
 _COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes", "others_share_of_cores")
+_QUIET = 0.05  # of all cores: above it, threads that spin (PyTorch's) lose most, and ratios flatter us
 _LOSS_TOLERANCE = 2e-5  # of the first loss, much of which, for frames, is a constant
 _PROGRESS_TOLERANCE = 0.1  # of the first update: where biases are merged into one, it learns half as fast
 
@@ -81,6 +82,8 @@ def main(argv: Sequence[str]) -> list[Row]:
     rows = []
     for work in works:
         rows.append(measured(work, peers, options))
+        if float(rows[-1].get("others_share_of_cores", 0)) > _QUIET:
+            measure.say(f"{work.name}: other processes took part of the cores; measure again on an idle machine")
         if options.json:  # a line at a time: a run of minutes that ends early leaves what it has measured
             with writing(Path(options.json)), open(options.json, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1], allow_nan=False) + "\n")
