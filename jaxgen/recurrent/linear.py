@@ -8,7 +8,6 @@ what is kept depend on the past. Expect to use two or three layers where one LST
 
 import abc
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -20,7 +19,6 @@ from jaxgen.recurrent.cell import Carry, Cell, Params, restart
 from jaxgen.recurrent.linear_scan import linear_scan
 from jaxgen.recurrent.product import product
 
-_MEMORIES = (2.0, 1000.0)  # steps: what fresh MinGRU and MinLSTM units remember, spread over their width
 _SHARPNESS = 8.0  # c of De et al. 2024, eq. 3
 _DECAYS = (0.9, 0.999)  # a ** c of a fresh RGLRU, De et al. 2024, section 2.4
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -98,11 +96,6 @@ class MinGRU(LinearCell):
 
     num_projections = 2
 
-    def init(self, key: Array, in_features: int) -> Params:
-        """Fresh parameters; the bias of u makes units remember from 2 to 1000 steps (Tallec and Ollivier 2018)."""
-        params = super().init(key, in_features)
-        return params | {"bias": params["bias"].at[: self.hidden_size].set(-_memory_logits(self.hidden_size))}
-
     def coefficients(self, params: Params, z: Array) -> tuple[Array, Array]:
         u, n = jnp.split(z, 2, axis=-1)
         return _toward(n, u)
@@ -117,13 +110,6 @@ class MinLSTM(LinearCell):
     """
 
     num_projections = 3
-
-    def init(self, key: Array, in_features: int) -> Params:
-        """Fresh parameters; the bias of f makes units remember from 2 to 1000 steps."""
-        params = super().init(key, in_features)
-        # with i at 1/2 the share kept, 2 f / (2 f + 1), reaches 2/3 at most: so the bias of i moves as well
-        forget = _memory_logits(self.hidden_size)
-        return params | {"bias": jnp.concatenate([forget, -forget, jnp.zeros(self.hidden_size)])}
 
     def coefficients(self, params: Params, z: Array) -> tuple[Array, Array]:
         f, i, n = jnp.split(z, 3, axis=-1)
@@ -171,9 +157,3 @@ class RGLRU(LinearCell):
 def _toward(target: Array, logit: Array) -> tuple[Array, Array]:
     """Coefficients of h' = (1 - u) * h + u * target, u = sigma(logit)."""
     return jax.nn.sigmoid(-logit), jax.nn.sigmoid(logit) * target
-
-
-def _memory_logits(count: int) -> Array:
-    """logit(1 - 1/m) for memories of m steps, spread evenly on a logarithmic axis."""
-    low, high = (math.log(steps) for steps in _MEMORIES)
-    return jnp.log(jnp.expm1(jnp.linspace(low, high, count)))
