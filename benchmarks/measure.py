@@ -1,8 +1,7 @@
-"""What every benchmark shares: alternating timing, the limit of the machine, where it ran, and how figures are told."""
+"""What every benchmark shares: alternating timing, where it ran, and how figures are told."""
 
 import dataclasses
 import datetime
-import functools
 import importlib.metadata
 import json
 import os
@@ -14,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.errors import run
@@ -23,7 +21,18 @@ Row = dict[str, str | int | float]
 """Figures of one candidate on one piece of work, by a name that bears the unit."""
 
 _ROOT = Path(__file__).parent.parent
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "tensorflow", "keras")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "torch",
+    "tensorflow",
+    "keras",
+    "onnxruntime",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +74,6 @@ def spread(seconds: np.ndarray, scale: float = 1.0) -> Row:
 def median_ratio(seconds: np.ndarray, reference: np.ndarray) -> float:
     """Median over the rounds of one candidate's time over another's."""
     return float(np.median(seconds / reference))
-
-
-@dataclasses.dataclass(frozen=True)
-class Matmul:
-    """The limit of all arithmetic here: the product of two square float32 matrices, at jax's default precision."""
-
-    size: int = 2048
-    """Rows and columns."""
-
-    def candidate(self) -> Callable[[], jax.Array]:
-        """The product, to be timed beside what it is the limit of."""
-        a, b = jax.random.normal(jax.random.key(0), (2, self.size, self.size))
-        return functools.partial(jax.jit(jnp.matmul), a, b)
-
-    def gflops(self, seconds: np.ndarray) -> float:
-        """Median GFLOP/s; a multiplication and an addition count as two."""
-        return 2e-9 * self.size**3 / float(np.median(seconds))
 
 
 def environment() -> Row:

@@ -113,11 +113,6 @@ def repeated_step(training: LikelihoodTraining, batches: Sequence[Batch]) -> Cal
     return call
 
 
-def forward_flops(work: Workload) -> int:
-    """Arithmetic of the matrix products for one row and one step: see `_products`."""
-    return 2 * sum(_products(work))
-
-
 def train_flops(work: Workload) -> int:
     """Arithmetic of the matrix products of one update.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, measure, startup
-from benchmarks.workloads import MEL, WAVE, forward_flops, plucked, prepared, some_batches, train_flops
+from benchmarks.workloads import MEL, WAVE, plucked, prepared, some_batches, train_flops
 from jaxgen.errors import UserError
 from jaxgen.recurrent import LSTM
 
@@ -110,7 +110,6 @@ def test_an_unknown_option_is_the_users_mistake():
 def test_arithmetic_by_hand():
     work = with_model(shrunk(WAVE), cell=LSTM(16), num_layers=2, embedding_size=3)
     weights = (3 + 1) * 64 + 16 * 64 + 16 * 64 + 16 * 64 + 16 * 256
-    assert forward_flops(work) == 2 * weights
     assert train_flops(work) == 6 * weights * 2 * 5
 
 
