@@ -194,6 +194,16 @@ def test_fresh_rglru_units_forget_as_slowly_as_published():
     assert decays.mean() == pytest.approx(0.9495, abs=0.006)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_fresh_cells_answer_long_constant_sounds_mildly(cell):
+    """Silence is a constant input: the slow units of RGLRU raise it up to sqrt((1 + a) / (1 - a)) = 60 times."""
+    cell = cell(64)
+    params = cell.init(jax.random.key(0), 64)
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (4, 1, 64)), (4, 2000, 64))
+    y, _ = jax.jit(cell.unroll)(params, x, (jnp.zeros((4, 64)),), np.zeros((4, 2000), bool))
+    assert 0.1 < np.sqrt(np.square(y[:, -1]).mean()) < 2
+
+
 @pytest.mark.parametrize("scan", [linear_scan, sequential, parallel])
 @pytest.mark.parametrize("steps", [1, 13])
 def test_a_scan_is_the_recurrence_in_float64(scan, steps):
