@@ -1,127 +1,160 @@
-"""Speed of free-running generation, once compiled: `python -m benchmarks.generate`.
+"""Speed of free-running generation beside its peers', once compiled: `python -m benchmarks.generate`.
 
-A call of `jaxgen.generation.Generator` and the decoding of as many steps (Griffin-Lim for mel frames) take turns; their
-difference is the time of the recurrence. The peer is PyTorch, a step at a time in eager mode.
+A row is a size and a number of streams, lstm-H-streams; `benchmarks/generate_work.py` says what is made,
+`benchmarks/generate_peers/` how each framework does it. All have the same weights, each its own process with the same
+threads, and take turns. A peer counts only if its logits are jaxgen's. What is timed of jaxgen is the stream of samples
+that `jaxgen.generate` writes, of peers the codes alone. Ratios are medians over rounds of throughput.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import importlib.util
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from benchmarks import measure, peers
-from benchmarks.measure import Matmul, Row
-from benchmarks.workloads import MEL, WAVE, Workload, bound, forward_flops, some_batches
+from benchmarks import measure
+from benchmarks.generate_work import SAMPLE_RATE, GenerateWork, given, rows_named
+from benchmarks.measure import Row
+from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from jaxgen.config import parse
-from jaxgen.data.spec import DataSpec
-from jaxgen.generation import Generator
+from jaxgen.errors import UserError
+from jaxgen.files import writing
 
-_PEAK = "matmul peak"
 _OURS = "jaxgen"
-_WHOLE, _DECODING = "whole call", "decoding"
-_DECODED_AT_ONCE = 8  # clips, as the generator does
+_COLUMNS = ("row", "us_per_step", "samples_per_s", "real_time_factor", "cost_of_one_stream", "first_audio_seconds")
+_TOLERANCE = 1e-4  # of logits, which are about 1
+
+PEERS = {
+    "torch": ("torch", "torch_eager"),
+    "torch-compile": ("torch", "torch_compiled"),
+    "torch-script": ("torch", "torch_script"),
+    "onnxruntime": ("onnxruntime", "onnx_scan"),
+}
+"""What must be installed for a peer, and its candidate in `benchmarks/generate_peers/`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(measure.Options):
-    """Speed of free-running generation: jaxgen, PyTorch, and the matmul peak."""
+    """Speed of free-running generation: jaxgen and its peers."""
 
-    mel: Workload = MEL
-    """A model of mel frames."""
-    wave: Workload = WAVE
-    """A model of samples."""
-    streams: tuple[int, ...] = (1, 8, 64)
-    """Clips made at once."""
-    wave_steps: int = 2_000
-    """Samples of a clip."""
-    mel_steps: int = 100
-    """Frames of a clip."""
-    peer_steps: int = 100
-    """Steps that the peer is timed for."""
-    clips: int = 20
-    """Synthesised clips that the scale of frames is taken from."""
-    matmul: Matmul = Matmul()
-    """The limit of the arithmetic; one stream is bound by memory instead."""
+    rows: tuple[str, ...] = ()
+    """What is measured, as lstm-H-streams, e.g. lstm-256-8; none takes all."""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """Whom jaxgen is measured against: torch (eager), torch-compile, torch-script, onnxruntime."""
+    threads: int = ALL_THREADS
+    """Threads, each on a core, that each may use."""
+    steps: int = 1_000
+    """Samples of each stream."""
+    row_seconds: float = 60.0
+    """Time after which a row begins no further round, if it has two."""
+    json: str = ""
+    """File to write one JSON line a row to."""
 
 
 def main(argv: Sequence[str]) -> list[Row]:
-    """Measures, prints and returns the figures."""
+    """Measures, prints and returns the figures. Raises UserError for a row or peer that is not known."""
     options = parse(Options, Options(), argv, "python -m benchmarks.generate")
+    works, peers = rows_named(options.rows), _installed(options.peers)
     place = measure.environment()
-    if not peers.HAS_TORCH:
-        measure.say("torch is not installed: no peer from PyTorch (pip install torch)")
-    rows = []
-    for work, steps in ((options.wave, options.wave_steps), (options.mel, options.mel_steps)):
-        spec, _ = some_batches(work, options.clips)
-        generator, params = _generator(work, spec)
-        for streams in options.streams:
-            measure.say(f"{work.name}, {streams} streams ...")
-            rows += _measured(work, spec, generator, params, streams, steps, options)
-    measure.report(rows, place, options)
+    rows: list[Row] = []
+    for work in works:
+        rows.append(_measured(work, peers, options))
+        alone = [row for row in rows if row["row"] == f"lstm-{work.hidden_size}-1"]
+        if alone:
+            rows[-1]["cost_of_one_stream"] = float(rows[-1]["us_per_step"]) / float(alone[0]["us_per_step"])
+        if options.json:  # as far as it got: a run that ends early leaves what it has measured
+            with writing(Path(options.json)):
+                Path(options.json).write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    measure.report(rows, place, options, (*_COLUMNS, *(ratio_name(peer) for peer in peers)))
     return rows
 
 
-def _generator(work: Workload, spec: DataSpec) -> tuple[Generator, Any]:
-    """A generator and fresh parameters, with which no clip ends early."""
-    training = bound(work, spec)
-    params = training.init(jax.random.key(0)).params
-    if work.model.ends_clips:
-        params["head"]["bias"] = params["head"]["bias"].at[-1].set(-100.0)  # the logit of the end
-    return Generator(training.module, work.model, spec), params
+def _measured(work: GenerateWork, peers: Mapping[str, str], options: Options) -> Row:
+    measure.say(f"{work.name}: {', '.join(peers) or 'no peers'} ...")
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, "given.npz"))
+        given(work).save(file)
+        spec = {"file": file, "streams": work.streams, "steps": options.steps}
+        ours = {"work": dataclasses.asdict(work), "steps": options.steps}
+        results = compare(
+            [
+                Candidate(_OURS, "benchmarks.generate_peers.ours", ours),
+                *(Candidate(name, f"benchmarks.generate_peers.{module}", spec) for name, module in peers.items()),
+            ],
+            options.repeats,
+            threads=options.threads,
+            say=lambda text: measure.say(f"{work.name}: {text}"),
+            refuse=disagreeing,
+            required=(_OURS,),
+            row_seconds=options.row_seconds,
+        )
+    return figures(work, results, options)
 
 
-def _measured(
-    work: Workload, spec: DataSpec, generator: Generator, params: Any, streams: int, steps: int, options: Options
-) -> list[Row]:
-    rate = work.features.sample_rate
-    length = steps * work.features.hop_length / rate
-    num_steps = work.features.num_steps(round(length * rate))  # centred frames: one more than hops
-    seconds = measure.alternate(
-        {
-            _WHOLE: lambda: generator(params, [{}] * streams, seconds=length).clips,
-            _DECODING: _decoding(work, streams, num_steps),
-            **peers.torch_generation(work, spec, streams, options.peer_steps),
-            _PEAK: options.matmul.candidate(),
-        },
-        options.repeats,
-    )
-    peak = options.matmul.gflops(seconds.pop(_PEAK))
-    whole, decoding = seconds.pop(_WHOLE), seconds.pop(_DECODING)
-    per_step = {_OURS: (whole - decoding) / num_steps} | {n: s / options.peer_steps for n, s in seconds.items()}
-    rows = [_row(work, name, streams, times, per_step[_OURS], peak) for name, times in per_step.items()]
-    rows[0] |= {
-        "decoding_s_per_audio_s": float(np.median(decoding)) / (streams * length),
-        "real_time_factor": streams * length / float(np.median(whole)),
-    }
-    return rows
+def disagreeing(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Peers whose logits are not jaxgen's, and how it shows, from the facts of all candidates."""
+    ours, refused = np.array(facts[_OURS]["logits"]), {}
+    for name, theirs in facts.items():
+        away = float(np.abs(np.array(theirs["logits"]) - ours).max())
+        if not away <= _TOLERANCE:
+            refused[name] = f"its logits are up to {away:.2g} away from jaxgen's"
+        elif theirs["distinct_codes"] < 2:
+            refused[name] = "it generates nothing but one code"
+    return refused
 
 
-def _row(work: Workload, name: str, streams: int, per_step: np.ndarray, ours: np.ndarray, peak: float) -> Row:
-    """Figures of one candidate, decoding apart; `jaxgen_speedup` above 1 says that jaxgen is faster than it."""
-    median = float(np.median(per_step))
-    gflop_per_s = forward_flops(work) * streams / median / 1e9
-    return {
+def figures(work: GenerateWork, results: Mapping[str, Measured], options: Options) -> Row:
+    """The row of the table: jaxgen's figures, and for each peer its time and the ratio of throughputs, above 1 where
+    jaxgen is faster. real_time_factor is that of each stream.
+    """
+    ours = results[_OURS]
+    seconds = np.array(ours.seconds) / options.steps
+    per_step = float(np.median(seconds))
+    row: Row = {
         "benchmark": "generate",
-        "work": f"{work.name} H={work.model.cell.hidden_size} L={work.model.num_layers}",
-        "candidate": name,
-        "streams": streams,
-        **measure.spread(per_step),
-        "us_per_step": 1e6 * median,
-        f"{work.features.step_unit}s_per_s": streams / median,
-        "gflop_per_s": gflop_per_s,
-        "peak_gflop_per_s": peak,
-        "share_of_peak": gflop_per_s / peak,
-        "jaxgen_speedup": measure.median_ratio(per_step, ours),
+        "row": work.name,
+        "streams": work.streams,
+        "hidden_size": work.hidden_size,
+        "threads": options.threads,
+        "rounds": len(seconds),
+        **{f"step_{name}": value for name, value in measure.spread(seconds).items()},
+        "us_per_step": 1e6 * per_step,
+        "samples_per_s": work.streams / per_step,
+        "real_time_factor": 1 / per_step / SAMPLE_RATE,
+        "first_audio_seconds": ours.facts["first_audio_seconds"],
+        "peak_bytes": ours.peak_bytes,
     }
+    if shares := [result.others for result in results.values() if result.others is not None]:
+        row["others_share_of_cores"] = max(shares)
+    for name, peer in results.items():
+        if name != _OURS:
+            theirs = np.array(peer.seconds) / options.steps
+            row[ratio_name(name)] = measure.median_ratio(theirs, seconds)
+            row[f"{name.replace('-', '_')}_us_per_step"] = 1e6 * float(np.median(theirs))
+    return row
 
 
-def _decoding(work: Workload, streams: int, num_steps: int) -> Callable[[], object]:
-    """Turns as many steps into samples, in groups as the generator does."""
-    rows = min(streams, _DECODED_AT_ONCE)
-    steps = np.broadcast_to(work.features.silence(), (rows, num_steps, *work.features.step_shape)).copy()
-    return lambda: [np.asarray(work.features.decode(steps)) for _ in range(-(-streams // rows))]
+def ratio_name(peer: str) -> str:
+    """What jaxgen's throughput over a peer's is filed under."""
+    return f"ratio_to_{peer.replace('-', '_')}"
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    """Modules of the peers that can run here; whoever cannot is told once. Raises UserError for an unknown name."""
+    if unknown := [name for name in names if name not in PEERS]:
+        raise UserError(f"--peers has '{unknown[0]}', but the peers are {', '.join(PEERS)}.")
+    found = {}
+    for name in names:
+        library, module = PEERS[name]
+        if importlib.util.find_spec(library):
+            found[name] = module
+        else:
+            measure.say(f"{name} could not run: {library} is not installed (pip install 'jaxgen[bench]')")
+    return found
 
 
 if __name__ == "__main__":

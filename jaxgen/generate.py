@@ -3,7 +3,6 @@
 Sound is written as it is made, so that clips may be of any length. Ctrl-C ends them where they are: shorter, but whole.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import tyro
 
@@ -24,7 +22,7 @@ from jaxgen.config import parse
 from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.files import writing
-from jaxgen.generation import Generator
+from jaxgen.generation import Generator, use_all_cores
 from jaxgen.runs import Run
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.loop import check_seed
@@ -69,7 +67,7 @@ class Options:
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.generate")
-    _use_all_cores()
+    use_all_cores()
     trained = Run.open(options.workdir, options.step)
     generator = Generator(trained.training.module, trained.config.model, trained.spec)
     labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
@@ -132,13 +130,6 @@ def write_as_made(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return num_samples
-
-
-def _use_all_cores() -> None:
-    """One device for each core of a CPU: clips are spread over devices. Too late once jax has looked for its devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _check_size(num_samples: int, prompt: np.ndarray | None, rate: int) -> None:

@@ -1,6 +1,8 @@
 """Free-running generation: one batched scan over the model's own `step`, block after block, each at once made sound."""
 
+import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,6 +197,13 @@ class Generator:
 
         state, (steps, ends) = jax.lax.scan(advance, state, jax.vmap(jax.vmap(model.noise))(keys))
         return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
+
+
+def use_all_cores() -> None:
+    """Makes a device of each core of a CPU, for clips to be spread over; too late once jax has looked for devices."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _spread(params: Any, by_row: tuple[Any, ...]) -> tuple[Any, ...]:

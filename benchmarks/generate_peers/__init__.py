@@ -1,0 +1,1 @@
+"""Each framework generating with the same weights: candidates of `benchmarks.generate`."""
