@@ -41,7 +41,8 @@ def _imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("jaxgen.") in MODULES else node.module for name in names]
         inside = [name.removeprefix("jaxgen.") for name in names if name.startswith("jaxgen.")]
         found |= {name for name in inside if name in MODULES}
     return found

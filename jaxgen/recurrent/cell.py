@@ -64,9 +64,17 @@ def restart(initial: Array, carry: Carry, reset: Array) -> Carry:
 class Equations(Protocol):
     """A gated cell as the ways to unroll it see it: see `jaxgen.recurrent.gated.GatedCell`."""
 
-    hidden_size: int
     num_states: ClassVar[int]
     gate_bias: ClassVar[tuple[float, ...]]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H."""
+
+    def for_one_unit(self) -> "Equations":
+        """The same cell with H = 1."""
+
+    def __hash__(self) -> int: ...
 
     def preactivation(self, zx: Array, zh: Array) -> Array:
         """Joins [..., G*H] of input and recurrence into [..., Z*H]; linear."""

@@ -9,10 +9,11 @@ gradient (generic over cells) leaves in the loop only what is sequential: the de
 taken for all steps at once before the backward scan, and the gradient of U is one large product after it.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxgen.errors import UserError
-from jaxgen.recurrent import scan
+from jaxgen.recurrent import cudnn, scan
 from jaxgen.recurrent.cell import Carry, Cell, Params, restart
 from jaxgen.recurrent.native import recurrence
-from jaxgen.recurrent.scan import dot, masked
+from jaxgen.recurrent.product import dot, product
+from jaxgen.recurrent.scan import masked
 
 _NORM_EPSILON = 1e-3  # a zero state has zh = 0, where the slope of the normalisation is epsilon ** -0.5
 
@@ -36,6 +38,8 @@ class GatedCell(Cell):
 
     layer_norm: bool = dataclasses.field(default=False, kw_only=True)
     """Normalise both pre-activations (Ba et al. 2016, eq. 20-21, without the normalised LSTM output)."""
+    recompute_gates: bool = dataclasses.field(default=False, kw_only=True)
+    """Compute pre-activations anew in the backward pass: half the memory, a third more arithmetic."""
 
     gate_bias: ClassVar[tuple[float, ...]]  # initial bias of each gate
 
@@ -43,9 +47,13 @@ class GatedCell(Cell):
         """Joins input and recurrent pre-activations [..., G*H] into all that `pointwise` needs of them (linear)."""
         return zx + zh
 
+    @abc.abstractmethod
     def pointwise(self, z: Array, carry: Carry) -> Carry:
         """The next carry from the joined pre-activations z [..., *] and the carry [..., H]."""
-        raise NotImplementedError
+
+    def for_one_unit(self) -> Self:
+        """The same cell with H = 1: its equations, one unit at a time."""
+        return dataclasses.replace(self, hidden_size=1)
 
     def init(self, key: Array, in_features: int) -> Params:
         """Fresh float32 parameters: LeCun normal input, orthogonal recurrence for each gate, zero initial carry."""
@@ -73,15 +81,14 @@ class GatedCell(Cell):
     ) -> tuple[Array, Carry]:
         if reset is not None:
             carry = restart(params["initial"], carry, reset)
-        zx = _input_part(params, x)
-        zh = _recurrent_part(params, _product(masked(carry[0], hidden_mask), params["recurrent"], x.dtype))
+        zx, zh = _from_input(params, x), _from_hidden(params, masked(carry[0], hidden_mask), x.dtype)
         carry = self.pointwise(self.preactivation(zx, zh), carry)
         return carry[0].astype(x.dtype), carry
 
     def unroll(
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        hs, carry = _recurrence(self, x.dtype, params, _input_part(params, x), carry, reset, hidden_mask)
+        hs, carry = _unroll(self, x.dtype, params, x, carry, reset, hidden_mask)
         return hs.astype(x.dtype), carry
 
 
@@ -116,6 +123,18 @@ class LSTM(GatedCell):
         c = 0.5 * ((f + 1) * carry[1] + (i + 1) * g)
         return 0.5 * (o + 1) * jnp.tanh(c), c
 
+    def unroll(
+        self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        by_us = super().unroll
+        if not cudnn.available() or x.dtype != jnp.float32 or self.layer_norm or hidden_mask is not None:
+            return by_us(params, x, carry, reset, hidden_mask)
+        return jax.lax.cond(  # cuDNN knows no resets but the one before the first step
+            reset[:, 1:].any(),
+            lambda: by_us(params, x, carry, reset),
+            lambda: cudnn.unroll(params, x, restart(params["initial"], carry, reset[:, 0])),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class GRU(GatedCell):
@@ -143,8 +162,12 @@ def _sigmoid(x: Array) -> Array:
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": _sigmoid}
 
 
-def _input_part(params: Params, x: Array) -> Array:
-    return _normalised(_product(x, params["input"], x.dtype), params.get("input_gain")) + params["bias"]
+def _from_input(params: Params, x: Array) -> Array:
+    return _normalised(product(x, params["input"], x.dtype), params.get("input_gain")) + params["bias"]
+
+
+def _from_hidden(params: Params, h: Array, dtype: DTypeLike) -> Array:
+    return _recurrent_part(params, product(h, params["recurrent"], dtype))
 
 
 def _recurrent_part(params: Params, zh: Array) -> Array:
@@ -158,84 +181,62 @@ def _normalised(z: Array, gain: Array | None) -> Array:
     return gain * centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _NORM_EPSILON)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
-    """x [..., D] @ kernel [D, F] in `dtype`, float32 accumulation and result; so are the products of its gradient."""
-    return dot(x.astype(dtype), kernel.astype(dtype))
-
-
-def _product_forward(x: Array, kernel: Array, dtype: DTypeLike) -> tuple[Array, Any]:
-    return _product(x, kernel, dtype), (x, kernel)
-
-
-def _product_backward(dtype: DTypeLike, saved: Any, dz: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    dz = dz.astype(dtype)
-    return dot(dz, kernel.astype(dtype).T).astype(x.dtype), _kernel_gradient(x.astype(dtype), dz)
-
-
-def _kernel_gradient(x: Array, dz: Array) -> Array:
-    return dot(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _recurrence(
-    cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
+def _unroll(
+    cell: GatedCell, dtype: DTypeLike, params: Params, x: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[Array, Carry]:
-    """zx [B, T, G*H], reset [B, T] -> (h [B, T, H], carry)."""
-    return _recurrence_forward(cell, dtype, params, zx, carry, reset, mask)[0]
+    """x [B, T, D], reset [B, T] -> (float32 h [B, T, H], carry)."""
+    return _unroll_forward(cell, dtype, params, x, carry, reset, mask)[0]
 
 
-def _recurrence_forward(
-    cell: GatedCell, dtype: DTypeLike, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array | None
+def _unroll_forward(
+    cell: GatedCell, dtype: DTypeLike, params: Params, x: Array, carry: Carry, reset: Array, mask: Array | None
 ) -> tuple[tuple[Array, Carry], Any]:
-    recurrent, initial = params["recurrent"], params["initial"]
-    part = functools.partial(_recurrent_part, params)
+    def by_scan() -> tuple[Array, Array, Carry]:
+        kernel, part = params["recurrent"].astype(dtype), functools.partial(_recurrent_part, params)
+        return scan.forward(cell, part, kernel, params["initial"], _from_input(params, x), carry, reset, mask)
 
-    def by_scan(zx: Array, carry: Carry) -> tuple[Array, Array, Carry]:
-        return scan.forward(cell, dtype, part, recurrent, initial, zx, carry, reset, mask)
+    def natively() -> tuple[Array, Array, Carry]:
+        return recurrence.forward(cell, params, dot(x, params["input"]), carry, reset, _ones(mask, carry))
 
-    def natively(zx: Array, carry: Carry) -> tuple[Array, Array, Carry]:
-        ones = _ones_like(mask, carry[0])
-        return recurrence.forward(cell, params["recurrent_bias"], recurrent, initial, zx, carry, reset, ones)
-
-    z, h_in, states = _on_device(cell, dtype, natively, by_scan)(zx, carry)
-    return (states[0], tuple(s[:, -1] for s in states)), (params, z, h_in, states, carry, reset, mask)
+    z, h_in, states = _on_device(cell, dtype, natively, by_scan)()
+    saved = (params, x, None if cell.recompute_gates else z, h_in, states, carry, reset, mask)
+    return (states[0], tuple(s[:, -1] for s in states)), saved
 
 
-def _recurrence_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
-    params, z, h_in, states, first, reset, mask = saved
-    recurrent, initial = params["recurrent"], params["initial"]
-    part = functools.partial(_recurrent_part, params)
+def _unroll_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
+    params, x, z, h_in, states, first, reset, mask = saved
+    zx, pull_input = jax.vjp(_from_input, params, x)  # products that nobody reads are not compiled
+    zh, pull_hidden = jax.vjp(functools.partial(_from_hidden, dtype=dtype), params, h_in)
+    if z is None:
+        z = cell.preactivation(zx, zh)
 
-    def by_scan(dy: Array, dlast: Carry) -> tuple[Array, Array, Carry, Array]:
-        return scan.backward(cell, dtype, part, recurrent, initial, z, h_in, states, first, reset, mask, dy, dlast)
+    def by_scan() -> tuple[Array, Array, Carry, Array]:
+        kernel, part = params["recurrent"].astype(dtype), functools.partial(_recurrent_part, params)
+        raw = dot(h_in.astype(dtype), kernel)
+        return scan.backward(cell, part, kernel, params["initial"], z, raw, states, first, reset, mask, *cotangents)
 
-    def natively(dy: Array, dlast: Carry) -> tuple[Array, Array, Carry, Array]:
-        ones = _ones_like(mask, first[0])
-        return recurrence.backward(cell, recurrent, initial, z, states, first, reset, ones, dy, dlast)
+    def natively() -> tuple[Array, Array, Carry, Array]:
+        return recurrence.backward(cell, params, z, states, first, reset, _ones(mask, first), *cotangents)
 
-    dzx, dzh, dfirst, dinitial = _on_device(cell, dtype, natively, by_scan)(*cotangents)
-    h_in = h_in.astype(dtype)
-    raw = scan.dot(h_in, recurrent.astype(dtype))  # compiled only where the recurrent part is not linear
-    draw, dparams = jax.vjp(lambda zh, params: _recurrent_part(params, zh), raw, params)[1](dzh)
-    dparams["recurrent"] = _kernel_gradient(h_in, draw.astype(dtype))
-    dparams["initial"] = dinitial
-    return dparams, dzx, dfirst, None, None
-
-
-_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+    dzx, dzh, dfirst, dinitial = _on_device(cell, dtype, natively, by_scan)()
+    dparams, dx = pull_input(dzx)
+    dparams = jax.tree.map(jnp.add, dparams, pull_hidden(dzh)[0]) | {"initial": dinitial}
+    return dparams, dx, dfirst, None, None
 
 
-def _on_device(cell: GatedCell, dtype: DTypeLike, natively: Callable[..., Any], by_scan: Callable[..., Any]) -> Any:
+_unroll.defvjp(_unroll_forward, _unroll_backward)
+
+
+def _on_device(
+    cell: GatedCell, dtype: DTypeLike, natively: Callable[[], Any], by_scan: Callable[[], Any]
+) -> Callable[[], Any]:
     """Native code for float32 on a CPU where it knows the cell; the scan elsewhere."""
     if jax.default_backend() != "cpu" or dtype != jnp.float32 or cell.layer_norm or not recurrence.suits(cell):
         return by_scan
     return functools.partial(jax.lax.platform_dependent, cpu=natively, default=by_scan)
 
 
-def _ones_like(mask: Array | None, h: Array) -> Array:
-    return jnp.ones_like(h) if mask is None else mask
+def _ones(mask: Array | None, carry: Carry) -> Array:
+    """The mask, or one that changes nothing."""
+    return jnp.ones_like(carry[0]) if mask is None else mask

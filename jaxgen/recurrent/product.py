@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     """x [..., D] @ kernel [D, F] in `dtype`, float32 accumulation and result; so are the products of its gradient."""
-    return _dot(x.astype(dtype), kernel.astype(dtype))
+    return dot(x.astype(dtype), kernel.astype(dtype))
 
 
 def _forward(x: Array, kernel: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
@@ -22,10 +22,11 @@ def _backward(dtype: DTypeLike, saved: tuple[Array, Array], dz: Array) -> tuple[
     x, kernel = saved
     dz = dz.astype(dtype)
     rows, drows = x.astype(dtype).reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-    return _dot(dz, kernel.astype(dtype).T).astype(x.dtype), _dot(rows.T, drows)
+    return dot(dz, kernel.astype(dtype).T).astype(x.dtype), dot(rows.T, drows)
 
 
-def _dot(a: Array, b: Array) -> Array:
+def dot(a: Array, b: Array) -> Array:
+    """Matrix product with float32 accumulation and result."""
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 

@@ -9,17 +9,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxgen.recurrent.cell import Carry, Equations, restart
+from jaxgen.recurrent.product import dot
 
 Part = Callable[[Array], Array]
 """What becomes of h U [..., G*H] before it meets the input: bias and normalisation."""
-
-
-def dot(a: Array, b: Array) -> Array:
-    """Matrix product with float32 accumulation and result."""
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def masked(h: Array, mask: Array | None) -> Array:
@@ -29,9 +24,8 @@ def masked(h: Array, mask: Array | None) -> Array:
 
 def forward(
     cell: Equations,
-    dtype: DTypeLike,
     part: Part,
-    recurrent: Array,
+    kernel: Array,
     initial: Array,
     zx: Array,
     carry: Carry,
@@ -40,15 +34,14 @@ def forward(
 ) -> tuple[Array, Array, Carry]:
     """(z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each) for zx [B, T, G*H].
 
-    z are the joined pre-activations, h_in is what `recurrent` [H, G*H] was multiplied with.
+    z are the joined pre-activations, h_in is what `kernel` [H, G*H], in the dtype of the products, was multiplied with.
     """
-    kernel = recurrent.astype(dtype)
 
     def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple[Array, Array, Carry]]:
         zx, reset = inputs
         carry = restart(initial, carry, reset)
         h = masked(carry[0], mask)
-        z = cell.preactivation(zx, part(dot(h.astype(dtype), kernel)))
+        z = cell.preactivation(zx, part(dot(h.astype(kernel.dtype), kernel)))
         carry = cell.pointwise(z, carry)
         return carry, (z, h, carry)
 
@@ -58,12 +51,11 @@ def forward(
 
 def backward(
     cell: Equations,
-    dtype: DTypeLike,
     part: Part,
-    recurrent: Array,
+    kernel: Array,
     initial: Array,
     z: Array,
-    h_in: Array,
+    raw: Array,
     states: Carry,
     first: Carry,
     reset: Array,
@@ -71,12 +63,13 @@ def backward(
     dy: Array,
     dlast: Carry,
 ) -> tuple[Array, Array, Carry, Array]:
-    """(dzx, dzh [B, T, G*H], dfirst, dinitial [S, H]): the gradients of what `forward` reads."""
-    kernel = recurrent.astype(dtype)
-    z, h_in, states, dy, reset = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (z, h_in, states, dy, reset))
+    """(dzx, dzh [B, T, G*H], dfirst, dinitial [S, H]): gradients of what meets in `preactivation`, and of the carries.
+
+    raw: h_in @ kernel [B, T, G*H].
+    """
+    z, raw, states, dy, reset = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (z, raw, states, dy, reset))
     before = tuple(jnp.concatenate([s[None], ss[:-1]]) for s, ss in zip(first, states, strict=True))
     before = restart(initial, before, reset)
-    raw = dot(h_in.astype(dtype), kernel)  # needed by, and compiled only for, a part that is not linear
     pull_pointwise = jax.vmap(lambda z, carry: jax.vjp(cell.pointwise, z, carry)[1])(z, before)
     pull_part = jax.vmap(lambda zh: jax.vjp(part, zh)[1])(raw)
     pull_join = jax.linear_transpose(cell.preactivation, raw, raw)
@@ -87,7 +80,7 @@ def backward(
         pull_pointwise, pull_part, dy, reset = inputs
         dz, (dh, *dothers) = pull_pointwise((dh + dy, *dothers))
         (draw,) = pull_part(pull_join_step(dz)[1])
-        dh = dh + masked(dot(draw.astype(dtype), kernel.T), mask)
+        dh = dh + masked(dot(draw.astype(kernel.dtype), kernel.T), mask)
         dcarry = (dh, *dothers)
         kept = tuple(jnp.where(reset[:, None], 0, d) for d in dcarry)
         dinitial = tuple(acc + (d - k) for acc, d, k in zip(dinitial, dcarry, kept, strict=True))

@@ -183,15 +183,19 @@ def _objects(values: Sequence[ir.Value]) -> np.ndarray:
     return array
 
 
+def _added(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.Value]) -> np.ndarray:
+    return _objects([builder.fadd(a, b) for a, b in zip(left, right, strict=True)])
+
+
 def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
-    """Target of (zx [B, T, G*H], recurrent (packed), recurrent_bias [G*H], initial [S, H], first [S, B, H],
+    """Target of (zx [B, T, G*H], recurrent (packed), bias and recurrent_bias [G*H], initial [S, H], first [S, B, H],
     reset bool [B, T], mask [B, H]) -> (z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each, scratch
     [B, H]). h_in is what the recurrent matrix was multiplied with.
     """
     k = _Recurrence("forward", equations, hidden_size)
     b, v, gates = k.builder, k.v, equations.num_gates
     units = forward_units(gates, hidden_size)
-    arrays = k.arguments("zx", "recurrent", "bias", "initial", "first", "reset", "mask")
+    arrays = k.arguments("zx", "recurrent", "bias", "recurrent_bias", "initial", "first", "reset", "mask")
     arrays |= k.results("z", "h_in", *k.states(), "rows")
     with _loop(b, _int(0), k.num_steps) as t:
         with _loop(b, k.first, k.last) as row:
@@ -212,9 +216,10 @@ def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
             for place in range(units):
                 unit = k.offset((b.add(b.mul(panel, _int(units)), _int(place)), v.lanes))
                 zh = [v.load(k.at(sums, _int((gate * units + place) * v.lanes))) for gate in range(gates)]
-                zh = [b.fadd(z, bias) for z, bias in zip(zh, k.load(arrays["bias"], unit, gates), strict=True)]
+                zh_biased = _added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
+                zx_biased = _added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
                 carry = [k.load(address, unit, 1) for address in carries]
-                z, *after = v.evaluate(equations.forward, [k.load(zx, unit, gates), _objects(zh), *carry])
+                z, *after = v.evaluate(equations.forward, [zx_biased, zh_biased, *carry])
                 k.store(z, z_out, unit)
                 for name, state in zip(k.states(), after, strict=True):
                     k.store(state, k.at(arrays[name], k.step(row, t, hidden_size)), unit)

@@ -1,6 +1,5 @@
 """The recurrence of a gated cell on a CPU: the native kernels as jax functions."""
 
-import dataclasses
 import functools
 import os
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgen.recurrent.cell import Carry, Equations
+from jaxgen.recurrent.cell import Carry, Equations, Params
 from jaxgen.recurrent.native import ffi, kernels
 from jaxgen.recurrent.native.emit import UnknownOperation, traced
 from jaxgen.recurrent.native.kernels import Lanes
@@ -27,27 +26,28 @@ def suits(cell: Equations) -> bool:
 
 
 def forward(
-    cell: Equations, bias: Array, recurrent: Array, initial: Array, zx: Array, carry: Carry, reset: Array, mask: Array
+    cell: Equations, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array
 ) -> tuple[Array, Array, Carry]:
-    """As `jaxgen.recurrent.scan.forward` in float32, where h U becomes h U + bias."""
+    """As `jaxgen.recurrent.scan.forward` in float32, but for zx [B, T, G*H] before its bias."""
     batch_size, num_steps, _ = zx.shape
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
     lanes, units = ffi.machine().lanes_for(hidden), kernels.forward_units(gates, hidden)
     # [H, G, panel, unit vector, lane] -> a panel holds all gates of its units, row by row
-    packed = recurrent.reshape(hidden, gates, -1, units, lanes).transpose(2, 0, 1, 3, 4)
+    packed = params["recurrent"].reshape(hidden, gates, -1, units, lanes).transpose(2, 0, 1, 3, 4)
     equations = _equations(cell)
     sizes = (equations.num_preactivations * hidden, *[hidden] * (1 + cell.num_states))
     results = [jax.ShapeDtypeStruct((batch_size, num_steps, size), jnp.float32) for size in sizes]
     results.append(jax.ShapeDtypeStruct((batch_size, hidden), jnp.float32))
     call = jax.ffi.ffi_call(_forward_target(cell, _threads()), results)
-    z, h_in, *states, _ = call(zx, packed, bias, initial, jnp.stack(carry), reset, mask)
+    z, h_in, *states, _ = call(
+        zx, packed, params["bias"], params["recurrent_bias"], params["initial"], jnp.stack(carry), reset, mask
+    )
     return z, h_in, tuple(states)
 
 
 def backward(
     cell: Equations,
-    recurrent: Array,
-    initial: Array,
+    params: Params,
     z: Array,
     states: Carry,
     first: Carry,
@@ -59,20 +59,22 @@ def backward(
     """As `jaxgen.recurrent.scan.backward` in float32."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
     lanes, vectors = ffi.machine().lanes_for(hidden), kernels.backward_vectors(hidden)
-    packed = recurrent.reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
+    packed = params["recurrent"].reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
     steps = jax.ShapeDtypeStruct((*dy.shape[:2], gates * hidden), jnp.float32)
     carries = jax.ShapeDtypeStruct((cell.num_states, len(dy), hidden), jnp.float32)
     scratch = jax.ShapeDtypeStruct((len(dy), gates * hidden), jnp.float32)
     results = [steps] * (1 if _equations(cell).joined else 2) + [carries] * 2 + [scratch]
     call = jax.ffi.ffi_call(_backward_target(cell, _threads()), results)
-    *dz, dfirst, dinitial, _ = call(z, packed, initial, jnp.stack(first), reset, mask, jnp.stack(dlast), dy, *states)
+    *dz, dfirst, dinitial, _ = call(
+        z, packed, params["initial"], jnp.stack(first), reset, mask, jnp.stack(dlast), dy, *states
+    )
     return dz[0], dz[-1], tuple(dfirst), dinitial.sum(1)
 
 
 @functools.cache
 def _equations(cell: Equations) -> Lanes:
     """The cell traced for one hidden unit."""
-    one = dataclasses.replace(cell, hidden_size=1)
+    one = cell.for_one_unit()
     gates, states = len(cell.gate_bias), cell.num_states
 
     def forward(zx: Array, zh: Array, *carry: Array) -> tuple[Array, ...]:
