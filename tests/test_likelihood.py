@@ -123,6 +123,24 @@ def test_accumulation_gives_the_update_of_the_whole_batch(model, data, accumulat
 
 
 @both_models
+@pytest.mark.parametrize("segment", [1, 3, T])
+def test_segments_give_the_update_of_the_whole_chunk(model, data, segment):
+    batch = draw_batch(data)
+    _, state, train_step, _ = bind(model, data)
+    expected, metrics = train_step(state, batch)
+    _, _, in_segments, _ = bind(model, data, segment=segment)
+    got, got_metrics = in_segments(state, batch)
+    assert_trees_close((got.params, got.carry), (expected.params, expected.carry), atol=1e-5)
+    assert_trees_close(got_metrics, metrics, rtol=1e-4)
+
+
+def test_segments_that_do_not_fill_a_chunk_are_refused():
+    _, state, train_step, _ = bind(WAVE_RNN, MU, segment=4)
+    with pytest.raises(UserError, match=r"6 steps.*segments of 4.*--objective\.segment"):
+        train_step(state, draw_batch(MU))
+
+
+@both_models
 def test_the_carry_flows_from_chunk_to_chunk(model, data):
     (_, state, _, eval_step), batch = bind(model, data), draw_batch(data, 2 * T)
     last, scores, predictions = eval_step(state.params, state.carry, batch)

@@ -32,12 +32,14 @@ class Likelihood:
     """Decay of the moving average of the weights that evaluation and generation use; 0 uses the last weights."""
     accumulation: int = 1
     """Parts a batch is computed in, one after another; the update is that of the whole batch."""
+    segment: int = 0
+    """Steps whose activations are in memory at once in the backward pass, which computes them anew; 0 keeps all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products; parameters, optimiser and losses stay float32."""
 
     def __post_init__(self):
-        if self.accumulation < 1 or not 0 <= self.ema_decay < 1:
-            raise UserError(f"an objective needs accumulation >= 1 and 0 <= ema_decay < 1, got {self}.")
+        if self.accumulation < 1 or self.segment < 0 or not 0 <= self.ema_decay < 1:
+            raise UserError(f"an objective needs accumulation >= 1, segment >= 0 and 0 <= ema_decay < 1, got {self}.")
 
     def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTraining":
         """The objective for one model, data spec, run length and batch size.
@@ -61,8 +63,9 @@ class LikelihoodTraining:
         self.optimizer = config.optimizer.make(steps)
         self.schedule = config.optimizer.schedule(steps)
         self._build = lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs)
-        # The graph and what is not trained do not depend on the seed; the parameters of this build are dropped.
-        self.graph, _, *self.constants = nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)
+        # The graph and what is not trained do not depend on the seed; jit computes nothing else of this build.
+        self.graph = nnx.graphdef(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))
+        self.constants = jax.jit(lambda: nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)[2:])()
 
     def module(self, params: Any) -> SequenceModel:
         """The model with these parameters."""
@@ -121,12 +124,41 @@ class LikelihoodTraining:
         return carry, scores, model.predict(outputs)
 
     def _sum_loss(self, params: Any, batch: Batch, carry: Any, key: jax.Array):
-        model = self.module(params)
         carry = jax.lax.stop_gradient(carry)
+        length = batch["reset"].shape[1]
+        segment = self.config.segment
+        if segment == 0:
+            sums, carry = self._sums(params, batch, carry, key)
+            return sums["loss"], (sums, carry)
+        if length % segment:
+            raise UserError(
+                f"chunks of {length} steps do not divide into segments of {segment}; "
+                "change --train.seq-len or --objective.segment."
+            )
+
+        @jax.checkpoint
+        def advance(carry, index):
+            sums, carry = self._sums(params, self._part(batch, index * segment), carry, jax.random.fold_in(key, index))
+            return carry, sums
+
+        carry, sums = jax.lax.scan(advance, carry, jnp.arange(length // segment))
+        sums = {name: values.sum() for name, values in sums.items()}
+        return sums["loss"], (sums, carry)
+
+    def _sums(self, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Metrics, Any]:
+        """Sums of the scores over real steps, and the carry after the last."""
+        model = self.module(params)
         outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
         scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
-        sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
-        return sums["loss"], (sums, carry)
+        return {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}, carry
+
+    def _part(self, batch: Batch, start: jax.Array) -> Batch:
+        """A segment of a batch: its steps, and in x the lookback before them."""
+        segment = self.config.segment
+        lookback = batch["x"].shape[1] - batch["reset"].shape[1]
+        part = {name: a for name, a in batch.items() if name != "x"}
+        part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, segment, axis=1), part)
+        return part | {"x": jax.lax.dynamic_slice_in_dim(batch["x"], start, lookback + segment, axis=1)}
 
     def _average(self, state: TrainState, params: Any) -> Any:
         # The ramp keeps the random start out of the average (Tensorflow's ExponentialMovingAverage does the same).

@@ -158,6 +158,8 @@ _ELEMENTWISE: dict[str, Callable[..., ir.Value]] = {
     "lt": lambda v, _, a, b: v.builder.fcmp_ordered("<", a, b),
     "ge": lambda v, _, a, b: v.builder.fcmp_ordered(">=", a, b),
     "le": lambda v, _, a, b: v.builder.fcmp_ordered("<=", a, b),
+    "eq": lambda v, _, a, b: v.builder.fcmp_ordered("==", a, b),
+    "ne": lambda v, _, a, b: v.builder.fcmp_unordered("!=", a, b),
     "select_n": lambda v, _, which, a, b: v.builder.select(which, b, a),
     "square": lambda v, _, a: v.builder.fmul(a, a),
     "integer_pow": _power,

@@ -1,0 +1,149 @@
+"""The native recurrence computes what the scan computes, whatever the sizes, threads and equations."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.recurrent import GRU, LSTM, RNN, GatedCell
+from jaxgen.recurrent.native import recurrence
+
+CELLS = [RNN, LSTM, GRU, functools.partial(RNN, activation="relu"), functools.partial(RNN, activation="sigmoid")]
+D, T = 3, 5
+
+
+def draw(cell, batch_size, seed=0):
+    """Parameters, x, carry, reset, mask and weights of the outputs, all random."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(cell.init, in_features=D), jax.random.key(0))
+    scale = 1 / np.sqrt(cell.hidden_size)
+    params = {name: np.float32(rng.normal(size=s.shape, scale=scale)) for name, s in shapes.items()}
+    hidden = (batch_size, cell.hidden_size)
+    x = np.float32(rng.normal(size=(batch_size, T, D)))
+    carry = tuple(np.float32(rng.normal(size=hidden)) for _ in range(cell.num_states))
+    reset = rng.random((batch_size, T)) < 0.3
+    mask = np.float32(2 * rng.integers(2, size=hidden))
+    weights = np.float32(rng.normal(size=(batch_size, T, cell.hidden_size)))
+    return params, x, carry, reset, mask, weights
+
+
+def results(cell, params, x, carry, reset, mask, weights):
+    """Outputs, last carry, and the gradients of a loss of both."""
+
+    def loss(params, x, carry):
+        y, last = cell.unroll(params, x, carry, reset, mask)
+        return (y * weights).sum() + sum(jnp.square(state).sum() for state in last), (y, last)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(params, x, carry)
+
+
+def by_scan(monkeypatch, cell, *arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(recurrence, "suits", lambda cell: False)
+        return results(cell, *arguments)
+
+
+def assert_close(got, expected, tolerance=2e-5):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_the_native_code_runs_here():
+    """Otherwise nothing below compares two ways."""
+    for cell in CELLS:
+        assert recurrence.suits(cell(hidden_size=16))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("batch_size", "hidden_size"), [(1, 1), (13, 6), (3, 64), (8, 48), (29, 80)])
+def test_it_is_the_scan(monkeypatch, cell, batch_size, hidden_size):
+    """For panels of every width, and rows that fill neither the threads nor the registers."""
+    cell = cell(hidden_size=hidden_size)
+    drawn = draw(cell, batch_size)
+    assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+def test_threads_change_nothing(monkeypatch, cell):
+    """Each row is computed alike, whichever thread it falls to."""
+    cell, found = cell(32), []
+    drawn = draw(cell, batch_size=7)
+    for threads in (1, 2, 3, 16):
+        monkeypatch.setattr(recurrence, "_threads", lambda threads=threads: threads)
+        found.append(jax.tree.leaves(results(cell, *drawn)))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU, RNN])
+def test_gates_computed_anew_give_the_same_gradients(monkeypatch, cell):
+    keeping, recomputing = cell(16), cell(16, recompute_gates=True)
+    drawn = draw(keeping, batch_size=4)
+    expected = results(keeping, *drawn)
+    assert_close(results(recomputing, *drawn), expected)
+    assert_close(by_scan(monkeypatch, recomputing, *drawn), expected)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+def test_a_nan_shows(cell):
+    cell = cell(16)
+    params, x, *rest = draw(cell, batch_size=4)
+    x[1, 2] = np.nan
+    (gradients, *_), (y, _) = results(cell, params, x, *rest)
+    assert np.isnan(y[1, 2:][~np.logical_or.accumulate(rest[1][1, 2:] & (np.arange(T - 2) > 0))]).all()
+    assert not np.isnan(np.delete(y, 1, axis=0)).any()
+    assert np.isnan(gradients["recurrent"]).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sine(GatedCell):
+    """h' = sin(zx + zh): an operation that the native code has no form of."""
+
+    gate_bias = (0.0,)
+
+    def pointwise(self, z, carry):
+        return (jnp.sin(z),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky(GatedCell):
+    """A cell of two gates that is defined nowhere else: h' = h + sigmoid(a) max(b, -1)^2."""
+
+    gate_bias = (0.0, 0.5)
+
+    def pointwise(self, z, carry):
+        a, b = jnp.split(z, 2, axis=-1)
+        return (0.5 * carry[0] + jax.nn.sigmoid(a) * jnp.maximum(b, -1.0) ** 2,)
+
+
+def test_a_new_cell_needs_its_equations_only(monkeypatch):
+    cell = Leaky(32)
+    assert recurrence.suits(cell)
+    drawn = draw(cell, batch_size=5)
+    assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+def test_a_cell_of_unknown_operations_takes_the_scan():
+    cell = Sine(16)
+    assert not recurrence.suits(cell)
+    params, x, carry, reset, mask, _ = draw(cell, batch_size=2)
+    y, _ = cell.unroll(params, x, carry, reset, mask)
+    h = np.where(reset[:, 0, None], params["initial"][0], carry[0]) * mask
+    z = x[:, 0] @ params["input"] + params["bias"] + h @ params["recurrent"] + params["recurrent_bias"]
+    np.testing.assert_allclose(y[:, 0], np.sin(z), atol=1e-5)
+
+
+def test_tanh_is_exact_to_a_few_units_in_the_last_place():
+    """By an RNN without weights, whose output is tanh of its bias."""
+    x = np.concatenate([np.linspace(-12, 12, 4001), np.logspace(-30, 1, 95), [np.inf, -np.inf, 0.0, -0.0]])
+    x = np.float32(x)
+    cell = RNN(hidden_size=len(x))
+    params = {name: np.zeros(a.shape, np.float32) for name, a in cell.init(jax.random.key(0), 1).items()}
+    params["bias"] = x
+    zeros = np.zeros((1, len(x)), np.float32)
+    y, _ = jax.jit(cell.unroll)(params, np.zeros((1, 1, 1), np.float32), (zeros,), np.zeros((1, 1), bool))
+    np.testing.assert_allclose(y[0, 0], np.tanh(np.float64(x)), rtol=5e-7)
