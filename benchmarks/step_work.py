@@ -44,6 +44,10 @@ class StepWork:
     """L, recurrent layers."""
     frames: bool = False
     """Whether steps are mel frames with 80 bands, and not 8-bit codes."""
+    recompute_gates: bool = False
+    """Whether the backward pass computes pre-activations anew."""
+    segment: int = 0
+    """Steps whose activations are in memory at once; 0 is all."""
 
     @property
     def name(self) -> str:
@@ -53,7 +57,7 @@ class StepWork:
     @property
     def workload(self) -> Workload:
         """The model and its batches, as jaxgen has them."""
-        cell = CELLS[self.cell](self.hidden_size)
+        cell = CELLS[self.cell](self.hidden_size, recompute_gates=self.recompute_gates)
         wave = WaveRNN(cell=cell, num_layers=self.num_layers, embedding_size=max(64, self.hidden_size // 4), lookback=1)
         mel = MelRNN(cell=cell, num_layers=self.num_layers, residual=False, distribution=Normal())
         if self.frames:
@@ -96,7 +100,7 @@ def bound(work: StepWork) -> LikelihoodTraining:
     frames = (0.0,) * _BANDS, (1.0,) * _BANDS
     mean, std = frames if work.frames else ((), ())
     spec = DataSpec(features=load.features, mean=mean, std=std)
-    return Likelihood(optimizer=_PLAIN_ADAM).bind(load.model, spec, steps=1_000, batch_size=work.batch_size)
+    return Likelihood(optimizer=_PLAIN_ADAM, segment=work.segment).bind(load.model, spec, steps=1_000, batch_size=work.batch_size)
 
 
 def batch_of(work: StepWork) -> Batch:

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 
 from benchmarks.step_work import StepWork, batch_of, bound, start
+from jaxgen.memory import keep_freed_memory
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
     """spec: `work`, the fields of a `StepWork`."""
+    keep_freed_memory()
     work = StepWork(**spec["work"])
     training, batch = bound(work), batch_of(work)
     state = start(training)
