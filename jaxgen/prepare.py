@@ -7,10 +7,12 @@ from jaxgen.data import report
 from jaxgen.data.store import prepare
 from jaxgen.errors import ExitCode, run
 from jaxgen.presets import load_config
+from jaxgen.runs import keep_compiled
 
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
+    keep_compiled(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     out = Path(config.workdir)
     report.write(store.report, out)

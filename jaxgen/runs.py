@@ -1,8 +1,10 @@
 """A run on disk: its folder, what is stored with each checkpoint, and how to open it again."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,7 @@ class Run:
                 kept = ", ".join(map(str, checkpoints.steps()))
                 raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
             config, spec = _described(checkpoints, chosen)
+            keep_compiled(config.cache_dir)
             training = bind(config, spec)
             state = jax.eval_shape(training.init, jax.random.key(0))
             saved, _ = checkpoints.restore(chosen, state)
@@ -125,6 +128,22 @@ class Run:
                 prompt=prompt,
             )
             mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
+
+
+def keep_compiled(cache_dir: str) -> None:
+    """Has jax keep every program that it compiles, in `compiled` in the cache: the next process loads it from there.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false turns this off. A cache that
+    cannot be written is left alone.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    folder = Path(cache_dir).expanduser() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:

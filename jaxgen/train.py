@@ -17,7 +17,7 @@ from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
-from jaxgen.runs import Run, bind, check_data, describe, is_finished, save_config
+from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.telemetry import read_metrics
 
@@ -30,6 +30,7 @@ def main() -> int:
             f"{workdir} holds this run, finished; its report is {workdir / 'report.html'}.\n{_next_commands(workdir)}"
         )
         return ExitCode.DONE
+    keep_compiled(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)

@@ -1,16 +1,27 @@
 """Fixtures: small stores of synthesised sound, a tiny run, and the real recordings where there are any."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxgen.data.store import AudioPolicy, Store, prepare
 from jaxgen.data.synthetic import Plucked
 from jaxgen.errors import run
 from jaxgen.features import LogMel, MuLaw
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all workers and the processes that tests start
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgen_compiled_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 TINY = (
     *("--data.num-clips", "12", "--data.seconds", "0.5", "--model.cell.hidden-size", "8", "--model.num-layers", "1"),

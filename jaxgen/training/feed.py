@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -28,7 +28,7 @@ class Call:
     """Where the data stands after them."""
 
 
-def calls(stream: Streams, first: int, lasts: Iterable[int]) -> Iterator[Call]:
+def calls(stream: Streams, first: int, lasts: Iterable[int]) -> Generator[Call]:
     """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
 
     To be closed (`contextlib.closing`), which ends the thread.
@@ -44,7 +44,7 @@ def _made(stream: Streams, first: int, lasts: Iterable[int]) -> Iterator[Call]:
         first = last + 1
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
+def _ahead(items: Iterator[T]) -> Generator[T]:
     """The items, each made in a thread while those before it are used; raises what making it raised."""
     with concurrent.futures.ThreadPoolExecutor(1, "batches") as thread:
         waiting = collections.deque(thread.submit(next, items, None) for _ in range(_AHEAD))
