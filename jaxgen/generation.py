@@ -19,7 +19,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.models.sequence import Labels, ModelConfig, SequenceModel
 
-_STEPS_PER_BLOCK = {"sample": 250, "frame": 40}
+_STEPS_PER_BLOCK = {"sample": 400, "frame": 40}
 
 
 @dataclasses.dataclass(frozen=True)
