@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -193,6 +194,21 @@ def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp
     for n, clip in enumerate(made):
         np.testing.assert_allclose(clip, whole[n][: len(clip)], atol=2**-14)
         assert read_mark(tmp_path / "out" / f"00{n}.wav")["clip"] == n
+
+
+def test_ctrl_c_ends_the_clips_where_they_are(quickstart, command, tmp_path, monkeypatch):
+    def stream(*_, **__):
+        for _ in range(3):
+            yield [np.full(50, 0.5, np.float32)]
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Generator, "stream", stream)
+    code, out, err = command(generate.main, "--workdir", quickstart, "--num", "1", "--out", tmp_path / "out")
+    assert code == 130
+    assert "interrupted; the clips end where they were" in err
+    assert "1 clips" in out
+    assert len(audio.read(tmp_path / "out" / "000.wav").samples) == 100
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_failure_while_clips_are_made_leaves_nothing(trained, tmp_path):
