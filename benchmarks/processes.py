@@ -30,6 +30,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from jaxgen.machine import available_cores
+
 _ROOT = Path(__file__).parent.parent
 _SETTLE = 0.25  # seconds after a turn: threads of OpenMP look for more work, and take the cores, for up to 0.2 s
 _MIN_TURN = 0.25  # seconds that a turn should take, to be timed well
@@ -77,7 +79,7 @@ class Turn(NamedTuple):
     """Share of all cores that other processes took."""
 
 
-ALL_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+ALL_THREADS = available_cores()
 """As many as there are cores for us."""
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
+from jaxgen.machine import available_cores
 from jaxgen.models.sequence import Labels, ModelConfig, SequenceModel
 
 _STEPS_PER_BLOCK = {"sample": 400, "frame": 40}
@@ -201,9 +201,8 @@ class Generator:
 
 def use_all_cores() -> None:
     """Makes a device of each core of a CPU, for clips to be spread over; too late once jax has looked for devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", available_cores())
 
 
 def _spread(params: Any, by_row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
 from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config
@@ -31,6 +32,7 @@ def main() -> int:
         )
         return ExitCode.DONE
     keep_compiled(config.cache_dir)
+    keep_freed_memory()
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)

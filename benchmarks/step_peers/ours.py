@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from benchmarks.step_work import StepWork, batch_of, bound, start
-from jaxgen.memory import keep_freed_memory
+from jaxgen.machine import keep_freed_memory
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:

@@ -1,12 +1,16 @@
 """The recurrence of a gated cell on a CPU: the native kernels as jax functions."""
 
 import functools
-import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh
 
+from jaxgen.machine import available_cores
 from jaxgen.recurrent.cell import Carry, Equations, Params
 from jaxgen.recurrent.native import ffi, kernels
 from jaxgen.recurrent.native.emit import UnknownOperation, traced
@@ -29,19 +33,12 @@ def forward(
     cell: Equations, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array
 ) -> tuple[Array, Array, Carry]:
     """As `jaxgen.recurrent.scan.forward` in float32, but for zx [B, T, G*H] before its bias."""
-    batch_size, num_steps, _ = zx.shape
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
     lanes, units = ffi.machine().lanes_for(hidden), kernels.forward_units(gates, hidden)
     # [H, G, panel, unit vector, lane] -> a panel holds all gates of its units, row by row
     packed = params["recurrent"].reshape(hidden, gates, -1, units, lanes).transpose(2, 0, 1, 3, 4)
-    equations = _equations(cell)
-    sizes = (equations.num_preactivations * hidden, *[hidden] * (1 + cell.num_states))
-    results = [jax.ShapeDtypeStruct((batch_size, num_steps, size), jnp.float32) for size in sizes]
-    results.append(jax.ShapeDtypeStruct((batch_size, hidden), jnp.float32))
-    call = jax.ffi.ffi_call(_forward_target(cell, _threads()), results)
-    z, h_in, *states, _ = call(
-        zx, packed, params["bias"], params["recurrent_bias"], params["initial"], jnp.stack(carry), reset, mask
-    )
+    rest = [params[name] for name in ("bias", "recurrent_bias", "initial")]
+    z, h_in, *states, _ = _forward_call(cell)(zx, packed, *rest, jnp.stack(carry), reset, mask)
     return z, h_in, tuple(states)
 
 
@@ -60,15 +57,56 @@ def backward(
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
     lanes, vectors = ffi.machine().lanes_for(hidden), kernels.backward_vectors(hidden)
     packed = params["recurrent"].reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
-    steps = jax.ShapeDtypeStruct((*dy.shape[:2], gates * hidden), jnp.float32)
-    carries = jax.ShapeDtypeStruct((cell.num_states, len(dy), hidden), jnp.float32)
-    scratch = jax.ShapeDtypeStruct((len(dy), gates * hidden), jnp.float32)
-    results = [steps] * (1 if _equations(cell).joined else 2) + [carries] * 2 + [scratch]
-    call = jax.ffi.ffi_call(_backward_target(cell, _threads()), results)
+    call = _backward_call(cell)
     *dz, dfirst, dinitial, _ = call(
         z, packed, params["initial"], jnp.stack(first), reset, mask, jnp.stack(dlast), dy, *states
     )
     return dz[0], dz[-1], tuple(dfirst), dinitial.sum(1)
+
+
+@functools.cache
+def _forward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
+    """The kernel as a function of its arguments; see `kernels.forward`."""
+    hidden, states = cell.hidden_size, cell.num_states
+
+    def call(zx: Array, *rest: Array) -> Sequence[Array]:
+        widths = (_equations(cell).num_preactivations * hidden, *[hidden] * (1 + states))
+        results = [jax.ShapeDtypeStruct((*zx.shape[:2], width), jnp.float32) for width in widths]
+        results.append(jax.ShapeDtypeStruct((len(zx), hidden), jnp.float32))
+        return jax.ffi.ffi_call(_forward_target(cell, _threads()), results)(zx, *rest)
+
+    sequences = ["b t z", "b t h", *["b t h"] * states]
+    return _over_devices(call, "b t g, p k i u l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "b h"]))
+
+
+@functools.cache
+def _backward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
+    """The kernel as a function of its arguments; see `kernels.backward`."""
+    width, states = len(cell.gate_bias) * cell.hidden_size, cell.num_states
+    outputs = 1 if _equations(cell).joined else 2
+
+    def call(z: Array, *rest: Array) -> Sequence[Array]:
+        steps = jax.ShapeDtypeStruct((*z.shape[:2], width), jnp.float32)
+        carries = jax.ShapeDtypeStruct((states, len(z), cell.hidden_size), jnp.float32)
+        scratch = jax.ShapeDtypeStruct((len(z), width), jnp.float32)
+        results = [steps] * outputs + [carries] * 2 + [scratch]
+        return jax.ffi.ffi_call(_backward_target(cell, _threads()), results)(z, *rest)
+
+    arguments = ["b t z", "p g u l", "s h", "s b h", "b t", "b h", "s b h", "b t h", *["b t h"] * states]
+    return _over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "b g"]))
+
+
+def _over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: str) -> Callable[..., Sequence[Array]]:
+    """Lets jit split a call along its rows `b`, each device computing its own; everything else is whole on each."""
+    split = custom_partitioning(call)
+
+    def partition(mesh: Mesh, arguments: Any, results: Any) -> tuple[Any, ...]:
+        return mesh, call, [r.sharding for r in results], tuple(a.sharding for a in arguments)
+
+    rule = f"{arguments} -> {results}"
+    whole = tuple(dict.fromkeys(letter for letter in rule if letter not in "b ,->"))
+    split.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
+    return split
 
 
 @functools.cache
@@ -104,5 +142,4 @@ def _backward_target(cell: Equations, threads: int) -> str:
 
 def _threads() -> int:
     """Cores for each of this process's devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jax.local_device_count())
+    return max(1, available_cores() // jax.local_device_count())
