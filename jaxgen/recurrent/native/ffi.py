@@ -1,7 +1,8 @@
 """Compiles native kernels and registers them with XLA's foreign function interface.
 
-A kernel is LLVM code of the form rows(frame, first, last): it works on rows first to last of the batch. The handler
-around it hands each thread its share of the rows. Offsets are those of XLA's C interface (xla/ffi/api/c_api.h).
+A kernel is LLVM code of the form work(frame, first, last, part, parts, arrivals): it works on rows first to last of the
+batch, and there on one of some parts of the hidden units, whose threads meet at `arrivals` after each step. The handler
+around it hands each thread its share. Offsets are those of XLA's C interface (xla/ffi/api/c_api.h).
 """
 
 import ctypes
@@ -21,6 +22,8 @@ from jaxgen.recurrent.native.matmul import Machine
 _EXTENSION, _ARGS, _RETS = 8, 72, 112  # in XLA_FFI_CallFrame: extension_start, args.args, rets.rets
 _METADATA, _VERSION = 24, (24, 28)  # in XLA_FFI_Metadata_Extension: metadata; in XLA_FFI_Metadata: major, minor
 _DATA, _DIMS = 24, 40  # in XLA_FFI_Buffer
+_LINE = 8  # 64-bit words of a cache line: what threads write to apart should lie apart
+_PATIENCE = 1_000  # looks before a waiting thread lets others run
 _BYTE = ir.IntType(8)
 
 _engines: list[llvm.ExecutionEngine] = []  # what they compiled must outlive every use of it
@@ -54,11 +57,17 @@ def dimension(builder: ir.IRBuilder, frame: ir.Value, index: int, axis: int) -> 
     return _load(builder, I64, _load(builder, POINTER, _buffer(builder, frame, index, False), _DIMS), 8 * axis)
 
 
-def register(module: ir.Module, rows: ir.Function, threads: int) -> str:
-    """Compiles the module, whose `rows` splits argument 0 along its first axis, and returns the name of the target."""
-    _handler(module, rows, threads)
+WORK = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER])
+"""Type of a kernel."""
+
+
+def register(module: ir.Module, work: ir.Function, threads: int, row_groups: int) -> str:
+    """Compiles the module and returns the name of the target. Argument 0 of a call is split along its first axis into
+    `row_groups`; the threads of a group, as many in each, share its hidden units.
+    """
+    _handler(module, work, threads, row_groups)
     code = str(module)
-    name = f"jaxgen_{rows.name}_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+    name = f"jaxgen_{work.name}_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
     if name not in _names:
         address = _compile(code)
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.CFUNCTYPE(None)(address)), platform="cpu")
@@ -84,18 +93,44 @@ def _compile(code: str) -> int:
     return engine.get_function_address("handler")
 
 
-def _handler(module: ir.Module, rows: ir.Function, threads: int) -> None:
-    """Defines handler(frame): answers questions about the interface's version, else runs `rows` on all threads."""
-    task = ir.LiteralStructType([POINTER, I64, I64])
-    worker = _worker(module, rows, task)
+def wait_until(builder: ir.IRBuilder, counter: ir.Value, least: ir.Value) -> None:
+    """Waits until an atomic counter has come to `least`."""
+    module = builder.module
+    let_others_run = module.globals.get("sched_yield") or ir.Function(module, ir.FunctionType(I32, []), "sched_yield")
+    look, again, rest, end = (builder.append_basic_block(label) for label in ("look", "again", "rest", "end"))
+    before = builder.block
+    builder.branch(look)
+    builder.position_at_end(look)
+    looks = builder.phi(I64)
+    looks.add_incoming(ir.Constant(I64, 0), before)
+    builder.cbranch(builder.icmp_signed(">=", read(builder, counter), least), end, again)
+    builder.position_at_end(again)
+    looked = builder.add(looks, ir.Constant(I64, 1))
+    looks.add_incoming(looked, again)
+    builder.cbranch(builder.icmp_signed("<", looked, ir.Constant(I64, _PATIENCE)), look, rest)
+    builder.position_at_end(rest)
+    builder.call(let_others_run, [])
+    looks.add_incoming(ir.Constant(I64, 0), rest)
+    builder.branch(look)
+    builder.position_at_end(end)
+
+
+def read(builder: ir.IRBuilder, counter: ir.Value) -> ir.Value:
+    """Value of an atomic counter; what was written before it was raised is seen from here on."""
+    return builder.load_atomic(counter, "acquire", align=8, typ=I64)
+
+
+def _handler(module: ir.Module, work: ir.Function, threads: int, row_groups: int) -> None:
+    """Defines handler(frame): answers questions about the interface's version, else runs `work` on all threads."""
+    worker = _worker(module, work, threads, row_groups)
     create = ir.Function(module, ir.FunctionType(I32, [POINTER] * 4), "pthread_create")
     join = ir.Function(module, ir.FunctionType(I32, [I64, POINTER]), "pthread_join")
     handler = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), "handler")
     (frame,) = handler.args
     builder = ir.IRBuilder(handler.append_basic_block("entry"))
-    tasks = [pointer(builder, builder.alloca(task)) for _ in range(threads)]
+    tasks = [pointer(builder, builder.alloca(_TASK)) for _ in range(threads)]
     handles = [pointer(builder, builder.alloca(I64)) for _ in range(threads)]
-    start = pointer(builder, worker)
+    counters = pointer(builder, builder.alloca(I64, (1 + row_groups) * _LINE))
     nothing = ir.Constant(POINTER, None)
     extension = _load(builder, POINTER, frame, _EXTENSION)
     with builder.if_then(builder.icmp_unsigned("!=", extension, nothing)):
@@ -103,40 +138,61 @@ def _handler(module: ir.Module, rows: ir.Function, threads: int) -> None:
         for offset, number in zip(_VERSION, _interface_version(), strict=True):
             builder.store(ir.Constant(I32, number), _at(builder, metadata, offset))
         builder.ret(nothing)
-    batch_size = dimension(builder, frame, 0, 0)
+    for group in range(1 + row_groups):
+        builder.store(ir.Constant(I64, 0), _counter(builder, counters, ir.Constant(I64, group)))
+    running: ir.Value = ir.Constant(I64, 0)
+    made = []
     for index in range(threads):
-        bounds = [
-            builder.udiv(builder.mul(batch_size, ir.Constant(I64, i)), ir.Constant(I64, threads))
-            for i in (index, index + 1)
-        ]
-        for position, value in enumerate((frame, *bounds)):
-            builder.store(value, builder.gep(tasks[index], _indices(0, position), source_etype=task))
-    failed = [
-        builder.icmp_signed("!=", builder.call(create, [handles[i], nothing, start, tasks[i]]), ir.Constant(I32, 0))
-        for i in range(1, threads)
-    ]
+        for position, value in enumerate((frame, counters, running)):
+            builder.store(value, builder.gep(tasks[index], _indices(0, position), source_etype=_TASK))
+        if index:
+            failed = builder.call(create, [handles[index], nothing, pointer(builder, worker), tasks[index]])
+            made.append(builder.icmp_signed("==", failed, ir.Constant(I32, 0)))
+            running = builder.add(running, builder.zext(made[-1], I64))
+        else:
+            running = ir.Constant(I64, 1)
+    builder.atomic_rmw("add", counters, running, "acq_rel")  # now they know how many they are
     builder.call(worker, [tasks[0]])
-    for index, no_thread in enumerate(failed, start=1):
-        with builder.if_else(no_thread) as (inline, elsewhere):
-            with inline:
-                builder.call(worker, [tasks[index]])
-            with elsewhere:
-                builder.call(join, [builder.load(handles[index], typ=I64), nothing])
+    for handle, thread in zip(handles[1:], made, strict=True):
+        with builder.if_then(thread):
+            builder.call(join, [builder.load(handle, typ=I64), nothing])
     builder.ret(nothing)
 
 
-def _worker(module: ir.Module, rows: ir.Function, task: ir.Type) -> ir.Function:
+_TASK = ir.LiteralStructType([POINTER, POINTER, I64])
+"""Of a thread: the call's frame, the counters (how many threads there are, then arrivals of each group), its index."""
+
+
+def _worker(module: ir.Module, work: ir.Function, threads: int, row_groups: int) -> ir.Function:
+    """worker(task): finds the share of one thread. Where not all could be made, those there are share all rows."""
     function = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), "worker")
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    address = function.args[0]
-    fields = [
-        builder.load(builder.gep(address, _indices(0, i), source_etype=task), typ=kind)
-        for i, kind in enumerate((POINTER, I64, I64))
-    ]
-    builder.call(rows, fields)
+    frame, counters, index = (
+        builder.load(builder.gep(function.args[0], _indices(0, i), source_etype=_TASK), typ=kind)
+        for i, kind in enumerate(_TASK.elements)
+    )
+    wait_until(builder, counters, ir.Constant(I64, 1))
+    there = read(builder, counters)
+    complete = builder.icmp_signed("==", there, ir.Constant(I64, threads))
+    groups = builder.select(complete, ir.Constant(I64, row_groups), ir.Constant(I64, 1))
+    parts = builder.udiv(there, groups)
+    group, part = builder.urem(index, groups), builder.udiv(index, groups)
+    first, last = share(builder, dimension(builder, frame, 0, 0), group, groups)
+    arrivals = _counter(builder, counters, builder.add(group, ir.Constant(I64, 1)))
+    builder.call(work, [frame, first, last, part, parts, arrivals])
     builder.ret(ir.Constant(POINTER, None))
     return function
+
+
+def share(builder: ir.IRBuilder, size: ir.Value, part: ir.Value, parts: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """First and last (exclusive) of a part of `size` things."""
+    following = builder.add(part, ir.Constant(I64, 1))
+    return builder.udiv(builder.mul(size, part), parts), builder.udiv(builder.mul(size, following), parts)
+
+
+def _counter(builder: ir.IRBuilder, counters: ir.Value, index: ir.Value) -> ir.Value:
+    return builder.gep(counters, [builder.mul(index, ir.Constant(I64, _LINE))], source_etype=I64)
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """The recurrence of a gated cell on a CPU, forward and backward, as one native kernel each.
 
 XLA runs a scan as a loop of small operations: it packs the recurrent matrix anew at each step, and works on one thread
-between products. Here each thread takes its rows of the batch through all of time without waiting for the others; the
-matrix is packed once, and the cell's own equations (`Cell.pointwise`, traced) run where a product leaves its sums.
+between products. Here each thread takes its rows of the batch, and of them its part of the hidden units, through all of
+time; only threads that share rows wait for each other, once a step. The matrix is packed once, and the cell's own
+equations (`Cell.pointwise`, traced) run where a product leaves its sums.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from jax.extend.core import ClosedJaxpr
 from llvmlite import ir
 
 from jaxgen.recurrent.native import ffi
-from jaxgen.recurrent.native.emit import F32, I64, POINTER, Vectors, pointer
+from jaxgen.recurrent.native.emit import F32, I64, UnknownOperation, Vectors, pointer
 from jaxgen.recurrent.native.matmul import panel_vectors, row_products
 
 
@@ -42,13 +43,12 @@ def _loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int = 1)
 
 
 class _Kernel:
-    """A function rows(frame, first, last) under construction, and the addresses within its arrays."""
+    """A function of the type `ffi.WORK` under construction, and the addresses within its arrays."""
 
     def __init__(self, name: str, lanes: int):
         self.module = ir.Module(name)
-        signature = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
-        self.function = ir.Function(self.module, signature, name)
-        self.frame, self.first, self.last = self.function.args
+        self.function = ir.Function(self.module, ffi.WORK, name)
+        self.frame, self.first, self.last, self.part, self.parts, self.arrivals = self.function.args
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.v = Vectors(self.builder, lanes)
 
@@ -80,7 +80,8 @@ class _Kernel:
         most = ffi.machine().rows_for(vectors)
         kernels = [row_products(self.module, f"products_{n}", n, vectors, lanes) for n in range(1, most + 1)]
         sums = self._scratch(most * vectors * lanes)
-        with _loop(b, _int(0), _int(width // (vectors * lanes))) as panel:
+        panels = ffi.share(b, _int(width // (vectors * lanes)), self.part, self.parts)
+        with _loop(b, *panels) as panel:
             columns = self.at(packed, self.offset((panel, depth * vectors * lanes)))
             with _loop(b, self.first, self.last, most) as row:
                 left = b.sub(self.last, row)
@@ -96,6 +97,12 @@ class _Kernel:
                 b.position_at_end(done)
                 with _loop(b, _int(0), count) as index:
                     yield panel, b.add(row, index), self.at(sums, self.offset((index, vectors * lanes)))
+
+    def meet(self, times: ir.Value) -> None:
+        """Waits for the other threads of these rows, for the `times`-th time."""
+        with self.builder.if_then(self.builder.icmp_signed(">", self.parts, _int(1))):
+            self.builder.atomic_rmw("add", self.arrivals, _int(1), "acq_rel")
+            ffi.wait_until(self.builder, self.arrivals, self.builder.mul(times, self.parts))
 
     def _scratch(self, size: int) -> ir.Value:
         with self.builder.goto_entry_block():
@@ -121,13 +128,28 @@ class Lanes:
         """Whether dzx and dzh are one and the same."""
         return self.backward.jaxpr.outvars[0] is self.backward.jaxpr.outvars[1]
 
+    def known(self) -> bool:
+        """Whether all their operations have a native form."""
+        draft = _Kernel("draft", 1)
+        try:
+            for function in (self.forward, self.backward):
+                zeros = [np.full(shape.shape, draft.v.constant(0.0), object) for shape in function.in_avals]
+                draft.v.evaluate(function, zeros)
+        except UnknownOperation:
+            return False
+        return True
+
 
 class _Recurrence(_Kernel):
     """What both directions share: sizes, and where the carry before a step lies."""
 
-    def __init__(self, name: str, equations: Lanes, hidden_size: int):
+    def __init__(self, name: str, equations: Lanes, hidden_size: int, panel_units: int):
+        """panel_units: vectors of hidden units in a panel, which no two threads share."""
         super().__init__(name, ffi.machine().lanes_for(hidden_size))
         self.equations, self.hidden_size = equations, hidden_size
+        width = panel_units * self.v.lanes
+        panels = ffi.share(self.builder, _int(hidden_size // width), self.part, self.parts)
+        self.first_unit, self.last_unit = (self.builder.mul(panel, _int(width)) for panel in panels)
         self.batch_size = ffi.dimension(self.builder, self.frame, 0, 0)
         self.num_steps = ffi.dimension(self.builder, self.frame, 0, 1)
 
@@ -138,8 +160,14 @@ class _Recurrence(_Kernel):
         return {name: ffi.data(self.builder, self.frame, index, result=True) for index, name in enumerate(names)}
 
     def vectors(self) -> "contextlib.AbstractContextManager[ir.Value]":
-        """Loops over the hidden units, a vector at a time."""
-        return _loop(self.builder, _int(0), _int(self.hidden_size), self.v.lanes)
+        """Loops over the hidden units of this thread, a vector at a time."""
+        return _loop(self.builder, self.first_unit, self.last_unit, self.v.lanes)
+
+    def rows(self, base: ir.Value, t: ir.Value, width: int) -> ir.Value:
+        """What all threads of these rows read of step t, [B, width]: by turns one half of [2, B, width], so that those
+        ahead write where nobody reads.
+        """
+        return self.at(base, self.offset((self.builder.and_(t, _int(1)), self.offset((self.batch_size, width)))))
 
     def states(self) -> list[str]:
         return [f"state{index}" for index in range(self.equations.num_states)]
@@ -187,28 +215,31 @@ def _added(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.V
     return _objects([builder.fadd(a, b) for a, b in zip(left, right, strict=True)])
 
 
-def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
+def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -> str:
     """Target of (zx [B, T, G*H], recurrent (packed), bias and recurrent_bias [G*H], initial [S, H], first [S, B, H],
     reset bool [B, T], mask [B, H]) -> (z [B, T, Z*H], h_in [B, T, H], states [B, T, H] each, scratch
-    [B, H]). h_in is what the recurrent matrix was multiplied with.
+    [2, B, H]). h_in is what the recurrent matrix was multiplied with.
     """
-    k = _Recurrence("forward", equations, hidden_size)
-    b, v, gates = k.builder, k.v, equations.num_gates
+    gates = equations.num_gates
     units = forward_units(gates, hidden_size)
+    k = _Recurrence("forward", equations, hidden_size, units)
+    b, v = k.builder, k.v
     arrays = k.arguments("zx", "recurrent", "bias", "recurrent_bias", "initial", "first", "reset", "mask")
     arrays |= k.results("z", "h_in", *k.states(), "rows")
     with _loop(b, _int(0), k.num_steps) as t:
+        rows = k.rows(arrays["rows"], t, hidden_size)
         with _loop(b, k.first, k.last) as row:
             (before, *_) = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             mask = k.at(arrays["mask"], k.offset((row, hidden_size)))
             kept = k.at(arrays["h_in"], k.step(row, t, hidden_size))
-            near = k.at(arrays["rows"], k.offset((row, hidden_size)))
+            near = k.at(rows, k.offset((row, hidden_size)))
             with k.vectors() as unit:
                 h = b.fmul(v.load(k.at(before, unit)), v.load(k.at(mask, unit)))
                 v.store(h, k.at(kept, unit))
                 v.store(h, k.at(near, unit))
+        k.meet(b.add(t, _int(1)))
         width = gates * hidden_size
-        with k.products(arrays["rows"], hidden_size, arrays["recurrent"], gates * units, width) as found:
+        with k.products(rows, hidden_size, arrays["recurrent"], gates * units, width) as found:
             panel, row, sums = found
             carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             zx = k.at(arrays["zx"], k.step(row, t, gates * hidden_size))
@@ -224,15 +255,16 @@ def forward(equations: Lanes, hidden_size: int, threads: int) -> str:
                 for name, state in zip(k.states(), after, strict=True):
                     k.store(state, k.at(arrays[name], k.step(row, t, hidden_size)), unit)
     b.ret_void()
-    return ffi.register(k.module, k.function, threads)
+    return ffi.register(k.module, k.function, threads, row_groups)
 
 
-def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
+def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -> str:
     """Target of (z [B, T, Z*H], transposed recurrent (packed), initial [S, H], first [S, B, H], reset bool [B, T],
     mask [B, H], dlast [S, B, H], dy [B, T, H], states [B, T, H] each) -> (dzx [B, T, G*H], dzh like it where the two
-    differ, dfirst [S, B, H], dinitial [S, B, H], scratch [B, G*H]).
+    differ, dfirst [S, B, H], dinitial [S, B, H], scratch [2, B, G*H]).
     """
-    k = _Recurrence("backward", equations, hidden_size)
+    vectors, depth = backward_vectors(hidden_size), equations.num_gates * hidden_size
+    k = _Recurrence("backward", equations, hidden_size, vectors)
     b, v, gates = k.builder, k.v, equations.num_gates
     arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
     gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
@@ -252,6 +284,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
                 v.store(last, k.at(k.state(arrays["dcarry"], index, row), unit))
                 v.store(v.constant(0.0), k.at(k.state(arrays["dinitial"], index, row), unit))
     with _loop(b, _int(0), k.num_steps, -1) as t:
+        rows = k.rows(arrays["rows"], t, depth)
         with _loop(b, k.first, k.last) as row:
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             carries = k.before(arrays, row, t, reset)
@@ -265,12 +298,12 @@ def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
                 dzx, dzh, (dh,), *dothers = v.evaluate(equations.backward, [z, *carry, *dcarry])
                 for name, values in zip(gradients, (dzx, dzh), strict=False):
                     k.store(values, k.at(arrays[name], k.step(row, t, gates * hidden_size)), unit)
-                k.store(dzh, k.at(arrays["rows"], k.offset((row, gates * hidden_size))), unit)
+                k.store(dzh, k.at(rows, k.offset((row, depth))), unit)
                 v.store(dh, k.at(k.state(arrays["dcarry"], 0, row), unit))
                 for index, (dother,) in enumerate(dothers, start=1):
                     restarted(index, row, unit, reset, dother)
-        vectors, depth = backward_vectors(hidden_size), gates * hidden_size
-        with k.products(arrays["rows"], depth, arrays["recurrent"], vectors, hidden_size) as found:
+        k.meet(b.sub(k.num_steps, t))
+        with k.products(rows, depth, arrays["recurrent"], vectors, hidden_size) as found:
             panel, row, sums = found
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             for place in range(vectors):
@@ -280,7 +313,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int) -> str:
                 direct = v.load(k.at(k.state(arrays["dcarry"], 0, row), unit))
                 restarted(0, row, unit, reset, v.multiply_add(mask, through, direct))
     b.ret_void()
-    return ffi.register(k.module, k.function, threads)
+    return ffi.register(k.module, k.function, threads, row_groups)
 
 
 def forward_units(num_gates: int, hidden_size: int) -> int:

@@ -13,20 +13,21 @@ from jax.sharding import Mesh
 from jaxgen.machine import available_cores
 from jaxgen.recurrent.cell import Carry, Equations, Params
 from jaxgen.recurrent.native import ffi, kernels
-from jaxgen.recurrent.native.emit import UnknownOperation, traced
+from jaxgen.recurrent.native.emit import traced
 from jaxgen.recurrent.native.kernels import Lanes
+
+_CACHE_BYTES = 2**21
+_LEAST_ROWS = 4
 
 
 def suits(cell: Equations) -> bool:
     """Whether the kernels can run this cell on this machine."""
-    if not ffi.available():
-        return False
-    try:
-        _forward_target(cell, _threads())
-        _backward_target(cell, _threads())
-    except UnknownOperation:
-        return False
-    return True
+    return ffi.available() and _known(cell)
+
+
+@functools.cache
+def _known(cell: Equations) -> bool:
+    return _equations(cell).known()
 
 
 def forward(
@@ -72,11 +73,11 @@ def _forward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
     def call(zx: Array, *rest: Array) -> Sequence[Array]:
         widths = (_equations(cell).num_preactivations * hidden, *[hidden] * (1 + states))
         results = [jax.ShapeDtypeStruct((*zx.shape[:2], width), jnp.float32) for width in widths]
-        results.append(jax.ShapeDtypeStruct((len(zx), hidden), jnp.float32))
-        return jax.ffi.ffi_call(_forward_target(cell, _threads()), results)(zx, *rest)
+        results.append(jax.ShapeDtypeStruct((2, len(zx), hidden), jnp.float32))
+        return jax.ffi.ffi_call(_forward_target(cell, *_split(cell, len(zx))), results)(zx, *rest)
 
     sequences = ["b t z", "b t h", *["b t h"] * states]
-    return _over_devices(call, "b t g, p k i u l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "b h"]))
+    return _over_devices(call, "b t g, p k i u l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "w b h"]))
 
 
 @functools.cache
@@ -88,12 +89,12 @@ def _backward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
     def call(z: Array, *rest: Array) -> Sequence[Array]:
         steps = jax.ShapeDtypeStruct((*z.shape[:2], width), jnp.float32)
         carries = jax.ShapeDtypeStruct((states, len(z), cell.hidden_size), jnp.float32)
-        scratch = jax.ShapeDtypeStruct((len(z), width), jnp.float32)
+        scratch = jax.ShapeDtypeStruct((2, len(z), width), jnp.float32)
         results = [steps] * outputs + [carries] * 2 + [scratch]
-        return jax.ffi.ffi_call(_backward_target(cell, _threads()), results)(z, *rest)
+        return jax.ffi.ffi_call(_backward_target(cell, *_split(cell, len(z))), results)(z, *rest)
 
     arguments = ["b t z", "p g u l", "s h", "s b h", "b t", "b h", "s b h", "b t h", *["b t h"] * states]
-    return _over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "b g"]))
+    return _over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "w b g"]))
 
 
 def _over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: str) -> Callable[..., Sequence[Array]]:
@@ -131,13 +132,26 @@ def _equations(cell: Equations) -> Lanes:
 
 
 @functools.cache
-def _forward_target(cell: Equations, threads: int) -> str:
-    return kernels.forward(_equations(cell), cell.hidden_size, threads)
+def _forward_target(cell: Equations, threads: int, row_groups: int) -> str:
+    return kernels.forward(_equations(cell), cell.hidden_size, threads, row_groups)
 
 
 @functools.cache
-def _backward_target(cell: Equations, threads: int) -> str:
-    return kernels.backward(_equations(cell), cell.hidden_size, threads)
+def _backward_target(cell: Equations, threads: int, row_groups: int) -> str:
+    return kernels.backward(_equations(cell), cell.hidden_size, threads, row_groups)
+
+
+def _split(cell: Equations, batch_size: int) -> tuple[int, int]:
+    """Threads, and into how many groups they split the rows: as many as leave each thread enough rows, and a part of the
+    recurrent matrix that stays in a core's own cache from step to step.
+    """
+    threads, matrix = _threads(), 4 * len(cell.gate_bias) * cell.hidden_size**2
+    fitting = (
+        groups
+        for groups in range(threads, 0, -1)
+        if threads % groups == 0 and batch_size >= _LEAST_ROWS * groups and matrix * groups <= _CACHE_BYTES * threads
+    )
+    return threads, next(fitting, 1)
 
 
 def _threads() -> int:
