@@ -14,6 +14,7 @@ A clip enters its row behind `lookback` steps of silence, whose places are maske
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,8 +57,6 @@ class TrainingBatches:
         seq_len: int,
         seed: int,
     ):
-        import grain  # slow to import
-
         longest = _CHUNKS_PER_SEGMENT * seq_len
         segments = [
             Segment(clip, start, min(start + longest, store.clips[clip].num_steps))
@@ -66,7 +65,7 @@ class TrainingBatches:
         ]
         if not segments:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
-        order = grain.MapDataset.source(segments).seed(seed).shuffle().repeat()
+        order = _Shuffled(segments, seed)
         self._streams = lambda: Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
 
     def __iter__(self) -> "Streams":
@@ -87,6 +86,24 @@ def scoring_batches(
     longest_first = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
     segments = [Segment(clip, 0, store.clips[clip].num_steps) for clip in longest_first]
     return Streams(_Packer(store, spec, labels, lookback, seq_len), segments, batch_size)
+
+
+class _Shuffled:
+    """The segments over and over, in an order of its own each time."""
+
+    def __init__(self, segments: Sequence[Segment], seed: int):
+        self._segments, self._seed = segments, seed
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, place: int) -> Segment:
+        epoch, index = divmod(place, len(self._segments))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._segments))
+        return self._segments[self._order[index]]
 
 
 class _Packer:
@@ -146,7 +163,7 @@ class _Row:
 class Streams(Iterator[Batch]):
     """Fills rows from `order`, first come first served. Its state, as JSON, is a few integers a row."""
 
-    def __init__(self, packer: _Packer, order: Sequence[Segment], batch_size: int):
+    def __init__(self, packer: _Packer, order: Sequence[Segment] | _Shuffled, batch_size: int):
         self._packer, self._order = packer, order
         self._next_place = 0
         self._rows = [_Row([], 0) for _ in range(batch_size)]

@@ -139,11 +139,11 @@ class Store:
 
     @functools.cached_property
     def _samples(self) -> np.ndarray:
-        return np.memmap(self.directory / "samples.bin", np.float32, mode="r")
+        return np.asarray(np.memmap(self.directory / "samples.bin", np.float32, mode="r"))  # slices of it are cheaper
 
     @functools.cached_property
     def _steps(self) -> np.ndarray:
-        return _open_steps(self.directory, self.features)
+        return np.asarray(_open_steps(self.directory, self.features))
 
 
 def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_dir: str | Path) -> Store:
