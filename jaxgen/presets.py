@@ -65,7 +65,7 @@ def quickstart() -> Config:
             distribution=NormalMixture(num_components=10, min_scale=0.2),
         ),
         objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=2_500, batch_size=16, seq_len=70, eval_every=500, checkpoint_every=500),
+        train=Train(steps=2_500, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
         evaluation=Evaluation(num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)),
     )
 
@@ -78,7 +78,7 @@ def any_sound(data: Dataset) -> Config:
         data=data,
         features=LogMel(sample_rate=rate, n_fft=n_fft, hop_length=rate // 80, n_mels=64 if rate < 16_000 else 80),
         model=MelRNN(cell=LSTM(hidden_size=384), num_layers=2, dropout=0.1),
-        train=Train(steps=4_000, batch_size=32, seq_len=96),
+        train=Train(steps=4_000, batch_size=32, seq_len=96, steps_per_call=5),
     )
 
 

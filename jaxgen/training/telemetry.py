@@ -87,7 +87,7 @@ class Telemetry:
             return
         last, on_device = self._pending
         self._pending = None
-        columns = {name: values.tolist() for name, values in jax.device_get(dict(on_device)).items()}
+        columns = {name: np.asarray(values).tolist() for name, values in on_device.items()}
         for back, values in enumerate(zip(*columns.values(), strict=True), start=1 - len(columns["loss"])):
             self._recorded(last + back, dict(zip(columns, values, strict=True)))
 
