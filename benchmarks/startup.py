@@ -1,15 +1,19 @@
 """How long one waits before the first step: `python -m benchmarks.startup`.
 
-Imports in fresh processes, beside those of the libraries they need; tracing, lowering and compiling the train step; and
-the first call of the generator beside a later one.
+The first answer and the first step of `python -m jaxgen.train`, with and without compiled programs from before; imports
+in fresh processes, beside those of the libraries they need; tracing, lowering and compiling the train step; and the first
+call of the generator beside a later one.
 """
 
 import dataclasses
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,9 +25,19 @@ from benchmarks.workloads import MEL, WAVE, Workload, bound, some_batches
 from jaxgen.config import parse
 from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.features import MuLaw
 from jaxgen.generation import Generator
+from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.recurrent import LSTM
 
-_LIBRARIES = ("jax", "flax", "orbax", "optax", "grain", "librosa", "jaxgen")
+_LARGEST = Workload(
+    model=WaveRNN(cell=LSTM(hidden_size=512), num_layers=2, embedding_size=128, lookback=1),
+    features=MuLaw(sample_rate=8_000),
+    batch_size=64,
+    seq_len=512,
+)
+_LIBRARIES = ("jax", "flax", "orbax", "optax", "llvmlite", "librosa", "jaxgen")
 _GENERATED_SECONDS = 0.1
 _TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
@@ -40,6 +54,8 @@ class Options(measure.Options):
     """A model of mel frames."""
     wave: Workload = WAVE
     """A model of samples."""
+    largest: Workload = _LARGEST
+    """The model of samples whose first step in training is waited for."""
     clips: int = 20
     """Synthesised clips that batches are made of."""
 
@@ -48,12 +64,63 @@ def main(argv: Sequence[str]) -> list[Row]:
     """Measures, prints and returns the figures."""
     options = parse(Options, Options(), argv, "python -m benchmarks.startup")
     place = measure.environment()
-    rows = _imports(options)
+    rows = _commands(options) + _imports(options)
     for work in (options.wave, options.mel):
         measure.say(f"{work.name}: compiling, {options.repeats} times ...")
         rows += _compilation(work, options)
     measure.report(rows, place, options)
     return rows
+
+
+def _commands(options: Options) -> list[Row]:
+    """Seconds from the start of `jaxgen.train` to its help, and to the end of its first step. Cold means that nothing is
+    there: no compiled program and no decoded data; warm, that the same was trained before in another folder.
+    """
+    seconds: dict[str, list[float]] = {"--help": [], "first step, cold": [], "first step, warm": []}
+    for turn in range(options.repeats):
+        measure.say(f"starting jaxgen.train, round {turn + 1} of {options.repeats} ...")
+        started = time.perf_counter()
+        _python("-m", "jaxgen.train", "--help")
+        seconds["--help"].append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("cold", "warm"):
+                seconds[f"first step, {name}"].append(_first_step(options.largest, options.clips, Path(folder), name))
+    return [
+        {"benchmark": "startup", "work": "jaxgen.train", "candidate": name, **measure.spread(np.array(times))}
+        for name, times in seconds.items()
+    ]
+
+
+def _first_step(work: Workload, clips: int, folder: Path, name: str) -> float:
+    """Seconds until the metrics of the first step are written; the run is then ended."""
+    model, metrics = work.model, folder / name / "metrics.jsonl"
+    assert isinstance(model, WaveRNN)
+    options = {
+        "features": type(work.features).__name__,
+        "model": type(model).__name__,
+        "model.cell": type(model.cell).__name__,
+        "model.cell.hidden-size": model.cell.hidden_size,
+        "model.num-layers": model.num_layers,
+        "model.embedding-size": model.embedding_size,
+        "model.lookback": model.lookback,
+        "train.batch-size": work.batch_size,
+        "train.seq-len": work.seq_len,
+        "train.log-every": 1,
+        "data.num-clips": clips,
+        "workdir": metrics.parent,
+        "cache-dir": folder / "cache",
+    }
+    line = [sys.executable, "-m", "jaxgen.train", *(w for k, v in options.items() for w in (f"--{k}", str(v)))]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    started = time.perf_counter()
+    with subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not (metrics.exists() and metrics.stat().st_size):
+            if process.poll() is not None:
+                raise UserError(f"jaxgen.train ended before its first step; run {' '.join(line)} to see why.")
+            time.sleep(0.005)
+        took = time.perf_counter() - started
+        process.kill()
+    return took
 
 
 def _imports(options: Options) -> list[Row]:

@@ -27,9 +27,10 @@ TINY_WORK = (
     ),
     *("--wave.model.cell.hidden-size", "4", "--wave.batch-size", "2", "--wave.seq-len", "3", "--repeats", "2"),
 )
+SMALL_FIRST_STEP = ("--largest.model.cell.hidden-size", "4", "--largest.batch-size", "2", "--largest.seq-len", "8")
 TINY = {
     data: ("--files", "3", "--batches", "2"),
-    startup: ("--clips", "2", "--modules", "json", "wave"),
+    startup: ("--clips", "12", "--modules", "json", "wave", *SMALL_FIRST_STEP),
 }
 FIGURES = {
     data: {"candidate"},
