@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl for scripts, TensorBoard for looking, a progress bar for waiting."""
 
+import functools
 import json
 import math
 import sys
@@ -34,15 +35,13 @@ class Telemetry:
     """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, log_every: int, seconds_per_step: float):
-        import tensorboardX  # slow to import
-
         self.path = workdir / "metrics.jsonl"
         self.history = [row for row in read_metrics(self.path) if row["step"] <= start]
+        self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with writing(workdir):
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.history))
             self._file = self.path.open("a")
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -58,8 +57,17 @@ class Telemetry:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
+        if "_board" in vars(self):
+            self._board.close()
         self._file.close()
+
+    @functools.cached_property
+    def _board(self) -> Any:
+        """Made when it is first written to: its import takes time, in which the device works."""
+        import tensorboardX
+
+        with writing(self._workdir):
+            return tensorboardX.SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start + 1)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
         """The items, which are data to train on; the time that each is waited for is counted."""
