@@ -100,7 +100,9 @@ def bound(work: StepWork) -> LikelihoodTraining:
     frames = (0.0,) * _BANDS, (1.0,) * _BANDS
     mean, std = frames if work.frames else ((), ())
     spec = DataSpec(features=load.features, mean=mean, std=std)
-    return Likelihood(optimizer=_PLAIN_ADAM, segment=work.segment).bind(load.model, spec, steps=1_000, batch_size=work.batch_size)
+    return Likelihood(optimizer=_PLAIN_ADAM, segment=work.segment).bind(
+        load.model, spec, steps=1_000, batch_size=work.batch_size
+    )
 
 
 def batch_of(work: StepWork) -> Batch:
@@ -123,7 +125,7 @@ def batch_of(work: StepWork) -> Batch:
 def start(training: LikelihoodTraining) -> TrainState:
     """Fresh parameters, the same in every process. Biases and initial carries, which are fresh at 0, are moved, so that
     a peer that confuses them computes another loss; but for the recurrent biases, which not all peers have."""
-    state = training.init(jax.random.key(0))
+    state = jax.jit(training.init)(jax.random.key(0))
 
     def moved(path: Any, leaf: jax.Array) -> jax.Array:
         names = [str(getattr(key, "key", key)) for key in path]

@@ -29,6 +29,6 @@ CONFIG = Config(
         distribution=NormalMixture(num_components=10, min_scale=0.15),
     ),
     objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.998),
-    train=Train(steps=6_000, batch_size=32, seq_len=64, eval_every=500, checkpoint_every=500),
+    train=Train(steps=6_000, batch_size=32, seq_len=64, steps_per_call=5, eval_every=500, checkpoint_every=500),
     evaluation=Evaluation(sampling=Sampling(spread=0.6)),
 )

@@ -181,9 +181,9 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
     """The dataclasses that derive from a class, or the class itself, where they can be made; modules beside its own are
     imported to find them.
     """
-    package = importlib.import_module(cls.__module__.rpartition(".")[0])
-    if package.__name__ != "jaxgen":
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+    package = cls.__module__.rpartition(".")[0]  # none for a class of a config file
+    if package not in ("", "jaxgen"):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
             importlib.import_module(module.name)
     found: list[type[Any]] = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
     for derived in cls.__subclasses__():

@@ -46,8 +46,17 @@ def test_every_cell_is_a_choice(cell):
     assert config.model.cell == cell(hidden_size=12)
 
 
+def test_a_cell_of_the_users_own_is_a_choice():
+    class Halving(RNN):
+        pass
+
+    Halving.__module__ = "config"  # as that of a file which is no package
+    config = _parsed("--model.cell", "Halving")
+    assert config.model.cell == Halving(hidden_size=quickstart().model.cell.hidden_size)
+
+
 def test_abstract_classes_are_no_choice():
-    with pytest.raises(UserError, match=r"model\.cell is 'LinearCell', expected one of .*LSTM.*, RNN\.") as mistake:
+    with pytest.raises(UserError, match=r"model\.cell is 'LinearCell', expected one of .*LSTM.*, RNN") as mistake:
         _parsed("--model.cell", "LinearCell")
     assert "LinearCell" not in str(mistake.value).partition("expected")[2]
 

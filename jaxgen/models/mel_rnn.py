@@ -25,7 +25,7 @@ class MelRNN(ModelConfig):
     """A recurrent network over log-mel frames."""
 
     cell: Cell = LSTM(hidden_size=256)
-    """The recurrence: RNN, LSTM or GRU."""
+    """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
     num_layers: int = 2
     """Recurrent layers, one above the other."""
     residual: bool = True
@@ -105,7 +105,8 @@ class MelModule(SequenceModel):
         if key is not None:
             label_key, dropout_key, noise_key = jax.random.split(key, 3)
             labels = self.condition.drop(labels, reset, label_key)
-            past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
+            if self.input_noise:
+                past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
         hidden, carry = self.stack.unroll(self._inputs(past, labels), carry, reset, dropout_key)
         return self.head(hidden), carry
 

@@ -27,7 +27,7 @@ class WaveRNN(ModelConfig):
     """A recurrent network over mu-law codes."""
 
     cell: Cell = LSTM(hidden_size=256)
-    """The recurrence: RNN, LSTM or GRU."""
+    """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
     num_layers: int = 1
     """Recurrent layers, one above the other."""
     residual: bool = False
