@@ -21,6 +21,14 @@ CONFIG = Config(
     features=MuLaw(sample_rate=8_000),
     model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1, labels=("digit", "speaker")),
     objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=100), ema_decay=0.995),
-    train=Train(steps=2_400, batch_size=32, seq_len=256, steps_per_call=5, eval_every=600, checkpoint_every=300, max_eval_clips=60),
+    train=Train(
+        steps=2_400,
+        batch_size=32,
+        seq_len=256,
+        steps_per_call=5,
+        eval_every=600,
+        checkpoint_every=300,
+        max_eval_clips=60,
+    ),
     evaluation=Evaluation(num_clips=32),
 )
