@@ -27,6 +27,8 @@ _TANH_TOP = (
 )
 _TANH_BOTTOM = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
+_TO_READ_SOON = (0, 2, 1)  # of llvm.prefetch: read, kept in the nearer caches, data
+
 
 class UnknownOperation(Exception):
     """A function uses an operation that has no vector form here."""
@@ -60,6 +62,18 @@ class Vectors:
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.builder.store(value, address, align=4)
+
+    def stream(self, value: ir.Value, address: ir.Value) -> None:
+        """Stores at an address aligned to the vector, past the caches: for what is read much later, after a fence."""
+        store = self.builder.store(value, address, align=4 * self.lanes)
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
+
+    def prefetch(self, address: ir.Value) -> None:
+        """Asks for the cache line of an address, which need not be valid, ahead of its use."""
+        name, module = "llvm.prefetch.p0", self.builder.module
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        function = module.globals.get(name) or ir.Function(module, kind, name)
+        self.builder.call(function, [address, *(ir.Constant(I32, how) for how in _TO_READ_SOON)])
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """a b + c, fused where the processor can."""

@@ -204,6 +204,20 @@ class _Recurrence(_Kernel):
         for slot, value in enumerate(values):
             self.v.store(value, self.unit(base, unit, slot))
 
+    def stream(self, values: Iterable[ir.Value], base: ir.Value, unit: ir.Value) -> None:
+        """Stores what only the other direction reads."""
+        for slot, value in enumerate(values):
+            self.v.stream(value, self.unit(base, unit, slot))
+
+    def prefetch(self, base: ir.Value, unit: ir.Value, count: int) -> None:
+        """Asks for what `load` will read at the next step, while there are sums to be computed."""
+        for slot in range(count):
+            self.v.prefetch(self.unit(base, unit, slot))
+
+    def end(self) -> None:
+        self.builder.fence("seq_cst")
+        self.builder.ret_void()
+
 
 def _objects(values: Sequence[ir.Value]) -> np.ndarray:
     array = np.empty(len(values), object)
@@ -221,7 +235,7 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
     [2, B, H]). h_in is what the recurrent matrix was multiplied with.
     """
     gates = equations.num_gates
-    units = forward_units(gates, hidden_size)
+    units, width = forward_units(gates, hidden_size), gates * hidden_size
     k = _Recurrence("forward", equations, hidden_size, units)
     b, v = k.builder, k.v
     arrays = k.arguments("zx", "recurrent", "bias", "recurrent_bias", "initial", "first", "reset", "mask")
@@ -238,23 +252,23 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
                 v.store(h, k.at(kept, unit))
                 v.store(h, k.at(near, unit))
         k.meet(b.add(t, _int(1)))
-        width = gates * hidden_size
         with k.products(rows, hidden_size, arrays["recurrent"], gates * units, width) as found:
             panel, row, sums = found
             carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
-            zx = k.at(arrays["zx"], k.step(row, t, gates * hidden_size))
+            zx, zx_next = (k.at(arrays["zx"], k.step(row, s, width)) for s in (t, b.add(t, _int(1))))
             z_out = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
             for place in range(units):
                 unit = k.offset((b.add(b.mul(panel, _int(units)), _int(place)), v.lanes))
                 zh = [v.load(k.at(sums, _int((gate * units + place) * v.lanes))) for gate in range(gates)]
                 zh_biased = _added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
                 zx_biased = _added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
+                k.prefetch(zx_next, unit, gates)
                 carry = [k.load(address, unit, 1) for address in carries]
                 z, *after = v.evaluate(equations.forward, [zx_biased, zh_biased, *carry])
-                k.store(z, z_out, unit)
+                k.stream(z, z_out, unit)
                 for name, state in zip(k.states(), after, strict=True):
                     k.store(state, k.at(arrays[name], k.step(row, t, hidden_size)), unit)
-    b.ret_void()
+    k.end()
     return ffi.register(k.module, k.function, threads, row_groups)
 
 
@@ -265,17 +279,21 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
     """
     vectors, depth = backward_vectors(hidden_size), equations.num_gates * hidden_size
     k = _Recurrence("backward", equations, hidden_size, vectors)
-    b, v, gates = k.builder, k.v, equations.num_gates
+    b, v, z_width = k.builder, k.v, equations.num_preactivations * hidden_size
     arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
     gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
     arrays |= k.results(*gradients, "dcarry", "dinitial", "rows")
 
     def restarted(index: int, row: ir.Value, unit: ir.Value, reset: ir.Value, value: ir.Value) -> None:
         """Hands the gradient of a state to the step before, or to the initial carry."""
-        initial = k.at(k.state(arrays["dinitial"], index, row), unit)
-        zero = v.constant(0.0)
-        v.store(b.fadd(v.load(initial), b.select(reset, value, zero)), initial)
-        v.store(b.select(reset, zero, value), k.at(k.state(arrays["dcarry"], index, row), unit))
+        handed = k.at(k.state(arrays["dcarry"], index, row), unit)
+        with b.if_else(reset) as (then, otherwise):
+            with then:
+                initial = k.at(k.state(arrays["dinitial"], index, row), unit)
+                v.store(b.fadd(v.load(initial), value), initial)
+                v.store(v.constant(0.0), handed)
+            with otherwise:
+                v.store(value, handed)
 
     with _loop(b, k.first, k.last) as row:
         for index in range(equations.num_states):
@@ -288,7 +306,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
         with _loop(b, k.first, k.last) as row:
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             carries = k.before(arrays, row, t, reset)
-            z_in = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
+            z_in = k.at(arrays["z"], k.step(row, t, z_width))
             dy = k.at(arrays["dy"], k.step(row, t, hidden_size))
             with k.vectors() as unit:
                 carry = [k.load(address, unit, 1) for address in carries]
@@ -297,7 +315,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
                 z = k.load(z_in, unit, equations.num_preactivations)
                 dzx, dzh, (dh,), *dothers = v.evaluate(equations.backward, [z, *carry, *dcarry])
                 for name, values in zip(gradients, (dzx, dzh), strict=False):
-                    k.store(values, k.at(arrays[name], k.step(row, t, gates * hidden_size)), unit)
+                    k.stream(values, k.at(arrays[name], k.step(row, t, depth)), unit)
                 k.store(dzh, k.at(rows, k.offset((row, depth))), unit)
                 v.store(dh, k.at(k.state(arrays["dcarry"], 0, row), unit))
                 for index, (dother,) in enumerate(dothers, start=1):
@@ -306,13 +324,15 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
         with k.products(rows, depth, arrays["recurrent"], vectors, hidden_size) as found:
             panel, row, sums = found
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
+            z_next = k.at(arrays["z"], k.step(row, b.sub(t, _int(1)), z_width))
             for place in range(vectors):
                 unit = k.offset((b.add(b.mul(panel, _int(vectors)), _int(place)), v.lanes))
+                k.prefetch(z_next, unit, equations.num_preactivations)
                 mask = v.load(k.at(arrays["mask"], b.add(k.offset((row, hidden_size)), unit)))
                 through = v.load(k.at(sums, _int(place * v.lanes)))
                 direct = v.load(k.at(k.state(arrays["dcarry"], 0, row), unit))
                 restarted(0, row, unit, reset, v.multiply_add(mask, through, direct))
-    b.ret_void()
+    k.end()
     return ffi.register(k.module, k.function, threads, row_groups)
 
 
