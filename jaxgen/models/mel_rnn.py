@@ -18,6 +18,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
+from jaxgen.recurrent.product import dot_general
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ class MelModule(SequenceModel):
             num_params + 1,
             bias_init=lambda key, shape, dtype: jnp.asarray(first_bias, dtype),
             dtype=dtype,
+            dot_general=dot_general,
             rngs=rngs,
         )
 

@@ -18,6 +18,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
+from jaxgen.recurrent.product import dot_general
 
 NATS_PER_BIT = 0.6931471805599453
 
@@ -84,7 +85,7 @@ class WaveModule(SequenceModel):
             dtype=dtype,
             rngs=rngs,
         )
-        self.head = nnx.Linear(config.cell.hidden_size, q_levels, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(config.cell.hidden_size, q_levels, dtype=dtype, dot_general=dot_general, rngs=rngs)
 
     def init_carry(self, batch_size: int) -> Carry:
         return self.stack.init_carry(batch_size)

@@ -1,11 +1,15 @@
 """The matrix product of recurrent cells: in the dtype asked for, accumulated in float32, forward and backward."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+DimensionNumbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[()], tuple[()]]]
+"""Contracted and batch axes of each side, as `jax.lax.dot_general` takes them."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -31,3 +35,9 @@ def dot(a: Array, b: Array) -> Array:
 
 
 product.defvjp(_forward, _backward)
+
+
+def dot_general(x: Array, kernel: Array, dimensions: DimensionNumbers, **options: Any) -> Array:
+    """`product` as the `dot_general` of a flax layer, in the dtype of x: its gradient needs no transposed copies."""
+    del dimensions, options  # a layer contracts the last axis of x with the first of its kernel
+    return product(x, kernel, x.dtype)
