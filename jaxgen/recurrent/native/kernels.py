@@ -8,105 +8,16 @@ equations (`Cell.pointwise`, traced) run where a product leaves its sums.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 from llvmlite import ir
 
 from jaxgen.recurrent.native import ffi
-from jaxgen.recurrent.native.emit import F32, I64, UnknownOperation, Vectors, pointer
-from jaxgen.recurrent.native.matmul import panel_vectors, row_products
-
-
-def _int(value: int) -> ir.Constant:
-    return ir.Constant(I64, value)
-
-
-@contextlib.contextmanager
-def _loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int = 1) -> Iterator[ir.Value]:
-    """for index in range(start, stop, step), or downward from stop - 1 to start where step is -1."""
-    check, body, end = (builder.append_basic_block(label) for label in ("check", "body", "end"))
-    before = builder.block
-    first = builder.sub(stop, _int(1)) if step < 0 else start
-    builder.branch(check)
-    builder.position_at_end(check)
-    index = builder.phi(I64)
-    index.add_incoming(first, before)
-    going = builder.icmp_signed(">=", index, start) if step < 0 else builder.icmp_signed("<", index, stop)
-    builder.cbranch(going, body, end)
-    builder.position_at_end(body)
-    yield index
-    index.add_incoming(builder.add(index, _int(step)), builder.block)
-    builder.branch(check)
-    builder.position_at_end(end)
-
-
-class _Kernel:
-    """A function of the type `ffi.WORK` under construction, and the addresses within its arrays."""
-
-    def __init__(self, name: str, lanes: int):
-        self.module = ir.Module(name)
-        self.function = ir.Function(self.module, ffi.WORK, name)
-        self.frame, self.first, self.last, self.part, self.parts, self.arrivals = self.function.args
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.v = Vectors(self.builder, lanes)
-
-    def at(self, base: ir.Value, offset: ir.Value) -> ir.Value:
-        return self.builder.gep(base, [offset], source_etype=F32)
-
-    def offset(self, *terms: tuple[ir.Value | int, ir.Value | int]) -> ir.Value:
-        """Sum of products."""
-        total: ir.Value = _int(0)
-        for pair in terms:
-            a, b = (_int(x) if isinstance(x, int) else x for x in pair)
-            total = self.builder.add(total, self.builder.mul(a, b))
-        return total
-
-    def flag(self, base: ir.Value, offset: ir.Value) -> ir.Value:
-        """A bool of an array, as one bit."""
-        byte = self.builder.load(self.builder.gep(base, [offset], source_etype=ir.IntType(8)), typ=ir.IntType(8))
-        return self.builder.icmp_unsigned("!=", byte, ir.Constant(ir.IntType(8), 0))
-
-    @contextlib.contextmanager
-    def products(
-        self, a: ir.Value, depth: int, packed: ir.Value, vectors: int, width: int
-    ) -> Iterator[tuple[ir.Value, ir.Value, ir.Value]]:
-        """Loops over panels and rows of a [B, depth] @ packed; yields (panel, row, sums of the row [vectors, lanes]).
-
-        The panel is the outer loop: it stays in the nearest cache while all rows of this thread use it.
-        """
-        b, lanes = self.builder, self.v.lanes
-        most = ffi.machine().rows_for(vectors)
-        kernels = [row_products(self.module, f"products_{n}", n, vectors, lanes) for n in range(1, most + 1)]
-        sums = self._scratch(most * vectors * lanes)
-        panels = ffi.share(b, _int(width // (vectors * lanes)), self.part, self.parts)
-        with _loop(b, *panels) as panel:
-            columns = self.at(packed, self.offset((panel, depth * vectors * lanes)))
-            with _loop(b, self.first, self.last, most) as row:
-                left = b.sub(self.last, row)
-                count = b.select(b.icmp_signed("<", left, _int(most)), left, _int(most))
-                done = self.function.append_basic_block("done")
-                switch = b.switch(count, done)
-                for n, kernel in enumerate(kernels, start=1):
-                    case = self.function.append_basic_block(f"rows_{n}")
-                    switch.add_case(_int(n), case)
-                    b.position_at_end(case)
-                    b.call(kernel, [self.at(a, self.offset((row, depth))), columns, _int(depth), sums])
-                    b.branch(done)
-                b.position_at_end(done)
-                with _loop(b, _int(0), count) as index:
-                    yield panel, b.add(row, index), self.at(sums, self.offset((index, vectors * lanes)))
-
-    def meet(self, times: ir.Value) -> None:
-        """Waits for the other threads of these rows, for the `times`-th time."""
-        with self.builder.if_then(self.builder.icmp_signed(">", self.parts, _int(1))):
-            self.builder.atomic_rmw("add", self.arrivals, _int(1), "acq_rel")
-            ffi.wait_until(self.builder, self.arrivals, self.builder.mul(times, self.parts))
-
-    def _scratch(self, size: int) -> ir.Value:
-        with self.builder.goto_entry_block():
-            return pointer(self.builder, self.builder.alloca(F32, size))
+from jaxgen.recurrent.native.emit import UnknownOperation
+from jaxgen.recurrent.native.kernel import Kernel, Operand, const, loop
+from jaxgen.recurrent.native.matmul import panel_vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +41,7 @@ class Lanes:
 
     def known(self) -> bool:
         """Whether all their operations have a native form."""
-        draft = _Kernel("draft", 1)
+        draft = Kernel("draft", 1)
         try:
             for function in (self.forward, self.backward):
                 zeros = [np.full(shape.shape, draft.v.constant(0.0), object) for shape in function.in_avals]
@@ -140,7 +51,7 @@ class Lanes:
         return True
 
 
-class _Recurrence(_Kernel):
+class _Recurrence(Kernel):
     """What both directions share: sizes, and where the carry before a step lies."""
 
     def __init__(self, name: str, equations: Lanes, hidden_size: int, panel_units: int):
@@ -148,8 +59,8 @@ class _Recurrence(_Kernel):
         super().__init__(name, ffi.machine().lanes_for(hidden_size))
         self.equations, self.hidden_size = equations, hidden_size
         width = panel_units * self.v.lanes
-        panels = ffi.share(self.builder, _int(hidden_size // width), self.part, self.parts)
-        self.first_unit, self.last_unit = (self.builder.mul(panel, _int(width)) for panel in panels)
+        panels = ffi.share(self.builder, const(hidden_size // width), self.part, self.parts)
+        self.first_unit, self.last_unit = (self.builder.mul(panel, const(width)) for panel in panels)
         self.batch_size = ffi.dimension(self.builder, self.frame, 0, 0)
         self.num_steps = ffi.dimension(self.builder, self.frame, 0, 1)
 
@@ -161,13 +72,13 @@ class _Recurrence(_Kernel):
 
     def vectors(self) -> "contextlib.AbstractContextManager[ir.Value]":
         """Loops over the hidden units of this thread, a vector at a time."""
-        return _loop(self.builder, self.first_unit, self.last_unit, self.v.lanes)
+        return loop(self.builder, self.first_unit, self.last_unit, self.v.lanes)
 
     def rows(self, base: ir.Value, t: ir.Value, width: int) -> ir.Value:
         """What all threads of these rows read of step t, [B, width]: by turns one half of [2, B, width], so that those
         ahead write where nobody reads.
         """
-        return self.at(base, self.offset((self.builder.and_(t, _int(1)), self.offset((self.batch_size, width)))))
+        return self.at(base, self.offset((self.builder.and_(t, const(1)), self.offset((self.batch_size, width)))))
 
     def states(self) -> list[str]:
         return [f"state{index}" for index in range(self.equations.num_states)]
@@ -178,21 +89,21 @@ class _Recurrence(_Kernel):
 
     def unit(self, base: ir.Value, unit: ir.Value, slot: int = 0) -> ir.Value:
         """Address of a hidden unit in vector `slot` of several of width H that follow each other."""
-        return self.at(base, self.builder.add(unit, _int(slot * self.hidden_size)))
+        return self.at(base, self.builder.add(unit, const(slot * self.hidden_size)))
 
     def state(self, base: ir.Value, index: int, row: ir.Value) -> ir.Value:
         """Address of a row of state `index` in an array [S, B, H]."""
-        before = self.builder.mul(_int(index), self.batch_size)
+        before = self.builder.mul(const(index), self.batch_size)
         return self.at(base, self.offset((self.builder.add(before, row), self.hidden_size)))
 
     def before(self, arrays: Mapping[str, ir.Value], row: ir.Value, t: ir.Value, reset: ir.Value) -> list[ir.Value]:
         """Addresses of the carry that step t of a row starts from."""
         b, found = self.builder, []
-        start = b.icmp_signed("==", t, _int(0))
+        start = b.icmp_signed("==", t, const(0))
         for index, name in enumerate(self.states()):
-            previous = self.at(arrays[name], self.step(row, b.sub(t, _int(1)), self.hidden_size))
+            previous = self.at(arrays[name], self.step(row, b.sub(t, const(1)), self.hidden_size))
             carried = b.select(start, self.state(arrays["first"], index, row), previous)
-            initial = self.at(arrays["initial"], _int(index * self.hidden_size))
+            initial = self.at(arrays["initial"], const(index * self.hidden_size))
             found.append(b.select(reset, initial, carried))
         return found
 
@@ -240,9 +151,9 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
     b, v = k.builder, k.v
     arrays = k.arguments("zx", "recurrent", "bias", "recurrent_bias", "initial", "first", "reset", "mask")
     arrays |= k.results("z", "h_in", *k.states(), "rows")
-    with _loop(b, _int(0), k.num_steps) as t:
+    with loop(b, const(0), k.num_steps) as t:
         rows = k.rows(arrays["rows"], t, hidden_size)
-        with _loop(b, k.first, k.last) as row:
+        with loop(b, k.first, k.last) as row:
             (before, *_) = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             mask = k.at(arrays["mask"], k.offset((row, hidden_size)))
             kept = k.at(arrays["h_in"], k.step(row, t, hidden_size))
@@ -251,15 +162,15 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
                 h = b.fmul(v.load(k.at(before, unit)), v.load(k.at(mask, unit)))
                 v.store(h, k.at(kept, unit))
                 v.store(h, k.at(near, unit))
-        k.meet(b.add(t, _int(1)))
-        with k.products(rows, hidden_size, arrays["recurrent"], gates * units, width) as found:
-            panel, row, sums = found
+        k.meet(b.add(t, const(1)))
+        operand = Operand(rows, hidden_size, hidden_size, arrays["recurrent"])
+        with k.products([operand], gates * units, width) as (panel, row, (sums,)):
             carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
-            zx, zx_next = (k.at(arrays["zx"], k.step(row, s, width)) for s in (t, b.add(t, _int(1))))
+            zx, zx_next = (k.at(arrays["zx"], k.step(row, s, width)) for s in (t, b.add(t, const(1))))
             z_out = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
             for place in range(units):
-                unit = k.offset((b.add(b.mul(panel, _int(units)), _int(place)), v.lanes))
-                zh = [v.load(k.at(sums, _int((gate * units + place) * v.lanes))) for gate in range(gates)]
+                unit = k.offset((b.add(b.mul(panel, const(units)), const(place)), v.lanes))
+                zh = [v.load(k.at(sums, const((gate * units + place) * v.lanes))) for gate in range(gates)]
                 zh_biased = _added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
                 zx_biased = _added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
                 k.prefetch(zx_next, unit, gates)
@@ -295,15 +206,15 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
             with otherwise:
                 v.store(value, handed)
 
-    with _loop(b, k.first, k.last) as row:
+    with loop(b, k.first, k.last) as row:
         for index in range(equations.num_states):
             with k.vectors() as unit:
                 last = v.load(k.at(k.state(arrays["dlast"], index, row), unit))
                 v.store(last, k.at(k.state(arrays["dcarry"], index, row), unit))
                 v.store(v.constant(0.0), k.at(k.state(arrays["dinitial"], index, row), unit))
-    with _loop(b, _int(0), k.num_steps, -1) as t:
+    with loop(b, const(0), k.num_steps, -1) as t:
         rows = k.rows(arrays["rows"], t, depth)
-        with _loop(b, k.first, k.last) as row:
+        with loop(b, k.first, k.last) as row:
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             carries = k.before(arrays, row, t, reset)
             z_in = k.at(arrays["z"], k.step(row, t, z_width))
@@ -321,15 +232,15 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
                 for index, (dother,) in enumerate(dothers, start=1):
                     restarted(index, row, unit, reset, dother)
         k.meet(b.sub(k.num_steps, t))
-        with k.products(rows, depth, arrays["recurrent"], vectors, hidden_size) as found:
-            panel, row, sums = found
+        operand = Operand(rows, depth, depth, arrays["recurrent"])
+        with k.products([operand], vectors, hidden_size) as (panel, row, (sums,)):
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
-            z_next = k.at(arrays["z"], k.step(row, b.sub(t, _int(1)), z_width))
+            z_next = k.at(arrays["z"], k.step(row, b.sub(t, const(1)), z_width))
             for place in range(vectors):
-                unit = k.offset((b.add(b.mul(panel, _int(vectors)), _int(place)), v.lanes))
+                unit = k.offset((b.add(b.mul(panel, const(vectors)), const(place)), v.lanes))
                 k.prefetch(z_next, unit, equations.num_preactivations)
                 mask = v.load(k.at(arrays["mask"], b.add(k.offset((row, hidden_size)), unit)))
-                through = v.load(k.at(sums, _int(place * v.lanes)))
+                through = v.load(k.at(sums, const(place * v.lanes)))
                 direct = v.load(k.at(k.state(arrays["dcarry"], 0, row), unit))
                 restarted(0, row, unit, reset, v.multiply_add(mask, through, direct))
     k.end()

@@ -30,19 +30,22 @@ def panel_vectors(width: int, lanes: int, vectors: int = 4) -> int:
     return next(n for n in range(vectors, 0, -1) if width // lanes % n == 0)
 
 
-def row_products(module: ir.Module, name: str, rows: int, vectors: int, lanes: int) -> ir.Function:
-    """Declares and defines name(a, panel, depth, out): out [rows, vectors, lanes] = a [rows, depth] @ panel.
+def row_products(module: ir.Module, rows: int, vectors: int, lanes: int) -> ir.Function:
+    """The module's function (a, stride, panel, depth, out): out [rows, vectors, lanes] = a [rows, depth] @ panel.
 
-    The panel is [depth, vectors, lanes]; all are float32 and contiguous.
+    The panel is [depth, vectors, lanes], rows of `a` begin `stride` apart; all are float32.
     """
-    signature = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I64, POINTER])
+    name = f"products_{rows}x{vectors}"
+    if name in module.globals:
+        return module.globals[name]
+    signature = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, I64, POINTER])
     function = ir.Function(module, signature, name)
     function.linkage = "internal"
-    a, panel, depth, out = function.args
+    a, stride, panel, depth, out = function.args
     entry, loop, end = (function.append_basic_block(label) for label in ("entry", "loop", "end"))
     builder = ir.IRBuilder(entry)
     v = Vectors(builder, lanes)
-    starts = [builder.gep(a, [builder.mul(depth, ir.Constant(I64, r))], source_etype=F32) for r in range(rows)]
+    starts = [builder.gep(a, [builder.mul(stride, ir.Constant(I64, r))], source_etype=F32) for r in range(rows)]
     builder.branch(loop)
 
     builder.position_at_end(loop)
