@@ -45,6 +45,11 @@ class Sampling:
             raise UserError(f"spread is {self.spread}; --spread must be 0 (no noise) or above.")
 
     @property
+    def draws_from_all(self) -> bool:
+        """Whether every code or component may be drawn."""
+        return self.temperature > 0 and self.top_k == 0 and self.top_p == 1
+
+    @property
     def deviation(self) -> float:
         """What multiplies the standard deviations of continuous steps."""
         return self.spread * math.sqrt(self.temperature)

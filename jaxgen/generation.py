@@ -17,7 +17,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.machine import available_cores
-from jaxgen.models.sequence import Labels, ModelConfig, SequenceModel
+from jaxgen.models.sequence import Labels, ModelConfig, RunState, SequenceModel
 
 _STEPS_PER_BLOCK = {"sample": 400, "frame": 40}
 
@@ -118,7 +118,9 @@ class Generator:
         prompt = np.broadcast_to(first, (num_rows, *first.shape))
         if len(first):
             yield prompt
-        params, rows, conditions, prompt = _spread(params, (np.arange(num_rows), conditions, prompt))
+        rows = np.arange(num_rows)
+        if not self._module(params).uses_all_cores(sampling):
+            params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt))
         state = self._consume(params, prompt, conditions)
         key, count = jax.random.key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
         visible = progress and sys.stderr.isatty()
@@ -154,8 +156,8 @@ class Generator:
         indices = [{name: self._spec.label_index(name, value) for name, value in row.items()} for row in labels]
         return {name: np.array([row.get(name, 0) for row in indices], np.int32) for name in self._model.labels}
 
-    def _consume_prompt(self, params: Any, first: jax.Array, conditions: Labels) -> Any:
-        """(carry, the last `lookback` steps, which rows are over) after the prompt [B, nstep, ...]."""
+    def _consume_prompt(self, params: Any, first: jax.Array, conditions: Labels) -> RunState:
+        """The state after the prompt [B, nstep, ...]."""
         model = self._module(params)
         batch_size, num_steps = first.shape[:2]
         silence = jnp.broadcast_to(self._spec.features.silence(), (batch_size, model.lookback, *first.shape[2:]))
@@ -164,12 +166,12 @@ class Generator:
         if num_steps:
             over_time = {name: jnp.repeat(value[:, None], num_steps, axis=1) for name, value in conditions.items()}
             _, carry = model.unroll(x, over_time, carry, jnp.zeros((batch_size, num_steps), bool))
-        return carry, x[:, num_steps:], jnp.zeros(batch_size, bool)
+        return RunState(carry, x[:, num_steps:], jnp.zeros(batch_size, bool))
 
     def _generate_block(
         self,
         params: Any,
-        state: Any,
+        state: RunState,
         key: jax.Array,
         start: jax.Array,
         rows: jax.Array,
@@ -177,7 +179,7 @@ class Generator:
         *,
         count: int,
         sampling: Sampling,
-    ) -> tuple[Any, jax.Array, jax.Array]:
+    ) -> tuple[RunState, jax.Array, jax.Array]:
         """The state after `count` further steps, these steps [B, count, ...] and where clips end, bool [B, count].
 
         All random numbers are drawn before the loop: that of row n at step t is the seed folded with n and t.
@@ -185,18 +187,10 @@ class Generator:
         model = self._module(params)
         silence = jnp.asarray(self._spec.features.silence())
         row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-        keys = jax.vmap(lambda t: jax.vmap(lambda k: jax.random.fold_in(k, t))(row_keys))(start + jnp.arange(count))
-
-        def advance(state: Any, noise: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-            carry, window, over = state
-            outputs, carry = model.step(window, conditions, carry)
-            step, ends = model.sample(outputs, noise, sampling)
-            step = jnp.where(over.reshape(-1, *[1] * silence.ndim), silence, step)
-            window = jnp.concatenate([window[:, 1:], step[:, None]], axis=1)
-            return (carry, window, over | ends), (step, ends & ~over)
-
-        state, (steps, ends) = jax.lax.scan(advance, state, jax.vmap(jax.vmap(model.noise))(keys))
-        return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
+        times = start + jnp.arange(count)
+        keys = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(times))(row_keys)
+        noise = jax.vmap(jax.vmap(model.noise))(keys)
+        return model.free_run(state, conditions, noise, sampling, silence)
 
 
 def use_all_cores() -> None:

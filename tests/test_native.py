@@ -72,7 +72,7 @@ def test_threads_change_nothing(monkeypatch, cell):
     cell, found = cell(32), []
     drawn = draw(cell, batch_size=7)
     for threads in (1, 2, 3, 16):
-        monkeypatch.setattr(recurrence, "_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(recurrence, "available_cores", lambda threads=threads: threads)
         found.append(jax.tree.leaves(results(cell, *drawn)))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):

@@ -6,7 +6,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,16 @@ from jaxgen.errors import UserError
 
 Carry = Any
 Labels = Mapping[str, jax.Array | np.ndarray]
+
+
+class RunState(NamedTuple):
+    """Where generation stands."""
+
+    carry: Carry
+    past: jax.Array
+    """The last `lookback` steps [B, lookback, ...]."""
+    over: jax.Array
+    """Clips that have ended, bool [B]."""
 
 
 class SequenceModel(nnx.Module):
@@ -60,6 +70,29 @@ class SequenceModel(nnx.Module):
     @abc.abstractmethod
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
         """The next step [..., *step_shape] that `noise` [..., N] picks, and whether the clip ends with it, bool [...]."""
+
+    def free_run(
+        self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
+    ) -> tuple[RunState, jax.Array, jax.Array]:
+        """T steps from the model's own samples: (state, steps [B, T, ...], where clips end bool [B, T]).
+
+        labels: int32 [B] each. noise: [B, T, N] of `noise`. silence: the step that follows the end of a clip.
+        """
+
+        def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
+            outputs, carry = self.step(state.past, labels, state.carry)
+            step, ends = self.sample(outputs, noise, sampling)
+            step = jnp.where(state.over.reshape(-1, *[1] * silence.ndim), silence, step)
+            past = jnp.concatenate([state.past[:, 1:], step[:, None]], axis=1)
+            return RunState(carry, past, state.over | ends), (step, ends & ~state.over)
+
+        state, (steps, ends) = jax.lax.scan(advance, state, jnp.swapaxes(noise, 0, 1))
+        return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
+
+    def uses_all_cores(self, sampling: Sampling) -> bool:
+        """Whether `free_run` shares its work among the cores of a CPU; otherwise rows are spread over devices."""
+        del sampling
+        return False
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:

@@ -16,8 +16,10 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Categorical, Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
+from jaxgen.recurrent.gated import runs_natively
+from jaxgen.recurrent.native import free_run
 from jaxgen.recurrent.product import dot_general
 
 NATS_PER_BIT = 0.6931471805599453
@@ -120,10 +122,53 @@ class WaveModule(SequenceModel):
         codes = self.distribution.sample(outputs, noise, sampling)
         return codes.astype(jnp.uint8), jnp.zeros(codes.shape, bool)
 
+    def free_run(
+        self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
+    ) -> tuple[RunState, jax.Array, jax.Array]:
+        if not self.uses_all_cores(sampling):
+            return super().free_run(state, labels, noise, sampling, silence)
+        return self._run_natively(state, labels, noise, sampling)
+
+    def uses_all_cores(self, sampling: Sampling) -> bool:
+        return runs_natively(self.stack.cell, self.stack.dtype) and not self.stack.residual and sampling.draws_from_all
+
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.distribution.mode(outputs).astype(jnp.uint8)
 
     def _inputs(self, windows: jax.Array, labels: Labels) -> jax.Array:
         """Features [..., F] of the last `lookback` codes [..., lookback]."""
-        values = windows.astype(self.embedding.dtype) * (2 / self.q_levels) - 1
-        return join(self.embedding(windows[..., -1].astype(jnp.int32)), values, self.condition(labels))
+        return join(self.embedding(windows[..., -1].astype(jnp.int32)), self._values(windows), self.condition(labels))
+
+    def _values(self, codes: jax.Array) -> jax.Array:
+        """Codes as numbers from -1 to 1."""
+        return codes.astype(self.embedding.dtype) * (2 / self.q_levels) - 1
+
+    def _run_natively(
+        self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling
+    ) -> tuple[RunState, jax.Array, jax.Array]:
+        """`free_run` by a kernel that stays with the recurrence: what each code adds to the first layer is tabled."""
+        (first, *others), num_steps = self.stack.parameters(), noise.shape[1]
+        assert self.head.bias is not None
+        code_part, value_part, label_part = jnp.split(
+            first["input"], [self.embedding.features, self.embedding.features + self.lookback]
+        )
+        table = self.embedding.embedding[...] @ code_part
+        conditions = self.condition(labels)
+        constant = jnp.broadcast_to(first["bias"], (len(state.over), len(first["bias"])))
+        if conditions is not None:
+            constant = constant + conditions @ label_part
+        codes, carry = free_run.generate(
+            self.stack.cell,
+            [first | {"input": value_part}, *others],
+            self.head.kernel[...] / sampling.temperature,
+            self.head.bias[...] / sampling.temperature,
+            table,
+            constant,
+            state.past[:, -1].astype(jnp.int32),
+            self._values(state.past),
+            state.carry,
+            noise[..., 0],
+        )
+        steps = codes.astype(jnp.uint8)
+        past = jnp.concatenate([state.past, steps], axis=1)[:, num_steps:]
+        return RunState(tuple(carry), past, state.over), steps, jnp.zeros(steps.shape, bool)

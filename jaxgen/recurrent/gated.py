@@ -228,11 +228,18 @@ def _unroll_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
 
 
+def runs_natively(cell: Cell, dtype: DTypeLike) -> bool:
+    """Whether native code runs the cell: in float32, on a CPU, where it knows the operations of its equations."""
+    if jax.default_backend() != "cpu" or dtype != jnp.float32:
+        return False
+    return isinstance(cell, GatedCell) and not cell.layer_norm and recurrence.suits(cell)
+
+
 def _on_device(
     cell: GatedCell, dtype: DTypeLike, natively: Callable[[], Any], by_scan: Callable[[], Any]
 ) -> Callable[[], Any]:
-    """Native code for float32 on a CPU where it knows the cell; the scan elsewhere."""
-    if jax.default_backend() != "cpu" or dtype != jnp.float32 or cell.layer_norm or not recurrence.suits(cell):
+    """Native code where it can be had, the scan elsewhere, also where a program is lowered for another platform."""
+    if not runs_natively(cell, dtype):
         return by_scan
     return functools.partial(jax.lax.platform_dependent, cpu=natively, default=by_scan)
 

@@ -42,12 +42,12 @@ class Stack(nnx.Module):
     def init_carry(self, batch_size: int) -> tuple[Carry, ...]:
         """The learnable initial carry for each of `batch_size` rows; gradients flow to it."""
         width = (batch_size, self.cell.hidden_size)
-        return tuple(tuple(jnp.broadcast_to(s, width) for s in params["initial"]) for params in self._params())
+        return tuple(tuple(jnp.broadcast_to(s, width) for s in params["initial"]) for params in self.parameters())
 
     def step(self, x: Array, carry: tuple[Carry, ...], reset: Array | None = None) -> tuple[Array, tuple[Carry, ...]]:
         """One step of every layer, without dropout: x [B, D], reset bool [B] -> (y [B, H], carry)."""
         x, after = x.astype(self.dtype), []
-        for layer, params in enumerate(self._params()):
+        for layer, params in enumerate(self.parameters()):
             y, state = self.cell.step(params, x, carry[layer], reset)
             x = x + y if self.residual and layer else y
             after.append(state)
@@ -61,7 +61,7 @@ class Stack(nnx.Module):
         dropout_key: draws the dropout masks of this call; None leaves dropout off.
         """
         x, after = x.astype(self.dtype), []
-        for layer, params in enumerate(self._params()):
+        for layer, params in enumerate(self.parameters()):
             dropped, hidden_mask = x, None
             if dropout_key is not None and self.dropout:
                 input_key, hidden_key = jax.random.split(jax.random.fold_in(dropout_key, layer))
@@ -72,7 +72,8 @@ class Stack(nnx.Module):
             after.append(state)
         return x, tuple(after)
 
-    def _params(self) -> list[Params]:
+    def parameters(self) -> list[Params]:
+        """Those of each layer, as its cell names them."""
         return [{name: param[...] for name, param in layer.items()} for layer in self.layers]
 
     def _mask(self, key: Array, batch_size: int, width: int) -> Array:

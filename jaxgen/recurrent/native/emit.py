@@ -3,6 +3,7 @@ become the inner loop of a native kernel.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ _TANH_TOP = (
 _TANH_BOTTOM = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
 _TO_READ_SOON = (0, 2, 1)  # of llvm.prefetch: read, kept in the nearer caches, data
+
+# Cephes' expf: exp(x) = 2^n exp(r) with |r| <= ln(2) / 2, r in two parts so that none of it is lost.
+_EXP_BOUND, _LN2_HIGH, _LN2_LOW = 87.0, 0.693359375, -2.12194440e-4
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 class UnknownOperation(Exception):
@@ -90,6 +95,33 @@ class Vectors:
         near = b.fcmp_ordered("<", self._intrinsic("llvm.fabs", x), self.constant(_TANH_LINEAR))
         finite = b.select(near, x, curved)
         return b.select(b.fcmp_unordered("uno", x, x), x, finite)  # a nan stays one: divergence must be seen
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """Exponential; 0 below -87."""
+        b = self.builder
+        clamped = self._intrinsic("llvm.minnum", x, self.constant(_EXP_BOUND))
+        clamped = self._intrinsic("llvm.maxnum", clamped, self.constant(-_EXP_BOUND))
+        power = self._intrinsic("llvm.rint", b.fmul(clamped, self.constant(math.log2(math.e))))
+        rest = self.multiply_add(power, self.constant(-_LN2_HIGH), clamped)
+        rest = self.multiply_add(power, self.constant(-_LN2_LOW), rest)
+        one = self.constant(1.0)
+        curved = self.multiply_add(self._polynomial(rest, _EXP), b.fmul(rest, rest), b.fadd(rest, one))
+        whole = ir.VectorType(I32, self.lanes)
+        exponent = b.add(b.fptosi(power, whole), ir.Constant(whole, [127] * self.lanes))
+        scale = b.bitcast(b.shl(exponent, ir.Constant(whole, [23] * self.lanes)), self.type)
+        finite = b.select(b.fcmp_ordered("<", x, self.constant(-_EXP_BOUND)), self.constant(0.0), b.fmul(curved, scale))
+        return b.select(b.fcmp_unordered("uno", x, x), x, finite)
+
+    def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of each pair."""
+        return self.builder.select(self.builder.fcmp_unordered(">", a, b), a, b)
+
+    def reduce(self, operation: str, x: ir.Value, *start: ir.Value) -> ir.Value:
+        """A scalar of all lanes; operation: fmax, or fadd after a start."""
+        module, name = self.builder.module, f"llvm.vector.reduce.{operation}.v{self.lanes}f32"
+        kind = ir.FunctionType(F32, [F32] * len(start) + [self.type])
+        function = module.globals.get(name) or ir.Function(module, kind, name)
+        return self.builder.call(function, [*start, x], fastmath=("reassoc",))
 
     def evaluate(self, function: ClosedJaxpr, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Runs a traced function on arrays of vectors (object arrays; each element is one vector of lanes).
@@ -166,7 +198,8 @@ _ELEMENTWISE: dict[str, Callable[..., ir.Value]] = {
     "mul": lambda v, _, a, b: v.builder.fmul(a, b),
     "div": lambda v, _, a, b: v.builder.fdiv(a, b),
     "neg": lambda v, _, a: v.builder.fneg(a),
-    "max": lambda v, _, a, b: v.builder.select(v.builder.fcmp_unordered(">", a, b), a, b),
+    "exp": lambda v, _, a: v.exp(a),
+    "max": lambda v, _, a, b: v.largest(a, b),
     "min": lambda v, _, a, b: v.builder.select(v.builder.fcmp_unordered("<", a, b), a, b),
     "gt": lambda v, _, a, b: v.builder.fcmp_ordered(">", a, b),
     "lt": lambda v, _, a, b: v.builder.fcmp_ordered("<", a, b),

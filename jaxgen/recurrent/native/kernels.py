@@ -51,12 +51,12 @@ class Lanes:
         return True
 
 
-class _Recurrence(Kernel):
+class Recurrence(Kernel):
     """What both directions share: sizes, and where the carry before a step lies."""
 
-    def __init__(self, name: str, equations: Lanes, hidden_size: int, panel_units: int):
-        """panel_units: vectors of hidden units in a panel, which no two threads share."""
-        super().__init__(name, ffi.machine().lanes_for(hidden_size))
+    def __init__(self, name: str, equations: Lanes, hidden_size: int, panel_units: int, lanes: int):
+        """panel_units: vectors of hidden units in a panel, which no two threads share. lanes divide hidden_size."""
+        super().__init__(name, lanes)
         self.equations, self.hidden_size = equations, hidden_size
         width = panel_units * self.v.lanes
         panels = ffi.share(self.builder, const(hidden_size // width), self.part, self.parts)
@@ -109,7 +109,7 @@ class _Recurrence(Kernel):
 
     def load(self, base: ir.Value, unit: ir.Value, count: int) -> np.ndarray:
         """Vectors at a hidden unit, from each of `count` vectors of width H."""
-        return _objects([self.v.load(self.unit(base, unit, slot)) for slot in range(count)])
+        return objects([self.v.load(self.unit(base, unit, slot)) for slot in range(count)])
 
     def store(self, values: Iterable[ir.Value], base: ir.Value, unit: ir.Value) -> None:
         for slot, value in enumerate(values):
@@ -130,14 +130,14 @@ class _Recurrence(Kernel):
         self.builder.ret_void()
 
 
-def _objects(values: Sequence[ir.Value]) -> np.ndarray:
+def objects(values: Sequence[ir.Value]) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
     return array
 
 
-def _added(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.Value]) -> np.ndarray:
-    return _objects([builder.fadd(a, b) for a, b in zip(left, right, strict=True)])
+def added(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.Value]) -> np.ndarray:
+    return objects([builder.fadd(a, b) for a, b in zip(left, right, strict=True)])
 
 
 def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -> str:
@@ -146,8 +146,9 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
     [2, B, H]). h_in is what the recurrent matrix was multiplied with.
     """
     gates = equations.num_gates
-    units, width = forward_units(gates, hidden_size), gates * hidden_size
-    k = _Recurrence("forward", equations, hidden_size, units)
+    lanes, width = ffi.machine().lanes_for(hidden_size), gates * hidden_size
+    units = forward_units(gates, hidden_size, lanes)
+    k = Recurrence("forward", equations, hidden_size, units, lanes)
     b, v = k.builder, k.v
     arrays = k.arguments("zx", "recurrent", "bias", "recurrent_bias", "initial", "first", "reset", "mask")
     arrays |= k.results("z", "h_in", *k.states(), "rows")
@@ -171,8 +172,8 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
             for place in range(units):
                 unit = k.offset((b.add(b.mul(panel, const(units)), const(place)), v.lanes))
                 zh = [v.load(k.at(sums, const((gate * units + place) * v.lanes))) for gate in range(gates)]
-                zh_biased = _added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
-                zx_biased = _added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
+                zh_biased = added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
+                zx_biased = added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
                 k.prefetch(zx_next, unit, gates)
                 carry = [k.load(address, unit, 1) for address in carries]
                 z, *after = v.evaluate(equations.forward, [zx_biased, zh_biased, *carry])
@@ -188,8 +189,9 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
     mask [B, H], dlast [S, B, H], dy [B, T, H], states [B, T, H] each) -> (dzx [B, T, G*H], dzh like it where the two
     differ, dfirst [S, B, H], dinitial [S, B, H], scratch [2, B, G*H]).
     """
-    vectors, depth = backward_vectors(hidden_size), equations.num_gates * hidden_size
-    k = _Recurrence("backward", equations, hidden_size, vectors)
+    lanes, depth = ffi.machine().lanes_for(hidden_size), equations.num_gates * hidden_size
+    vectors = panel_vectors(hidden_size, lanes)
+    k = Recurrence("backward", equations, hidden_size, vectors, lanes)
     b, v, z_width = k.builder, k.v, equations.num_preactivations * hidden_size
     arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
     gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
@@ -222,7 +224,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
             with k.vectors() as unit:
                 carry = [k.load(address, unit, 1) for address in carries]
                 dcarry = [k.load(k.state(arrays["dcarry"], i, row), unit, 1) for i in range(equations.num_states)]
-                dcarry[0] = _objects([b.fadd(dcarry[0][0], v.load(k.at(dy, unit)))])
+                dcarry[0] = objects([b.fadd(dcarry[0][0], v.load(k.at(dy, unit)))])
                 z = k.load(z_in, unit, equations.num_preactivations)
                 dzx, dzh, (dh,), *dothers = v.evaluate(equations.backward, [z, *carry, *dcarry])
                 for name, values in zip(gradients, (dzx, dzh), strict=False):
@@ -247,11 +249,6 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
     return ffi.register(k.module, k.function, threads, row_groups)
 
 
-def forward_units(num_gates: int, hidden_size: int) -> int:
+def forward_units(num_gates: int, hidden_size: int, lanes: int) -> int:
     """Vectors of hidden units in a panel of the forward product, which holds all gates of each."""
-    return panel_vectors(hidden_size, ffi.machine().lanes_for(hidden_size), max(1, 4 // num_gates))
-
-
-def backward_vectors(hidden_size: int) -> int:
-    """Vectors in a panel of the backward product."""
-    return panel_vectors(hidden_size, ffi.machine().lanes_for(hidden_size))
+    return panel_vectors(hidden_size, lanes, max(1, 4 // num_gates))

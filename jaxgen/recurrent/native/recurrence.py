@@ -1,6 +1,7 @@
 """The recurrence of a gated cell on a CPU: the native kernels as jax functions."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxgen.recurrent.cell import Carry, Equations, Params
 from jaxgen.recurrent.native import ffi, kernels
 from jaxgen.recurrent.native.emit import traced
 from jaxgen.recurrent.native.kernels import Lanes
+from jaxgen.recurrent.native.matmul import panel_vectors
 
 _CACHE_BYTES = 2**21
 _LEAST_ROWS = 4
@@ -27,7 +29,7 @@ def suits(cell: Equations) -> bool:
 
 @functools.cache
 def _known(cell: Equations) -> bool:
-    return _equations(cell).known()
+    return equations(cell).known()
 
 
 def forward(
@@ -35,9 +37,7 @@ def forward(
 ) -> tuple[Array, Array, Carry]:
     """As `jaxgen.recurrent.scan.forward` in float32, but for zx [B, T, G*H] before its bias."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
-    lanes, units = ffi.machine().lanes_for(hidden), kernels.forward_units(gates, hidden)
-    # [H, G, panel, unit vector, lane] -> a panel holds all gates of its units, row by row
-    packed = params["recurrent"].reshape(hidden, gates, -1, units, lanes).transpose(2, 0, 1, 3, 4)
+    packed = packed_gates(params["recurrent"], gates, hidden, ffi.machine().lanes_for(hidden))
     rest = [params[name] for name in ("bias", "recurrent_bias", "initial")]
     z, h_in, *states, _ = _forward_call(cell)(zx, packed, *rest, jnp.stack(carry), reset, mask)
     return z, h_in, tuple(states)
@@ -56,7 +56,8 @@ def backward(
 ) -> tuple[Array, Array, Carry, Array]:
     """As `jaxgen.recurrent.scan.backward` in float32."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
-    lanes, vectors = ffi.machine().lanes_for(hidden), kernels.backward_vectors(hidden)
+    lanes = ffi.machine().lanes_for(hidden)
+    vectors = panel_vectors(hidden, lanes)
     packed = params["recurrent"].reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
     call = _backward_call(cell)
     *dz, dfirst, dinitial, _ = call(
@@ -65,53 +66,65 @@ def backward(
     return dz[0], dz[-1], tuple(dfirst), dinitial.sum(1)
 
 
+def packed_gates(matrix: Array, gates: int, hidden_size: int, lanes: int) -> Array:
+    """A matrix [D, G*H] as [panel, D, G * unit vector, lane]: a panel holds all gates of its units, row by row."""
+    units = kernels.forward_units(gates, hidden_size, lanes)
+    split = matrix.reshape(len(matrix), gates, -1, units, lanes)
+    return split.transpose(2, 0, 1, 3, 4).reshape(-1, len(matrix), gates * units, lanes)
+
+
 @functools.cache
 def _forward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
     """The kernel as a function of its arguments; see `kernels.forward`."""
     hidden, states = cell.hidden_size, cell.num_states
 
-    def call(zx: Array, *rest: Array) -> Sequence[Array]:
-        widths = (_equations(cell).num_preactivations * hidden, *[hidden] * (1 + states))
+    def call(threads: int, zx: Array, *rest: Array) -> Sequence[Array]:
+        widths = (equations(cell).num_preactivations * hidden, *[hidden] * (1 + states))
         results = [jax.ShapeDtypeStruct((*zx.shape[:2], width), jnp.float32) for width in widths]
         results.append(jax.ShapeDtypeStruct((2, len(zx), hidden), jnp.float32))
-        return jax.ffi.ffi_call(_forward_target(cell, *_split(cell, len(zx))), results)(zx, *rest)
+        groups = row_groups(threads, len(zx), _matrix_bytes(cell))
+        return jax.ffi.ffi_call(_forward_target(cell, threads, groups), results)(zx, *rest)
 
     sequences = ["b t z", "b t h", *["b t h"] * states]
-    return _over_devices(call, "b t g, p k i u l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "w b h"]))
+    return over_devices(call, "b t g, p h i l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "w b h"]))
 
 
 @functools.cache
 def _backward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
     """The kernel as a function of its arguments; see `kernels.backward`."""
     width, states = len(cell.gate_bias) * cell.hidden_size, cell.num_states
-    outputs = 1 if _equations(cell).joined else 2
+    outputs = 1 if equations(cell).joined else 2
 
-    def call(z: Array, *rest: Array) -> Sequence[Array]:
+    def call(threads: int, z: Array, *rest: Array) -> Sequence[Array]:
         steps = jax.ShapeDtypeStruct((*z.shape[:2], width), jnp.float32)
         carries = jax.ShapeDtypeStruct((states, len(z), cell.hidden_size), jnp.float32)
         scratch = jax.ShapeDtypeStruct((2, len(z), width), jnp.float32)
         results = [steps] * outputs + [carries] * 2 + [scratch]
-        return jax.ffi.ffi_call(_backward_target(cell, *_split(cell, len(z))), results)(z, *rest)
+        groups = row_groups(threads, len(z), _matrix_bytes(cell))
+        return jax.ffi.ffi_call(_backward_target(cell, threads, groups), results)(z, *rest)
 
     arguments = ["b t z", "p g u l", "s h", "s b h", "b t", "b h", "s b h", "b t h", *["b t h"] * states]
-    return _over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "w b g"]))
+    return over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "w b g"]))
 
 
-def _over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: str) -> Callable[..., Sequence[Array]]:
-    """Lets jit split a call along its rows `b`, each device computing its own; everything else is whole on each."""
-    split = custom_partitioning(call)
+def over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: str) -> Callable[..., Sequence[Array]]:
+    """call(threads, *arguments), which jit may split along its rows `b`, each device computing its own; everything else
+    is whole on each. Devices of this process share its cores.
+    """
+    split = custom_partitioning(functools.partial(call, available_cores()))
 
     def partition(mesh: Mesh, arguments: Any, results: Any) -> tuple[Any, ...]:
-        return mesh, call, [r.sharding for r in results], tuple(a.sharding for a in arguments)
+        part = functools.partial(call, max(1, available_cores() // len(mesh.local_devices)))
+        return mesh, part, [r.sharding for r in results], tuple(a.sharding for a in arguments)
 
     rule = f"{arguments} -> {results}"
-    whole = tuple(dict.fromkeys(letter for letter in rule if letter not in "b ,->"))
+    whole = tuple(dict.fromkeys(word for word in re.findall(r"\w+", rule) if word != "b"))
     split.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
     return split
 
 
 @functools.cache
-def _equations(cell: Equations) -> Lanes:
+def equations(cell: Equations) -> Lanes:
     """The cell traced for one hidden unit."""
     one = cell.for_one_unit()
     gates, states = len(cell.gate_bias), cell.num_states
@@ -133,27 +146,27 @@ def _equations(cell: Equations) -> Lanes:
 
 @functools.cache
 def _forward_target(cell: Equations, threads: int, row_groups: int) -> str:
-    return kernels.forward(_equations(cell), cell.hidden_size, threads, row_groups)
+    return kernels.forward(equations(cell), cell.hidden_size, threads, row_groups)
 
 
 @functools.cache
 def _backward_target(cell: Equations, threads: int, row_groups: int) -> str:
-    return kernels.backward(_equations(cell), cell.hidden_size, threads, row_groups)
+    return kernels.backward(equations(cell), cell.hidden_size, threads, row_groups)
 
 
-def _split(cell: Equations, batch_size: int) -> tuple[int, int]:
-    """Threads, and into how many groups they split the rows: as many as leave each thread enough rows, and a part of the
-    recurrent matrix that stays in a core's own cache from step to step.
+def row_groups(threads: int, num_rows: int, matrix_bytes: int) -> int:
+    """Into how many groups threads split the rows: as many as leave each thread enough rows, and a part of the matrices
+    that stays in a core's own cache from step to step.
     """
-    threads, matrix = _threads(), 4 * len(cell.gate_bias) * cell.hidden_size**2
     fitting = (
         groups
         for groups in range(threads, 0, -1)
-        if threads % groups == 0 and batch_size >= _LEAST_ROWS * groups and matrix * groups <= _CACHE_BYTES * threads
+        if threads % groups == 0
+        and num_rows >= _LEAST_ROWS * groups
+        and matrix_bytes * groups <= _CACHE_BYTES * threads
     )
-    return threads, next(fitting, 1)
+    return next(fitting, 1)
 
 
-def _threads() -> int:
-    """Cores for each of this process's devices."""
-    return max(1, available_cores() // jax.local_device_count())
+def _matrix_bytes(cell: Equations) -> int:
+    return 4 * len(cell.gate_bias) * cell.hidden_size**2
