@@ -135,7 +135,7 @@ class _FreeRun(Recurrence):
             values = self.at(self.past(start), t)
             below = Operand(values, self.history_length(), lookback, self.arrays["input0"])
         width = gates * hidden
-        with self.products([recurrent, below], gates * self.units, width) as (panel, row, sums):
+        with self.products([recurrent, below], gates * self.units, width, t) as (panel, row, sums):
             addends = self.addends(layer, row, t)
             for place in range(self.units):
                 unit = self.offset((b.add(b.mul(panel, const(self.units)), const(place)), v.lanes))
@@ -168,7 +168,7 @@ class _FreeRun(Recurrence):
         b, v, size, vectors = self.builder, self.v, self.sizes.q_levels, self.sizes.head_vectors
         top = self.hidden(self.sizes.num_layers - 1, b.add(t, const(1)), const(0))
         operand = Operand(top, self.hidden_size, self.hidden_size, self.arrays["head"])
-        with self.products([operand], vectors, size) as (panel, row, (sums,)):
+        with self.products([operand], vectors, size, t) as (panel, row, (sums,)):
             for place in range(vectors):
                 code = self.offset((b.add(b.mul(panel, const(vectors)), const(place)), v.lanes))
                 logits = v.load(self.at(sums, const(place * v.lanes)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from llvmlite import ir
 
 from jaxgen.recurrent.native import ffi
-from jaxgen.recurrent.native.emit import F32, I64, Vectors, pointer
+from jaxgen.recurrent.native.emit import F32, I1, I64, Vectors, pointer
 from jaxgen.recurrent.native.matmul import row_products
 
 
@@ -72,17 +72,20 @@ class Kernel:
 
     @contextlib.contextmanager
     def products(
-        self, operands: Sequence[Operand], vectors: int, width: int
+        self, operands: Sequence[Operand], vectors: int, width: int, t: ir.Value
     ) -> Iterator[tuple[ir.Value, ir.Value, list[ir.Value]]]:
         """Loops over panels and rows; yields (panel, row, sums of the row [vectors, lanes] for each operand).
 
-        The panel is the outer loop: it stays in the nearest cache while all rows of this thread use it.
+        The panel is the outer loop: it stays in the nearest cache while all rows of this thread use it. Panels are
+        taken to and fro at every other step t: those that were last are still in a cache that cannot hold them all.
         """
         b, line = self.builder, vectors * self.v.lanes
         most = ffi.machine().rows_for(vectors)
         sums = [self.scratch(most * line) for _ in operands]
-        panels = ffi.share(b, const(width // line), self.part, self.parts)
-        with loop(b, *panels) as panel, loop(b, self.first, self.last, most) as row:
+        start, stop = ffi.share(b, const(width // line), self.part, self.parts)
+        back = b.trunc(t, I1)
+        with loop(b, start, stop) as turn, loop(b, self.first, self.last, most) as row:
+            panel = b.select(back, b.sub(b.add(start, stop), b.add(turn, const(1))), turn)
             left = b.sub(self.last, row)
             count = b.select(b.icmp_signed("<", left, const(most)), left, const(most))
             for operand, out in zip(operands, sums, strict=True):

@@ -165,7 +165,7 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
                 v.store(h, k.at(near, unit))
         k.meet(b.add(t, const(1)))
         operand = Operand(rows, hidden_size, hidden_size, arrays["recurrent"])
-        with k.products([operand], gates * units, width) as (panel, row, (sums,)):
+        with k.products([operand], gates * units, width, t) as (panel, row, (sums,)):
             carries = k.before(arrays, row, t, k.flag(arrays["reset"], k.step(row, t, 1)))
             zx, zx_next = (k.at(arrays["zx"], k.step(row, s, width)) for s in (t, b.add(t, const(1))))
             z_out = k.at(arrays["z"], k.step(row, t, equations.num_preactivations * hidden_size))
@@ -235,7 +235,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
                     restarted(index, row, unit, reset, dother)
         k.meet(b.sub(k.num_steps, t))
         operand = Operand(rows, depth, depth, arrays["recurrent"])
-        with k.products([operand], vectors, hidden_size) as (panel, row, (sums,)):
+        with k.products([operand], vectors, hidden_size, t) as (panel, row, (sums,)):
             reset = k.flag(arrays["reset"], k.step(row, t, 1))
             z_next = k.at(arrays["z"], k.step(row, b.sub(t, const(1)), z_width))
             for place in range(vectors):
