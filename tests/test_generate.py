@@ -35,9 +35,9 @@ def endless(trained):
     return Generator(trained.training.module, trained.config.model, trained.spec), params
 
 
-def wave(sample_rate=8_000, labels=()):
+def wave(sample_rate=8_000, cell=LSTM(4)):
     """A generator of samples, and parameters that nobody trained."""
-    model, spec = WaveRNN(cell=LSTM(4), embedding_size=3), DataSpec(features=MuLaw(sample_rate=sample_rate))
+    model, spec = WaveRNN(cell=cell, embedding_size=3), DataSpec(features=MuLaw(sample_rate=sample_rate))
     training = Likelihood().bind(model, spec, steps=1, batch_size=1)
     return Generator(training.module, model, spec), training.init(jax.random.key(0)).params
 
@@ -157,14 +157,15 @@ def test_the_first_sound_comes_after_one_block_and_nothing_is_kept(monkeypatch):
 
 
 def test_clips_are_spread_over_devices_that_never_wait_for_each_other():
-    """Eight clips on two devices of the CPU are those on one."""
+    """Eight clips on two devices of the CPU are those on one, for a cell whose steps are a compiled loop."""
     code = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
+from jaxgen.recurrent import MinGRU
 from tests.test_generate import wave
 made, devices = [], jax.local_devices()
 for count in (1, 2):
-    generator, params = wave()
+    generator, params = wave(cell=MinGRU(4))
     block = generator._block
     def spy(*args, **kw):
         text = block.lower(*args, **kw).compile().as_text()

@@ -6,6 +6,7 @@ samples before it: what a linear predictor would have, so that the recurrence ne
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
-from jaxgen.recurrent.gated import runs_natively
+from jaxgen.recurrent.gated import GatedCell, runs_natively
 from jaxgen.recurrent.native import free_run
 from jaxgen.recurrent.product import dot_general
 
@@ -125,9 +126,11 @@ class WaveModule(SequenceModel):
     def free_run(
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
     ) -> tuple[RunState, jax.Array, jax.Array]:
+        by_scan = functools.partial(super().free_run, state, labels, noise, sampling, silence)
         if not self.uses_all_cores(sampling):
-            return super().free_run(state, labels, noise, sampling, silence)
-        return self._run_natively(state, labels, noise, sampling)
+            return by_scan()
+        natively = functools.partial(self._run_natively, state, labels, noise, sampling)
+        return jax.lax.platform_dependent(cpu=natively, default=by_scan)
 
     def uses_all_cores(self, sampling: Sampling) -> bool:
         return runs_natively(self.stack.cell, self.stack.dtype) and not self.stack.residual and sampling.draws_from_all
@@ -147,8 +150,9 @@ class WaveModule(SequenceModel):
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling
     ) -> tuple[RunState, jax.Array, jax.Array]:
         """`free_run` by a kernel that stays with the recurrence: what each code adds to the first layer is tabled."""
-        (first, *others), num_steps = self.stack.parameters(), noise.shape[1]
-        assert self.head.bias is not None
+        cell, (first, *others), bias = self.stack.cell, self.stack.parameters(), self.head.bias
+        assert isinstance(cell, GatedCell)
+        assert bias is not None
         code_part, value_part, label_part = jnp.split(
             first["input"], [self.embedding.features, self.embedding.features + self.lookback]
         )
@@ -158,10 +162,10 @@ class WaveModule(SequenceModel):
         if conditions is not None:
             constant = constant + conditions @ label_part
         codes, carry = free_run.generate(
-            self.stack.cell,
+            cell,
             [first | {"input": value_part}, *others],
             self.head.kernel[...] / sampling.temperature,
-            self.head.bias[...] / sampling.temperature,
+            bias[...] / sampling.temperature,
             table,
             constant,
             state.past[:, -1].astype(jnp.int32),
@@ -170,5 +174,5 @@ class WaveModule(SequenceModel):
             noise[..., 0],
         )
         steps = codes.astype(jnp.uint8)
-        past = jnp.concatenate([state.past, steps], axis=1)[:, num_steps:]
+        past = jnp.concatenate([state.past, steps], axis=1)[:, steps.shape[1] :]
         return RunState(tuple(carry), past, state.over), steps, jnp.zeros(steps.shape, bool)

@@ -256,11 +256,11 @@ def generate(
     panels = head.reshape(hidden, -1, sizes.head_vectors, sizes.lanes).transpose(1, 0, 2, 3)
     near, all_states = (2, len(uniform), hidden), (cell.num_states, len(uniform), hidden)
     history, logits = (len(uniform), sizes.lookback + uniform.shape[1]), (len(uniform), sizes.q_levels)
-    results = [jax.ShapeDtypeStruct(uniform.shape, jnp.int32)]
-    results += [jax.ShapeDtypeStruct(s, jnp.float32) for s in (history, logits, *[near, all_states] * len(layers))]
+    shapes = (history, logits, *[near, all_states] * len(layers))
+    results = [jax.ShapeDtypeStruct(uniform.shape, jnp.int32), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)]
     threads = available_cores()
-    matrices = 4 * hidden * (gates * hidden * (2 * len(layers) - 1) + sizes.q_levels)
-    target = _target(cell, sizes, threads, row_groups(threads, len(uniform), matrices))
+    matrix_bytes = 4 * hidden * (gates * hidden * (2 * len(layers) - 1) + sizes.q_levels)
+    target = _target(cell, sizes, threads, row_groups(threads, len(uniform), matrix_bytes))
     codes, _, _, *made = jax.ffi.ffi_call(target, results)(*arguments, panels, head_bias)
     return codes, [tuple(states) for states in made[1::2]]
 
