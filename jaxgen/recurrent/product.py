@@ -40,4 +40,4 @@ product.defvjp(_forward, _backward)
 def dot_general(x: Array, kernel: Array, dimensions: DimensionNumbers, **options: Any) -> Array:
     """`product` as the `dot_general` of a flax layer, in the dtype of x: its gradient needs no transposed copies."""
     del dimensions, options  # a layer contracts the last axis of x with the first of its kernel
-    return product(x, kernel, x.dtype)
+    return product(x, kernel, x.dtype).astype(x.dtype)
