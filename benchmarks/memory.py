@@ -46,22 +46,24 @@ def main(argv: Sequence[str]) -> list[Row]:
         work = StepWork(options.cell, *options.size, recompute_gates=recompute, segment=segment)
         candidate = Candidate(name, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)})
         results |= compare([candidate], options.repeats, threads=options.threads, say=measure.say)
-    rows = [_row(name, result, results[_KEPT], options) for name, result in results.items()]
+    rows = [_row(name, result, results.get(_KEPT), options) for name, result in results.items()]
     measure.report(rows, place, options, ("candidate", "seconds", "peak_gib", "time_over_kept", "memory_over_kept"))
     return rows
 
 
-def _row(name: str, result: Measured, kept: Measured, options: Options) -> Row:
+def _row(name: str, result: Measured, kept: Measured | None, options: Options) -> Row:
     batch_size, seq_len, hidden, layers = options.size
-    return {
+    row: Row = {
         "benchmark": "memory",
         "work": f"{options.cell} B={batch_size} T={seq_len} H={hidden} L={layers}",
         "candidate": name,
         **measure.spread(np.array(result.seconds)),
         "peak_gib": result.peak_bytes / 2**30,
-        "time_over_kept": float(np.median(result.seconds) / np.median(kept.seconds)),
-        "memory_over_kept": result.peak_bytes / kept.peak_bytes,
     }
+    if kept is not None:
+        row["time_over_kept"] = float(np.median(result.seconds) / np.median(kept.seconds))
+        row["memory_over_kept"] = result.peak_bytes / kept.peak_bytes
+    return row
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def _measured(name: str, config: Config, options: Options) -> Row:
         **measure.spread(seconds["loop"], options.steps),
         "step_seconds": float(np.median(seconds["bare"])) / options.steps,
         "overhead_share": ratio - 1,
-        "data_wait_share": float(np.mean(waited)) if waited else 0.0,
+        "data_wait_share": float(np.mean(waited)),
     }
 
 
@@ -140,7 +140,8 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
 def _bare_loop(training: Any, batches: TrainingBatches, train: Train) -> Callable[[], float]:
     """A round of the same updates, without all that the loop does beside them; returns its seconds."""
     step, state = updates(training), jax.jit(training.init)(jax.random.key(0))
-    rounds = list(calls(iter(batches), 1, range(train.steps_per_call, train.eval_every + 1, train.steps_per_call)))
+    lasts = [*range(train.steps_per_call, train.eval_every, train.steps_per_call), train.eval_every]
+    rounds = list(calls(iter(batches), 1, lasts))
 
     def run() -> float:
         nonlocal state
@@ -170,6 +171,8 @@ def _scalars(folder: Path, tag: str) -> list[float]:
         size = int.from_bytes(events[:8], "little")
         found += [v.simple_value for v in Event.FromString(events[12 : 12 + size]).summary.value if v.tag == tag]
         events = events[16 + size :]
+    if not found:
+        raise LookupError(f"the loop has logged no {tag}")
     return found
 
 

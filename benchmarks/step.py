@@ -57,7 +57,7 @@ class Options(measure.Options):
 
     rows: tuple[str, ...] = ()
     """What is measured, as cell-B-T-H-L, e.g. lstm-32-256-512-1; none takes all."""
-    peers: tuple[str, ...] = ("torch", "keras", "flax")
+    peers: tuple[str, ...] = tuple(PEERS)
     """Whom jaxgen is measured against: torch, torch-compile, keras, flax (linen), nnx."""
     threads: int = ALL_THREADS
     """Threads that each may use."""

@@ -67,11 +67,16 @@ def test_it_is_the_scan(monkeypatch, cell, batch_size, hidden_size):
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
-def test_threads_change_nothing(monkeypatch, cell):
-    """Each row is computed alike, whichever thread it falls to."""
-    cell, found = cell(32), []
-    drawn = draw(cell, batch_size=7)
+@pytest.mark.parametrize(("batch_size", "hidden_size"), [(16, 32), (2, 192), (8, 192)])
+def test_threads_change_nothing(monkeypatch, cell, batch_size, hidden_size):
+    """Each row is computed alike, whichever thread it falls to, and also where threads share its hidden units."""
+    cell, found = cell(hidden_size), []
+    drawn = draw(cell, batch_size)
+    shares = [recurrence._sharing(cell, threads, batch_size) for threads in (1, 2, 3, 16)]
+    assert len(set(shares)) > 2
     for threads in (1, 2, 3, 16):
+        recurrence._forward_call.cache_clear()
+        recurrence._backward_call.cache_clear()
         monkeypatch.setattr(recurrence, "available_cores", lambda threads=threads: threads)
         found.append(jax.tree.leaves(results(cell, *drawn)))
     for other in found[1:]:
@@ -125,6 +130,37 @@ def test_a_new_cell_needs_its_equations_only(monkeypatch):
     assert recurrence.suits(cell)
     drawn = draw(cell, batch_size=5)
     assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterated(GatedCell):
+    """h' is a pre-activation squared over and over, in a loop of its own."""
+
+    gate_bias = (0.0,)
+
+    def pointwise(self, z, carry):
+        return (jax.lax.fori_loop(0, 3, lambda _, z: 0.5 * z * z, z),)
+
+
+def test_a_loop_is_not_run_once():
+    assert not recurrence.suits(Iterated(8))
+
+
+def test_the_larger_of_a_number_and_a_nan_is_a_nan():
+    for function in (jnp.maximum, jnp.minimum):
+        for first in (True, False):
+
+            @dataclasses.dataclass(frozen=True)
+            class Bounded(GatedCell):
+                gate_bias = (0.0,)
+
+                def pointwise(self, z, carry, function=function, first=first):
+                    return (function(z, 0 * z) if first else function(0.5, z),)
+
+            cell = Bounded(4)
+            assert recurrence.suits(cell)
+            params, x, carry, reset, mask, _ = draw(cell, batch_size=1)
+            assert np.isnan(cell.unroll(params, np.full_like(x, np.nan), carry, reset, mask)[0]).all()
 
 
 def test_a_cell_of_unknown_operations_takes_the_scan():

@@ -33,7 +33,8 @@ class Likelihood:
     accumulation: int = 1
     """Parts a batch is computed in, one after another; the update is that of the whole batch."""
     segment: int = 0
-    """Steps whose activations are in memory at once in the backward pass, which computes them anew; 0 keeps all."""
+    """Steps whose activations are in memory at once in the backward pass, which computes them anew; 0 keeps all. With
+    dropout or input noise each segment draws its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products; parameters, optimiser and losses stay float32."""
 

@@ -5,8 +5,8 @@ A gated cell is one input projection, one recurrent product and a pointwise func
     zx = x W + b,   zh = h U + c,   carry' = pointwise(preactivation(zx, zh), carry)
 
 `unroll` equals repeated `step` in values and gradients. It hoists the input projection out of the loop, and its
-gradient (generic over cells) leaves in the loop only what is sequential: the derivatives of the pointwise part are
-taken for all steps at once before the backward scan, and the gradient of U is one large product after it.
+gradient (generic over cells) leaves in the loop only what is sequential: the gradients of W and U are large products
+after it.
 """
 
 import abc
@@ -127,7 +127,13 @@ class LSTM(GatedCell):
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
         by_us = super().unroll
-        if not cudnn.available() or x.dtype != jnp.float32 or self.layer_norm or hidden_mask is not None:
+        if (
+            not cudnn.available()
+            or x.dtype != jnp.float32
+            or self.layer_norm
+            or hidden_mask is not None
+            or self.recompute_gates
+        ):
             return by_us(params, x, carry, reset, hidden_mask)
         return jax.lax.cond(  # cuDNN knows no resets but the one before the first step
             reset[:, 1:].any(),

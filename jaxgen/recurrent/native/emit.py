@@ -113,8 +113,16 @@ class Vectors:
         return b.select(b.fcmp_unordered("uno", x, x), x, finite)
 
     def largest(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """The larger of each pair."""
-        return self.builder.select(self.builder.fcmp_unordered(">", a, b), a, b)
+        """The larger of each pair, a nan where there is one."""
+        return self._either(">", a, b)
+
+    def smallest(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The smaller of each pair, a nan where there is one."""
+        return self._either("<", a, b)
+
+    def _either(self, comparison: str, a: ir.Value, b: ir.Value) -> ir.Value:
+        choice = self.builder.select(self.builder.fcmp_unordered(comparison, a, b), a, b)
+        return self.builder.select(self.builder.fcmp_unordered("uno", b, b), b, choice)
 
     def reduce(self, operation: str, x: ir.Value, *start: ir.Value) -> ir.Value:
         """A scalar of all lanes; operation: fmax, or fadd after a start."""
@@ -144,8 +152,8 @@ class Vectors:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _apply(self, name: str, params: dict[str, Any], inputs: list[np.ndarray]) -> list[np.ndarray]:
-        inner = params.get("jaxpr") or params.get("call_jaxpr")
-        if inner is not None:
+        if name in _CALLS:
+            inner = params.get("jaxpr") or params["call_jaxpr"]
             return self._run(inner.jaxpr, inner.consts, inputs)
         if name in _SHAPES:
             return _SHAPES[name](params, *inputs)
@@ -191,6 +199,7 @@ def _logistic(v: Vectors, params: dict[str, Any], x: ir.Value) -> ir.Value:
     return v.multiply_add(v.tanh(v.builder.fmul(half, x)), half, half)
 
 
+_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}  # of a function, once
 _ELEMENTWISE: dict[str, Callable[..., ir.Value]] = {
     "add": lambda v, _, a, b: v.builder.fadd(a, b),
     "add_any": lambda v, _, a, b: v.builder.fadd(a, b),
@@ -200,7 +209,7 @@ _ELEMENTWISE: dict[str, Callable[..., ir.Value]] = {
     "neg": lambda v, _, a: v.builder.fneg(a),
     "exp": lambda v, _, a: v.exp(a),
     "max": lambda v, _, a, b: v.largest(a, b),
-    "min": lambda v, _, a, b: v.builder.select(v.builder.fcmp_unordered("<", a, b), a, b),
+    "min": lambda v, _, a, b: v.smallest(a, b),
     "gt": lambda v, _, a, b: v.builder.fcmp_ordered(">", a, b),
     "lt": lambda v, _, a, b: v.builder.fcmp_ordered("<", a, b),
     "ge": lambda v, _, a, b: v.builder.fcmp_ordered(">=", a, b),

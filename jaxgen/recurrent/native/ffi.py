@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from jaxgen.recurrent.native.matmul import Machine
 _EXTENSION, _ARGS, _RETS = 8, 72, 112  # in XLA_FFI_CallFrame: extension_start, args.args, rets.rets
 _METADATA, _VERSION = 24, (24, 28)  # in XLA_FFI_Metadata_Extension: metadata; in XLA_FFI_Metadata: major, minor
 _DATA, _DIMS = 24, 40  # in XLA_FFI_Buffer
+_WRITTEN_FOR = (0, 3)  # version of the interface: major, minor
 _LINE = 8  # 64-bit words of a cache line: what threads write to apart should lie apart
 _PATIENCE = 1_000  # looks before a waiting thread lets others run
 _BYTE = ir.IntType(8)
@@ -30,9 +32,22 @@ _engines: list[llvm.ExecutionEngine] = []  # what they compiled must outlive eve
 _names: set[str] = set()
 
 
+@functools.cache
 def available() -> bool:
-    """Whether kernels can run here: they start POSIX threads."""
-    return os.name == "posix"
+    """Whether kernels can run here: they start POSIX threads, and read XLA's structures as they were laid out when this
+    was written.
+    """
+    if os.name != "posix":
+        return False
+    if _interface_version() != _WRITTEN_FOR:
+        written, found = (".".join(map(str, version)) for version in (_WRITTEN_FOR, _interface_version()))
+        warnings.warn(
+            f"the native recurrence knows version {written} of XLA's foreign function interface, and this jaxlib has "
+            f"{found}: the slower lax.scan runs instead; install a jaxlib that constraints.txt names.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @functools.cache
@@ -135,7 +150,7 @@ def _handler(module: ir.Module, work: ir.Function, threads: int, row_groups: int
     extension = _load(builder, POINTER, frame, _EXTENSION)
     with builder.if_then(builder.icmp_unsigned("!=", extension, nothing)):
         metadata = _load(builder, POINTER, extension, _METADATA)
-        for offset, number in zip(_VERSION, _interface_version(), strict=True):
+        for offset, number in zip(_VERSION, _WRITTEN_FOR, strict=True):
             builder.store(ir.Constant(I32, number), _at(builder, metadata, offset))
         builder.ret(nothing)
     for group in range(1 + row_groups):

@@ -24,7 +24,7 @@ from jaxgen.recurrent.native.emit import F32, I32
 from jaxgen.recurrent.native.kernel import Operand, const, loop
 from jaxgen.recurrent.native.kernels import Lanes, Recurrence, added, forward_units, objects
 from jaxgen.recurrent.native.matmul import panel_vectors
-from jaxgen.recurrent.native.recurrence import equations, packed_gates, row_groups
+from jaxgen.recurrent.native.recurrence import equations, packed_gates, sharing
 
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
@@ -48,31 +48,25 @@ class Sizes(NamedTuple):
         return panel_vectors(self.q_levels, self.lanes)
 
 
-def free_run(lanes: Lanes, sizes: Sizes, threads: int, groups: int) -> str:
-    """Target of (uniform [B, T], code int32 [B], window [B, lookback], table [Q, G*H], constant [B, G*H], then of each
-    layer: input and recurrent (packed), bias [G*H] (of the first: of no use), recurrent_bias [G*H], first [S, B, H]; then
-    head (packed), head_bias [Q]) -> (codes int32 [B, T], history [B, lookback + T], logits [B, Q], then of each layer:
-    near [2, B, H], carry [S, B, H]).
-
-    The first layer reads table[last code], the last `lookback` codes as numbers from -1 to 1, and the constant.
-    """
-    return _FreeRun(lanes, sizes).build(threads, groups)
-
-
 class _FreeRun(Recurrence):
-    def __init__(self, lanes: Lanes, sizes: Sizes):
-        self.units = forward_units(lanes.num_gates, sizes.hidden_size, sizes.lanes)
-        super().__init__("free_run", lanes, sizes.hidden_size, self.units, sizes.lanes)
+    def __init__(self, equations: Lanes, sizes: Sizes):
+        self.units = forward_units(equations.num_gates, sizes.hidden_size, sizes.lanes)
+        super().__init__("free_run", equations, sizes.hidden_size, self.units, sizes.lanes)
         self.sizes = sizes
         layers = range(sizes.num_layers)
-        of_layer = ("input", "recurrent", "bias", "recurrent_bias", "first")
-        given = [f"{name}{layer}" for layer in layers for name in of_layer]
+        of_layer = ("input", "recurrent", "recurrent_bias", "first", "bias")
+        given = [f"{name}{layer}" for layer in layers for name in of_layer if layer or name != "bias"]
         made = [f"{name}{layer}" for layer in layers for name in ("near", "carry")]
         self.arrays = self.arguments("uniform", "code", "window", "table", "constant", *given, "head", "head_bias")
         self.arrays |= self.results("codes", "history", "logits", *made)
         self.rhythm = sizes.num_layers + 2  # meetings a step
 
     def build(self, threads: int, groups: int) -> str:
+        """Target of (uniform [B, T], code int32 [B], window [B, lookback], table [Q, G*H], constant [B, G*H], then of
+        each layer: input and recurrent (packed), recurrent_bias [G*H], first [S, B, H] and, but for the lowest, bias
+        [G*H]; then head (packed), head_bias [Q]) -> (codes int32 [B, T], history [B, lookback + T], logits [B, Q], then
+        of each layer: near [2, B, H], carry [S, B, H]). See `generate`.
+        """
         b = self.builder
         self.begin()
         with loop(b, const(0), self.num_steps) as t:
@@ -252,19 +246,20 @@ def generate(
     arguments = [uniform, code, window, table, constant]
     for params, first in zip(layers, carry, strict=True):
         matrices = [packed_gates(params[name], gates, hidden, sizes.lanes) for name in ("input", "recurrent")]
-        arguments += [*matrices, params["bias"], params["recurrent_bias"], jnp.stack(first)]
+        biases = [params["bias"]] if params is not layers[0] else []  # that of the lowest layer is in the constant
+        arguments += [*matrices, params["recurrent_bias"], jnp.stack(first), *biases]
     panels = head.reshape(hidden, -1, sizes.head_vectors, sizes.lanes).transpose(1, 0, 2, 3)
     near, all_states = (2, len(uniform), hidden), (cell.num_states, len(uniform), hidden)
     history, logits = (len(uniform), sizes.lookback + uniform.shape[1]), (len(uniform), sizes.q_levels)
     shapes = (history, logits, *[near, all_states] * len(layers))
     results = [jax.ShapeDtypeStruct(uniform.shape, jnp.int32), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)]
-    threads = available_cores()
     matrix_bytes = 4 * hidden * (gates * hidden * (2 * len(layers) - 1) + sizes.q_levels)
-    target = _target(cell, sizes, threads, row_groups(threads, len(uniform), matrix_bytes))
+    units = sizes.lanes * forward_units(gates, hidden, sizes.lanes)
+    target = _target(cell, sizes, *sharing(available_cores(), len(uniform), matrix_bytes, hidden // units))
     codes, _, _, *made = jax.ffi.ffi_call(target, results)(*arguments, panels, head_bias)
     return codes, [tuple(states) for states in made[1::2]]
 
 
 @functools.cache
 def _target(cell: Equations, sizes: Sizes, threads: int, groups: int) -> str:
-    return free_run(equations(cell), sizes, threads, groups)
+    return _FreeRun(equations(cell), sizes).build(threads, groups)

@@ -6,9 +6,9 @@ time; only threads that share rows wait for each other, once a step. The matrix 
 equations (`Cell.pointwise`, traced) run where a product leaves its sums.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr
@@ -52,7 +52,7 @@ class Lanes:
 
 
 class Recurrence(Kernel):
-    """What both directions share: sizes, and where the carry before a step lies."""
+    """What all kernels of a gated cell share: sizes, and where the carry before a step lies."""
 
     def __init__(self, name: str, equations: Lanes, hidden_size: int, panel_units: int, lanes: int):
         """panel_units: vectors of hidden units in a panel, which no two threads share. lanes divide hidden_size."""
@@ -70,7 +70,7 @@ class Recurrence(Kernel):
     def results(self, *names: str) -> dict[str, ir.Value]:
         return {name: ffi.data(self.builder, self.frame, index, result=True) for index, name in enumerate(names)}
 
-    def vectors(self) -> "contextlib.AbstractContextManager[ir.Value]":
+    def vectors(self) -> AbstractContextManager[ir.Value]:
         """Loops over the hidden units of this thread, a vector at a time."""
         return loop(self.builder, self.first_unit, self.last_unit, self.v.lanes)
 

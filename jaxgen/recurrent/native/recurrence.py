@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.machine import available_cores
 from jaxgen.recurrent.cell import Carry, Equations, Params
@@ -18,7 +18,7 @@ from jaxgen.recurrent.native.emit import traced
 from jaxgen.recurrent.native.kernels import Lanes
 from jaxgen.recurrent.native.matmul import panel_vectors
 
-_CACHE_BYTES = 2**21
+_CACHE_BYTES = 2**21  # of a core's own: those of servers have 1 to 2 MiB
 _LEAST_ROWS = 4
 
 
@@ -82,8 +82,8 @@ def _forward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
         widths = (equations(cell).num_preactivations * hidden, *[hidden] * (1 + states))
         results = [jax.ShapeDtypeStruct((*zx.shape[:2], width), jnp.float32) for width in widths]
         results.append(jax.ShapeDtypeStruct((2, len(zx), hidden), jnp.float32))
-        groups = row_groups(threads, len(zx), _matrix_bytes(cell))
-        return jax.ffi.ffi_call(_forward_target(cell, threads, groups), results)(zx, *rest)
+        target = _forward_target(cell, *_sharing(cell, threads, len(zx)))
+        return jax.ffi.ffi_call(target, results)(zx, *rest)
 
     sequences = ["b t z", "b t h", *["b t h"] * states]
     return over_devices(call, "b t g, p h i l, g, g, s h, s b h, b t, b h", ", ".join([*sequences, "w b h"]))
@@ -100,25 +100,32 @@ def _backward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
         carries = jax.ShapeDtypeStruct((states, len(z), cell.hidden_size), jnp.float32)
         scratch = jax.ShapeDtypeStruct((2, len(z), width), jnp.float32)
         results = [steps] * outputs + [carries] * 2 + [scratch]
-        groups = row_groups(threads, len(z), _matrix_bytes(cell))
-        return jax.ffi.ffi_call(_backward_target(cell, threads, groups), results)(z, *rest)
+        target = _backward_target(cell, *_sharing(cell, threads, len(z)))
+        return jax.ffi.ffi_call(target, results)(z, *rest)
 
     arguments = ["b t z", "p g u l", "s h", "s b h", "b t", "b h", "s b h", "b t h", *["b t h"] * states]
     return over_devices(call, ", ".join(arguments), ", ".join([*["b t g"] * outputs, "s b h", "s b h", "w b g"]))
 
 
 def over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: str) -> Callable[..., Sequence[Array]]:
-    """call(threads, *arguments), which jit may split along its rows `b`, each device computing its own; everything else
-    is whole on each. Devices of this process share its cores.
+    """call(threads, *arguments), which jit may split along its rows `b`, as it splits those of argument 0: each device
+    computes its own. Everything else is whole on each. Devices of this process share its cores.
     """
-    split = custom_partitioning(functools.partial(call, available_cores()))
+    split = custom_partitioning(lambda *arrays: call(available_cores(), *arrays))
 
-    def partition(mesh: Mesh, arguments: Any, results: Any) -> tuple[Any, ...]:
+    def partition(mesh: Mesh, shapes: Any, _: Any) -> tuple[Any, ...]:
+        spec = tuple(shapes[0].sharding.spec)
+        rows = spec[0] if spec else None
+
+        def placed(side: str) -> list[NamedSharding]:
+            axes = [[rows if axis == "b" else None for axis in array.split()] for array in side.split(", ")]
+            return [NamedSharding(mesh, PartitionSpec(*spec)) for spec in axes]
+
         part = functools.partial(call, max(1, available_cores() // len(mesh.local_devices)))
-        return mesh, part, [r.sharding for r in results], tuple(a.sharding for a in arguments)
+        return mesh, part, placed(results), tuple(placed(arguments))
 
     rule = f"{arguments} -> {results}"
-    whole = tuple(dict.fromkeys(word for word in re.findall(r"\w+", rule) if word != "b"))
+    whole = tuple(dict.fromkeys(axis for axis in re.findall(r"\w+", rule) if axis != "b"))
     split.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
     return split
 
@@ -154,9 +161,11 @@ def _backward_target(cell: Equations, threads: int, row_groups: int) -> str:
     return kernels.backward(equations(cell), cell.hidden_size, threads, row_groups)
 
 
-def row_groups(threads: int, num_rows: int, matrix_bytes: int) -> int:
-    """Into how many groups threads split the rows: as many as leave each thread enough rows, and a part of the matrices
-    that stays in a core's own cache from step to step.
+def sharing(threads: int, num_rows: int, matrix_bytes: int, panels: int) -> tuple[int, int]:
+    """Of so many threads at the most, how many to use, and into how many groups they split the rows.
+
+    As many groups as leave each thread enough rows, and a part of the matrices that stays in a core's own cache from step
+    to step; in a group no more threads than there are panels of hidden units to share.
     """
     fitting = (
         groups
@@ -165,8 +174,11 @@ def row_groups(threads: int, num_rows: int, matrix_bytes: int) -> int:
         and num_rows >= _LEAST_ROWS * groups
         and matrix_bytes * groups <= _CACHE_BYTES * threads
     )
-    return next(fitting, 1)
+    groups = next(fitting, 1)
+    return groups * min(threads // groups, panels), groups
 
 
-def _matrix_bytes(cell: Equations) -> int:
-    return 4 * len(cell.gate_bias) * cell.hidden_size**2
+def _sharing(cell: Equations, threads: int, num_rows: int) -> tuple[int, int]:
+    hidden, lanes = cell.hidden_size, ffi.machine().lanes_for(cell.hidden_size)
+    panels = hidden // (lanes * panel_vectors(hidden, lanes))  # of the backward product, which has fewer
+    return sharing(threads, num_rows, 4 * len(cell.gate_bias) * hidden**2, panels)
