@@ -47,7 +47,7 @@ class Options(measure.Options):
     """Whom jaxgen is measured against: torch (eager), torch-compile, torch-script, onnxruntime."""
     threads: int = ALL_THREADS
     """Threads, each on a core, that each may use."""
-    steps: int = 2_000
+    steps: int = 4_000
     """Samples of each stream."""
     row_seconds: float = 60.0
     """Time after which a row begins no further round, if it has two."""

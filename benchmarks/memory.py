@@ -1,7 +1,7 @@
 """What memory costs: `python -m benchmarks.memory`.
 
-One train step over very long chunks, with activations kept, gates computed anew (`--model.cell.recompute-gates`) or
-whole segments computed anew (`--objective.segment`): time against the largest memory of the process.
+One train step over very long chunks, with activations kept, or gates and all else computed anew in the backward
+pass, a segment at a time (`--objective.segment`): time against the largest memory of the process.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Options(measure.Options):
     """LSTM, GRU or RNN."""
     size: tuple[int, int, int, int] = (8, 65_536, 256, 1)
     """B, T, H and L."""
-    segments: tuple[int, ...] = (16_384, 4_096, 1_024, 256)
+    segments: tuple[int, ...] = (65_536, 16_384, 4_096, 1_024, 256)
     """Lengths of segments that are computed anew."""
     threads: int = ALL_THREADS
     """Threads that each may use."""
@@ -38,12 +38,11 @@ def main(argv: Sequence[str]) -> list[Row]:
     """Measures, prints and returns the figures, a row for each way."""
     options = parse(Options, Options(), argv, "python -m benchmarks.memory")
     place = measure.environment()
-    ways = {_KEPT: (False, 0), "gates anew": (True, 0)}
-    ways |= {f"segments of {length} anew": (False, length) for length in options.segments}
+    ways = {_KEPT: 0} | {f"segments of {length} anew": length for length in options.segments}
     results: dict[str, Measured] = {}
-    for name, (recompute, segment) in ways.items():  # one after another: together they need not fit
+    for name, segment in ways.items():  # one after another: together they need not fit
         measure.say(f"{name} ...")
-        work = StepWork(options.cell, *options.size, recompute_gates=recompute, segment=segment)
+        work = StepWork(options.cell, *options.size, segment=segment)
         candidate = Candidate(name, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)})
         results |= compare([candidate], options.repeats, threads=options.threads, say=measure.say)
     rows = [_row(name, result, results.get(_KEPT), options) for name, result in results.items()]

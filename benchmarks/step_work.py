@@ -44,8 +44,6 @@ class StepWork:
     """L, recurrent layers."""
     frames: bool = False
     """Whether steps are mel frames with 80 bands, and not 8-bit codes."""
-    recompute_gates: bool = False
-    """Whether the backward pass computes pre-activations anew."""
     segment: int = 0
     """Steps whose activations are in memory at once; 0 is all."""
 
@@ -57,7 +55,7 @@ class StepWork:
     @property
     def workload(self) -> Workload:
         """The model and its batches, as jaxgen has them."""
-        cell = CELLS[self.cell](self.hidden_size, recompute_gates=self.recompute_gates)
+        cell = CELLS[self.cell](self.hidden_size)
         wave = WaveRNN(cell=cell, num_layers=self.num_layers, embedding_size=max(64, self.hidden_size // 4), lookback=1)
         mel = MelRNN(cell=cell, num_layers=self.num_layers, residual=False, distribution=Normal())
         if self.frames:

@@ -19,7 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.machine import available_cores
 from jaxgen.models.sequence import Labels, ModelConfig, RunState, SequenceModel
 
-_STEPS_PER_BLOCK = {"sample": 400, "frame": 40}
+_STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 
 
 @dataclasses.dataclass(frozen=True)

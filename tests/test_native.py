@@ -84,15 +84,6 @@ def test_threads_change_nothing(monkeypatch, cell, batch_size, hidden_size):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("cell", [LSTM, GRU, RNN])
-def test_gates_computed_anew_give_the_same_gradients(monkeypatch, cell):
-    keeping, recomputing = cell(16), cell(16, recompute_gates=True)
-    drawn = draw(keeping, batch_size=4)
-    expected = results(keeping, *drawn)
-    assert_close(results(recomputing, *drawn), expected)
-    assert_close(by_scan(monkeypatch, recomputing, *drawn), expected)
-
-
 @pytest.mark.parametrize("cell", [LSTM, GRU])
 def test_a_nan_shows(cell):
     cell = cell(16)

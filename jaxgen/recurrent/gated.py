@@ -38,8 +38,6 @@ class GatedCell(Cell):
 
     layer_norm: bool = dataclasses.field(default=False, kw_only=True)
     """Normalise both pre-activations (Ba et al. 2016, eq. 20-21, without the normalised LSTM output)."""
-    recompute_gates: bool = dataclasses.field(default=False, kw_only=True)
-    """Compute pre-activations anew in the backward pass: half the memory, a third more arithmetic."""
 
     gate_bias: ClassVar[tuple[float, ...]]  # initial bias of each gate
 
@@ -127,13 +125,7 @@ class LSTM(GatedCell):
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
         by_us = super().unroll
-        if (
-            not cudnn.available()
-            or x.dtype != jnp.float32
-            or self.layer_norm
-            or hidden_mask is not None
-            or self.recompute_gates
-        ):
+        if not cudnn.available() or x.dtype != jnp.float32 or self.layer_norm or hidden_mask is not None:
             return by_us(params, x, carry, reset, hidden_mask)
         return jax.lax.cond(  # cuDNN knows no resets but the one before the first step
             reset[:, 1:].any(),
@@ -206,16 +198,14 @@ def _unroll_forward(
         return recurrence.forward(cell, params, dot(x, params["input"]), carry, reset, _ones(mask, carry))
 
     z, h_in, states = _on_device(cell, dtype, natively, by_scan)()
-    saved = (params, x, None if cell.recompute_gates else z, h_in, states, carry, reset, mask)
+    saved = (params, x, z, h_in, states, carry, reset, mask)
     return (states[0], tuple(s[:, -1] for s in states)), saved
 
 
 def _unroll_backward(cell: GatedCell, dtype: DTypeLike, saved: Any, cotangents: tuple[Array, Carry]) -> Any:
     params, x, z, h_in, states, first, reset, mask = saved
-    zx, pull_input = jax.vjp(_from_input, params, x)  # products that nobody reads are not compiled
-    zh, pull_hidden = jax.vjp(functools.partial(_from_hidden, dtype=dtype), params, h_in)
-    if z is None:
-        z = cell.preactivation(zx, zh)
+    _, pull_input = jax.vjp(_from_input, params, x)  # products that nobody reads are not compiled
+    _, pull_hidden = jax.vjp(functools.partial(_from_hidden, dtype=dtype), params, h_in)
 
     def by_scan() -> tuple[Array, Array, Carry, Array]:
         kernel, part = params["recurrent"].astype(dtype), functools.partial(_recurrent_part, params)
