@@ -75,7 +75,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
 def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Seconds and memory of a step against one size at a time, on log axes.
 
-    curves: by the name of what grows, its points {size, seconds, working_bytes, gflop_seconds, exponents...}; see
+    curves: by the name of what grows, its points {size, seconds, planned_mib, exponents...} and their theory; see
     `benchmarks.scaling`.
     """
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
         sizes = [point["size"] for point in points]
         for axis, measured, theory in (
             (axes[0, column], "seconds", "theory_seconds"),
-            (axes[1, column], "working_mib", "theory_mib"),
+            (axes[1, column], "planned_mib", "theory_mib"),
         ):
             axis.loglog(sizes, [p[measured] for p in points], "o-", color="#4c78a8", markersize=4, label="measured")
             axis.loglog(sizes, [p[theory] for p in points], "--", color=_GREY, linewidth=1, label="theory")
@@ -97,7 +97,7 @@ def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
             _quiet(axis)
         axes[1, column].set_xlabel(what)
     axes[0, 0].set_ylabel("seconds a step")
-    axes[1, 0].set_ylabel("working memory, MiB")
+    axes[1, 0].set_ylabel("memory of all buffers, MiB")
     axes[0, 0].legend(frameon=False, fontsize=8)
     save(figure, path)
 

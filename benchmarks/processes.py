@@ -5,7 +5,7 @@ A candidate is a module with a function
     prepare(spec: dict) -> (facts: dict, run: Callable[[int], dict | None])
 
 `spec` and `facts` are JSON. `prepare` builds what is measured (all candidates at the same time); `run(n)` does the work
-n times, waits for the result, and may return more facts. The first run, which may compile, is not timed.
+n times, waits for the result, and may return more facts. The first run of a turn, which may compile, is not timed.
 
 Candidates meet nowhere but here: no library sees another's threads or memory, and while one works the others wait for a
 line of text. This file imports no numerical library, so that they do not because of it.
@@ -199,7 +199,7 @@ def compare(
 
         names = list(each(list(workers), lambda worker: worker.ready(patience)))
         names = list(each(names, lambda worker: worker.run(1)))
-        trial = each(names, lambda worker: worker.run(1))
+        trial = each(names, lambda worker: _turn(worker, 1))
         for name, reason in refuse({name: workers[name].facts for name in trial}).items():
             left_out[name] = reason
             say(f"{name} is left out: {reason}")
@@ -209,12 +209,17 @@ def compare(
         while len(rounds) < repeats and (len(rounds) < 2 or time.monotonic() - began < row_seconds):
             names = [name for name in trial if name not in left_out]
             first = len(rounds) % max(1, len(names))
-            rounds.append(each(names[first:] + names[:first], lambda worker: worker.run(times[worker.name])))
+            rounds.append(each(names[first:] + names[:first], lambda worker: _turn(worker, times[worker.name])))
         return {
             name: _measured(workers[name].facts, [turns[name] for turns in rounds])
             for name in trial
             if name not in left_out
         }
+
+
+def _turn(worker: Worker, times: int) -> Turn:
+    worker.run(1)  # whoever has waited finds its caches and threads cold; in use, step follows step
+    return worker.run(times)
 
 
 def _measured(facts: dict[str, Any], turns: Sequence[Turn]) -> Measured:

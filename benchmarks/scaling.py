@@ -1,8 +1,8 @@
 """How the cost of a train step grows: `python -m benchmarks.scaling`.
 
 T, B, H and L grow one at a time from a common size, each point in its own process, the points of a sweep in turn. Beside
-the time stands that of the matrix products at the matmul peak of the same sweep; beside the memory, what the step must
-keep at once. Exponents are least squares on log axes: cost ~ size^exponent.
+the time stands that of the matrix products at the matmul peak of the same sweep; beside the memory, which is that of
+all buffers as XLA plans them, what the step must keep at once. Exponents are least squares on log axes: cost ~ size^exponent.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from jaxgen.config import parse
 from jaxgen.errors import UserError
 from jaxgen.files import write_whole
 
-_FLOOR, _PEAK = "floor", "matmul peak"
+_PEAK = "matmul peak"
 _MIB = 2**20
-_COSTS = ("seconds", "theory_seconds", "working_mib", "theory_mib")
+_COSTS = ("seconds", "theory_seconds", "planned_mib", "theory_mib")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +87,15 @@ def _sweep(what: str, sizes: Sequence[int], options: Options) -> list[Row]:
     grown = [base | {what: size} for size in sizes]
     works = {p[what]: StepWork(options.cell, p["B"], p["T"], p["H"], p["L"]) for p in grown}
     measure.say(f"{what} grows: {', '.join(map(str, sizes))} ...")
-    floor = StepWork(options.cell, 2, 8, 8, 1)  # what the interpreter, the libraries and the compiler need
     results = compare(
         [
             *(_candidate(str(size), work) for size, work in works.items()),
-            _candidate(_FLOOR, floor),
             Candidate(_PEAK, "benchmarks.step_peers.matmul", {"size": options.matmul_size}),
         ],
         options.repeats,
         threads=options.threads,
         say=measure.say,
-        required=(*map(str, sizes), _FLOOR, _PEAK),
+        required=(*map(str, sizes), _PEAK),
     )
     rows = [_point(what, size, work, results) for size, work in works.items()]
     for cost in _COSTS:
@@ -125,7 +123,7 @@ def _point(what: str, size: int, work: StepWork, results: dict[str, Measured]) -
         "peak_gflop_per_s": gflop_per_s,
         "theory_seconds": gflop / gflop_per_s,
         "peak_bytes": result.peak_bytes,
-        "working_mib": max(1.0, (result.peak_bytes - results[_FLOOR].peak_bytes) / _MIB),
+        "planned_mib": result.facts["planned_bytes"] / _MIB,
         "theory_mib": train_bytes(work.workload, result.facts["parameters"]) / _MIB,
     }
 

@@ -35,6 +35,9 @@ def endless(trained):
     return Generator(trained.training.module, trained.config.model, trained.spec), params
 
 
+BLOCK = generation._STEPS_PER_BLOCK["sample"]
+
+
 def wave(sample_rate=8_000, cell=LSTM(4)):
     """A generator of samples, and parameters that nobody trained."""
     model, spec = WaveRNN(cell=cell, embedding_size=3), DataSpec(features=MuLaw(sample_rate=sample_rate))
@@ -127,7 +130,7 @@ def test_how_a_clip_is_cut_into_blocks_makes_no_difference(maker, trained, monke
 @pytest.mark.parametrize("maker", ["mel", "wave"])
 def test_the_stream_is_the_clip_in_pieces(maker, trained):
     generator, params = endless(trained) if maker == "mel" else wave()
-    options = {"seconds": 6.0 if maker == "mel" else 0.2, "seed": 4}
+    options = {"seconds": 6.0 if maker == "mel" else 0.4, "seed": 4}
     pieces = list(generator.stream(params, [{}] * 2, **options))
     assert len(pieces) > 2
     for n, clip in enumerate(generator(params, [{}] * 2, **options).clips):
@@ -140,7 +143,7 @@ def test_the_first_sound_comes_after_one_block_and_nothing_is_kept(monkeypatch):
     calls, block = [], generator._block
     monkeypatch.setattr(generator, "_block", lambda *args, **kw: calls.append(1) or block(*args, **kw))
     stream = generator.stream(params, [{}] * 2, seconds=36_000.0)
-    assert all(len(samples) <= 400 for samples in next(stream))
+    assert all(len(samples) <= BLOCK for samples in next(stream))
     assert len(calls) == 1
     held = []
     tracemalloc.start()
@@ -152,7 +155,7 @@ def test_the_first_sound_comes_after_one_block_and_nothing_is_kept(monkeypatch):
             break
     tracemalloc.stop()
     (before, arrays_before), (after, arrays_after) = held
-    assert after - before < 100 * 2 * 400  # less than the bytes of these blocks as codes
+    assert after - before < 100 * 2 * BLOCK  # less than the bytes of these blocks as codes
     assert arrays_after <= arrays_before
 
 
@@ -184,14 +187,14 @@ np.testing.assert_array_equal(*made)
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp_path):
     generator, params = wave()
-    whole = generator(params, [{}] * 2, seconds=0.3, seed=1).clips
+    whole = generator(params, [{}] * 2, seconds=0.6, seed=1).clips
     save = functools.partial(trained.save_clips, labels=[{}] * 2, seed=1)
     asked = iter([False] * (blocks - 1) + [True])
-    stream = generator.stream(params, [{}] * 2, seconds=0.3, seed=1)
+    stream = generator.stream(params, [{}] * 2, seconds=0.6, seed=1)
     count = generate.write_as_made(stream, tmp_path / "out", 2, save, lambda: next(asked))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"000.wav", "000.json", "001.wav", "001.json"}
     made = [audio.read(tmp_path / "out" / f"00{n}.wav").samples[:, 0] for n in range(2)]
-    assert count == sum(map(len, made)) == 2 * blocks * 400
+    assert count == sum(map(len, made)) == 2 * blocks * BLOCK
     for n, clip in enumerate(made):
         np.testing.assert_allclose(clip, whole[n][: len(clip)], atol=2**-14)
         assert read_mark(tmp_path / "out" / f"00{n}.wav")["clip"] == n

@@ -205,7 +205,7 @@ def test_an_exponent_is_that_of_a_power_law():
 
 
 def test_growth_is_fitted_for_each_size_alone(monkeypatch, tmp_path):
-    """Of a machine whose time is B T^2 H^0.5 L and whose memory is 2 MiB a row, above a floor."""
+    """Of a machine whose time is B T^2 H^0.5 L and whose memory is 2 MiB a row."""
 
     def compare(candidates, repeats, **options):
         found = {}
@@ -213,8 +213,8 @@ def test_growth_is_fitted_for_each_size_alone(monkeypatch, tmp_path):
             if "work" in candidate.spec:
                 work = StepWork(**candidate.spec["work"])
                 seconds = work.batch_size * work.seq_len**2 * work.hidden_size**0.5 * work.num_layers * 1e-6
-                rows = 0 if candidate.name == "floor" else work.batch_size
-                found[candidate.name] = measured([seconds] * repeats, {"parameters": 9}, 5_000_000 + rows * 2 * 2**20)
+                facts = {"parameters": 9, "planned_bytes": work.batch_size * 2 * 2**20}
+                found[candidate.name] = measured([seconds] * repeats, facts)
             else:
                 found[candidate.name] = measured([1.0] * repeats, {"gflop": 50.0})
         return found
@@ -225,7 +225,7 @@ def test_growth_is_fitted_for_each_size_alone(monkeypatch, tmp_path):
     assert [json.loads(text) for text in lines.read_text().splitlines()] == rows
     exponents = {row["grows"]: row["seconds_exponent"] for row in rows}
     assert exponents == pytest.approx({"T": 2, "B": 1, "H": 0.5, "L": 1})
-    memory = {row["grows"]: row["working_mib_exponent"] for row in rows}
+    memory = {row["grows"]: row["planned_mib_exponent"] for row in rows}
     assert memory == pytest.approx({"T": 0, "B": 1, "H": 0, "L": 0}, abs=1e-6)
     theory = {row["grows"]: row["theory_seconds_exponent"] for row in rows}
     assert theory["T"] == pytest.approx(1)

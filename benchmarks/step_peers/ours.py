@@ -15,8 +15,9 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     work = StepWork(**spec["work"])
     training, batch = bound(work), batch_of(work)
     state = start(training)
-    step = jax.jit(training.train_step, donate_argnums=0)
-
+    step = jax.jit(training.train_step, donate_argnums=0).lower(state, batch).compile()
+    plan = step.memory_analysis()
+    planned = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     losses: list[float] = []
 
     def run(times: int) -> dict[str, Any]:
@@ -26,4 +27,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
         losses.append(float(jax.block_until_ready((metrics["loss"], state))[0]))
         return {"losses": losses}
 
-    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)), "missing": 0}, run
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "missing": 0,
+        "planned_bytes": planned + plan.temp_size_in_bytes,
+    }, run
