@@ -54,7 +54,9 @@ def test_a_long_first_timed_run_counts_and_time_is_not_wasted(tmp_path, monkeypa
     monkeypatch.setattr(processes, "_MIN_TURN", 0.01)
     log = tmp_path / "log"
     found, _ = compared([candidate("a", log=str(log), seconds=0.02)], repeats=9, row_seconds=0.0)
-    assert len(log.read_text().splitlines()) == 5  # one that may compile, and two in each of the two rounds that there must be
+    assert (
+        len(log.read_text().splitlines()) == 5
+    )  # one that may compile, and two in each of the two rounds that there must be
     assert len(found["a"].seconds) == 2
 
 
