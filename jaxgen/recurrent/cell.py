@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -71,8 +71,8 @@ class Equations(Protocol):
     def hidden_size(self) -> int:
         """Width H."""
 
-    def for_one_unit(self) -> "Equations":
-        """The same cell with H = 1."""
+    def of_width(self, hidden_size: int) -> Self:
+        """The same cell with another H."""
 
     def __hash__(self) -> int: ...
 

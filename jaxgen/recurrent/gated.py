@@ -49,9 +49,9 @@ class GatedCell(Cell):
     def pointwise(self, z: Array, carry: Carry) -> Carry:
         """The next carry from the joined pre-activations z [..., *] and the carry [..., H]."""
 
-    def for_one_unit(self) -> Self:
-        """The same cell with H = 1: its equations, one unit at a time."""
-        return dataclasses.replace(self, hidden_size=1)
+    def of_width(self, hidden_size: int) -> Self:
+        """The same equations with another H."""
+        return dataclasses.replace(self, hidden_size=hidden_size)
 
     def init(self, key: Array, in_features: int) -> Params:
         """Fresh float32 parameters: LeCun normal input, orthogonal recurrence for each gate, zero initial carry."""
@@ -86,8 +86,12 @@ class GatedCell(Cell):
     def unroll(
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        hs, carry = _unroll(self, x.dtype, params, x, carry, reset, hidden_mask)
-        return hs.astype(x.dtype), carry
+        hidden = self.hidden_size
+        wide = recurrence.whole_vectors(hidden) if runs_natively(self, x.dtype) else hidden
+        params = recurrence.widened_params(params, hidden, wide)
+        carry, hidden_mask = recurrence.widened((carry, hidden_mask), hidden, wide)
+        hs, carry = _unroll(self.of_width(wide), x.dtype, params, x, carry, reset, hidden_mask)
+        return hs[..., :hidden].astype(x.dtype), tuple(state[:, :hidden] for state in carry)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,15 @@ from jaxgen.recurrent.native.emit import F32, I32
 from jaxgen.recurrent.native.kernel import Operand, const, loop
 from jaxgen.recurrent.native.kernels import Lanes, Recurrence, added, forward_units, objects
 from jaxgen.recurrent.native.matmul import panel_vectors
-from jaxgen.recurrent.native.recurrence import equations, packed_gates, sharing
+from jaxgen.recurrent.native.recurrence import (
+    equations,
+    packed_gates,
+    rows_added,
+    sharing,
+    whole_vectors,
+    widened,
+    widened_params,
+)
 
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
@@ -241,12 +249,17 @@ def generate(
     1, through its input matrix [lookback, G*H], and constant [B, G*H]; the others read the layer below. Logits are
     h @ head [H, Q] + head_bias [Q]. All float32.
     """
-    gates, hidden = len(cell.gate_bias), cell.hidden_size
+    units = cell.hidden_size
+    gates, hidden = len(cell.gate_bias), whole_vectors(units)
+    cell, head = cell.of_width(hidden), rows_added(head, hidden)
+    table, constant, carry = widened((table, constant, carry), units, hidden)
     sizes = Sizes(hidden, len(layers), window.shape[1], head.shape[1])
     arguments = [uniform, code, window, table, constant]
-    for params, first in zip(layers, carry, strict=True):
-        matrices = [packed_gates(params[name], gates, hidden, sizes.lanes) for name in ("input", "recurrent")]
-        biases = [params["bias"]] if params is not layers[0] else []  # that of the lowest layer is in the constant
+    for layer, (narrow, first) in enumerate(zip(layers, carry, strict=True)):
+        params = widened_params(narrow, units, hidden)
+        below = rows_added(params["input"], hidden) if layer else params["input"]
+        matrices = [packed_gates(matrix, gates, hidden, sizes.lanes) for matrix in (below, params["recurrent"])]
+        biases = [params["bias"]] if layer else []  # that of the lowest layer is in the constant
         arguments += [*matrices, params["recurrent_bias"], jnp.stack(first), *biases]
     panels = head.reshape(hidden, -1, sizes.head_vectors, sizes.lanes).transpose(1, 0, 2, 3)
     near, all_states = (2, len(uniform), hidden), (cell.num_states, len(uniform), hidden)
@@ -254,10 +267,10 @@ def generate(
     shapes = (history, logits, *[near, all_states] * len(layers))
     results = [jax.ShapeDtypeStruct(uniform.shape, jnp.int32), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)]
     matrix_bytes = 4 * hidden * (gates * hidden * (2 * len(layers) - 1) + sizes.q_levels)
-    units = sizes.lanes * forward_units(gates, hidden, sizes.lanes)
-    target = _target(cell, sizes, *sharing(available_cores(), len(uniform), matrix_bytes, hidden // units))
+    panel = sizes.lanes * forward_units(gates, hidden, sizes.lanes)
+    target = _target(cell, sizes, *sharing(available_cores(), len(uniform), matrix_bytes, hidden // panel))
     codes, _, _, *made = jax.ffi.ffi_call(target, results)(*arguments, panels, head_bias)
-    return codes, [tuple(states) for states in made[1::2]]
+    return codes, [tuple(states[..., :units]) for states in made[1::2]]
 
 
 @functools.cache

@@ -146,7 +146,7 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
     [2, B, H]). h_in is what the recurrent matrix was multiplied with.
     """
     gates = equations.num_gates
-    lanes, width = ffi.machine().lanes_for(hidden_size), gates * hidden_size
+    lanes, width = ffi.machine().lanes, gates * hidden_size
     units = forward_units(gates, hidden_size, lanes)
     k = Recurrence("forward", equations, hidden_size, units, lanes)
     b, v = k.builder, k.v
@@ -189,7 +189,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
     mask [B, H], dlast [S, B, H], dy [B, T, H], states [B, T, H] each) -> (dzx [B, T, G*H], dzh like it where the two
     differ, dfirst [S, B, H], dinitial [S, B, H], scratch [2, B, G*H]).
     """
-    lanes, depth = ffi.machine().lanes_for(hidden_size), equations.num_gates * hidden_size
+    lanes, depth = ffi.machine().lanes, equations.num_gates * hidden_size
     vectors = panel_vectors(hidden_size, lanes)
     k = Recurrence("backward", equations, hidden_size, vectors, lanes)
     b, v, z_width = k.builder, k.v, equations.num_preactivations * hidden_size

@@ -32,12 +32,40 @@ def _known(cell: Equations) -> bool:
     return equations(cell).known()
 
 
+def whole_vectors(hidden_size: int) -> int:
+    """The least number of hidden units, at least so many, that fills vectors of the processor: the kernels take no other."""
+    lanes = ffi.machine().lanes
+    return -(-hidden_size // lanes) * lanes
+
+
+def widened(arrays: Any, hidden_size: int, width: int) -> Any:
+    """Arrays [..., n * hidden_size] as [..., n * width], with zeros behind each of the n parts."""
+
+    def padded(array: Array) -> Array:
+        parts = array.reshape(*array.shape[:-1], -1, hidden_size)
+        zeros = [(0, 0)] * (parts.ndim - 1) + [(0, width - hidden_size)]
+        return jnp.pad(parts, zeros).reshape(*array.shape[:-1], -1)
+
+    return arrays if width == hidden_size else jax.tree.map(padded, arrays)
+
+
+def widened_params(params: Params, hidden_size: int, width: int) -> Params:
+    """Those of a cell whose further units nothing reads."""
+    wide = widened(params, hidden_size, width)
+    return wide | {"recurrent": rows_added(wide["recurrent"], width)}
+
+
+def rows_added(matrix: Array, num_rows: int) -> Array:
+    """A matrix with zeros below, so many rows in all."""
+    return jnp.pad(matrix, ((0, num_rows - len(matrix)), (0, 0)))
+
+
 def forward(
     cell: Equations, params: Params, zx: Array, carry: Carry, reset: Array, mask: Array
 ) -> tuple[Array, Array, Carry]:
     """As `jaxgen.recurrent.scan.forward` in float32, but for zx [B, T, G*H] before its bias."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
-    packed = packed_gates(params["recurrent"], gates, hidden, ffi.machine().lanes_for(hidden))
+    packed = packed_gates(params["recurrent"], gates, hidden, ffi.machine().lanes)
     rest = [params[name] for name in ("bias", "recurrent_bias", "initial")]
     z, h_in, *states, _ = _forward_call(cell)(zx, packed, *rest, jnp.stack(carry), reset, mask)
     return z, h_in, tuple(states)
@@ -56,7 +84,7 @@ def backward(
 ) -> tuple[Array, Array, Carry, Array]:
     """As `jaxgen.recurrent.scan.backward` in float32."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
-    lanes = ffi.machine().lanes_for(hidden)
+    lanes = ffi.machine().lanes
     vectors = panel_vectors(hidden, lanes)
     packed = params["recurrent"].reshape(-1, vectors, lanes, gates * hidden).transpose(0, 3, 1, 2)
     call = _backward_call(cell)
@@ -133,7 +161,7 @@ def over_devices(call: Callable[..., Sequence[Array]], arguments: str, results: 
 @functools.cache
 def equations(cell: Equations) -> Lanes:
     """The cell traced for one hidden unit."""
-    one = cell.for_one_unit()
+    one = cell.of_width(1)
     gates, states = len(cell.gate_bias), cell.num_states
 
     def forward(zx: Array, zh: Array, *carry: Array) -> tuple[Array, ...]:
@@ -179,6 +207,6 @@ def sharing(threads: int, num_rows: int, matrix_bytes: int, panels: int) -> tupl
 
 
 def _sharing(cell: Equations, threads: int, num_rows: int) -> tuple[int, int]:
-    hidden, lanes = cell.hidden_size, ffi.machine().lanes_for(cell.hidden_size)
+    hidden, lanes = cell.hidden_size, ffi.machine().lanes
     panels = hidden // (lanes * panel_vectors(hidden, lanes))  # of the backward product, which has fewer
     return sharing(threads, num_rows, 4 * len(cell.gate_bias) * hidden**2, panels)
