@@ -1,0 +1,101 @@
+"""Short-time Fourier transforms, and sound from their magnitudes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_GRIFFIN_LIM_MOMENTUM = 0.99
+
+
+def stft(samples: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None) -> jax.Array:
+    """Short-time Fourier transform, periodic Hann window, centred frames, zeros beyond the ends.
+
+    samples: float32 [..., nsamp]. Returns complex64 [..., 1 + nsamp // hop_length, n_fft // 2 + 1], as `librosa.stft`
+    with pad_mode="constant" but time before frequency. Holds n_fft / hop_length times the samples in memory.
+    """
+    num_frames = 1 + samples.shape[-1] // hop_length
+    padded = pad_last(jnp.asarray(samples, jnp.float32), n_fft // 2, (num_frames - 1) * hop_length + n_fft)
+    return jnp.fft.rfft(framed(padded, n_fft, hop_length, num_frames) * hann(n_fft, win_length))
+
+
+def istft(spectrum: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None) -> jax.Array:
+    """The signal whose `stft` is nearest in the least-squares sense (Griffin & Lim 1984, eq. 6).
+
+    spectrum: complex64 [..., nframe, n_fft // 2 + 1]. Returns float32 [..., (nframe - 1) * hop_length].
+    """
+    num_frames = spectrum.shape[-2]
+    window = hann(n_fft, win_length)
+    summed = _overlap_add(jnp.fft.irfft(spectrum, n=n_fft) * window, hop_length)
+    weight = _overlap_add(jnp.broadcast_to(jnp.square(window), (num_frames, n_fft)), hop_length)
+    inside = slice(n_fft // 2, n_fft // 2 + (num_frames - 1) * hop_length)
+    return summed[..., inside] / jnp.maximum(weight[inside], 1e-8)
+
+
+def griffin_lim(
+    magnitude: jax.Array,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    iterations: int = 64,
+    known: jax.Array | None = None,
+) -> jax.Array:
+    """Samples whose STFT magnitude is near `magnitude`: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
+
+    magnitude: float32 [..., nframe, n_fft // 2 + 1]. Returns float32 [..., (nframe - 1) * hop_length]. The phases start
+    from fixed random values. known: float32 [..., nknown], samples that the result shall begin with.
+    """
+    tiny = jnp.finfo(jnp.float32).tiny
+    turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
+    phases = jnp.broadcast_to(jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64), magnitude.shape)
+
+    def rebuild(phases: jax.Array) -> jax.Array:
+        samples = istft(magnitude * phases, n_fft, hop_length, win_length)
+        return samples if known is None else samples.at[..., : known.shape[-1]].set(known)
+
+    def improve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        phases, before = state
+        rebuilt = stft(rebuild(phases), n_fft, hop_length, win_length)
+        ahead = rebuilt - _GRIFFIN_LIM_MOMENTUM / (1 + _GRIFFIN_LIM_MOMENTUM) * before
+        return ahead / (jnp.abs(ahead) + tiny), rebuilt
+
+    phases, _ = jax.lax.fori_loop(0, iterations, improve, (phases, jnp.zeros_like(phases)))
+    return rebuild(phases)
+
+
+@functools.lru_cache
+def hann(n_fft: int, win_length: int | None) -> np.ndarray:
+    """Float32 [n_fft]: a periodic Hann window with zeros on either side."""
+    length = win_length or n_fft
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    before = (n_fft - length) // 2
+    return np.pad(window, (before, n_fft - length - before)).astype(np.float32)
+
+
+def pad_last(samples: jax.Array, before: int, length: int) -> jax.Array:
+    """Zeros before and after (or a cut at the end), so that the last axis has `length` elements."""
+    after = length - before - samples.shape[-1]
+    return jax.lax.pad(samples, jnp.float32(0), [(0, 0, 0)] * (samples.ndim - 1) + [(before, after, 0)])
+
+
+def framed(samples: jax.Array, n_fft: int, hop_length: int, num_frames: int) -> jax.Array:
+    """[..., at least (num_frames - 1) * hop_length + n_fft] to [..., num_frames, n_fft], by slices: no gather."""
+    pieces = -(-n_fft // hop_length)
+    blocks = pad_last(samples, 0, (num_frames + pieces - 1) * hop_length)
+    blocks = blocks.reshape(*samples.shape[:-1], num_frames + pieces - 1, hop_length)
+    shifted = [blocks[..., i : i + num_frames, :] for i in range(pieces)]
+    return jnp.concatenate(shifted, axis=-1)[..., :n_fft]
+
+
+def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
+    """The transpose of `framed`: [..., nframe, n_fft] to [..., (nframe - 1 + ceil(n_fft / hop)) * hop]."""
+    num_frames, n_fft = frames.shape[-2:]
+    pieces = -(-n_fft // hop_length)
+    padded = pad_last(frames, 0, pieces * hop_length)
+    leading = [(0, 0)] * (frames.ndim - 2)
+    total = sum(
+        jnp.pad(padded[..., i * hop_length : (i + 1) * hop_length], [*leading, (i, pieces - 1 - i), (0, 0)])
+        for i in range(pieces)
+    )
+    return jnp.asarray(total).reshape(*frames.shape[:-2], (num_frames + pieces - 1) * hop_length)

@@ -1,0 +1,204 @@
+"""Frames of log-mel power."""
+
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.features.fourier import framed, griffin_lim, hann, pad_last
+from jaxgen.features.spec import FeatureSpec, require
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
+_NEW_FRAMES = 32  # that are made sound at a time when streaming
+_NNLS_ITERATIONS = 60
+_ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogMel(FeatureSpec):
+    """Frames of log-mel power (Slaney mel scale and area normalisation, as librosa's default)."""
+
+    n_fft: int
+    """Samples in the Fourier transform of a frame."""
+    hop_length: int
+    """Samples from one frame to the next."""
+    n_mels: int
+    """Mel bands of a frame."""
+    win_length: int | None = None
+    """Samples under the Hann window; None means n_fft."""
+    fmin: float = 0.0
+    """Lowest frequency of the mel bands in Hz."""
+    fmax: float | None = None
+    """Highest frequency of the mel bands in Hz; None means half of sample_rate."""
+    floor: float = 1e-5
+    """Smallest mel power; all below it is silence."""
+
+    step_unit: ClassVar[str] = "frame"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        nyquist = self.sample_rate / 2
+        window, top = self.win_length or self.n_fft, self.fmax or nyquist
+        require(self.n_fft >= 2, f"n_fft is {self.n_fft}; features.n_fft must be at least 2 samples.")
+        require(self.n_mels >= 1, f"n_mels is {self.n_mels}; features.n_mels must be at least 1.")
+        require(
+            1 <= window <= self.n_fft,
+            f"win_length is {window}; features.win_length must be from 1 to n_fft={self.n_fft} samples.",
+        )
+        require(
+            1 <= self.hop_length <= window,
+            f"hop_length is {self.hop_length}; features.hop_length must be from 1 to the window's {window} samples"
+            f" (n_fft={self.n_fft}), or samples between frames are lost.",
+        )
+        require(
+            0 <= self.fmin < top <= nyquist,
+            f"fmin={self.fmin} and fmax={top} do not fit: features.fmin must lie below features.fmax, and that at or"
+            f" below half of sample_rate ({nyquist} Hz).",
+        )
+        require(self.floor > 0, f"floor is {self.floor}; features.floor must be above 0.")
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        return (self.n_mels,)
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def num_steps(self, num_samples: int) -> int:
+        return 1 + num_samples // self.hop_length
+
+    def num_samples(self, num_steps: int) -> int:
+        return (num_steps - 1) * self.hop_length
+
+    def num_samples_seen(self, num_steps: int) -> int:
+        return (num_steps - 1) * self.hop_length + self.n_fft // 2
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
+        """Natural log of mel power, floored at `floor`: `librosa.feature.melspectrogram(pad_mode="constant")`, logged.
+
+        samples: float32 [..., nsamp], full scale 1.0, at sample_rate Hz.
+        Returns float32 [..., nframe, n_mels], nframe = 1 + nsamp // hop_length (centred frames, zeros beyond the ends).
+        """
+        samples = jnp.asarray(samples, jnp.float32)
+        num_frames = self.num_steps(samples.shape[-1])
+        block = min(num_frames, _FRAMES_PER_BLOCK)
+        num_blocks = -(-num_frames // block)
+        window = jnp.asarray(hann(self.n_fft, self.win_length))
+        filters = jnp.asarray(_filterbank(self))
+        block_samples = (block - 1) * self.hop_length + self.n_fft
+        needed = (num_blocks - 1) * block * self.hop_length + block_samples
+        padded = pad_last(samples, self.n_fft // 2, needed)
+
+        def encode_block(start: jax.Array) -> jax.Array:
+            excerpt = jax.lax.dynamic_slice_in_dim(padded, start, block_samples, axis=-1)
+            power = jnp.square(jnp.abs(jnp.fft.rfft(framed(excerpt, self.n_fft, self.hop_length, block) * window)))
+            mel = jnp.matmul(power, filters.T, precision=_HIGHEST)
+            return jnp.log(jnp.maximum(mel, self.floor))
+
+        blocks = jax.lax.map(encode_block, jnp.arange(num_blocks) * (block * self.hop_length))
+        frames = jnp.moveaxis(blocks, 0, -3).reshape(*samples.shape[:-1], num_blocks * block, self.n_mels)
+        return frames[..., :num_frames, :]
+
+    @functools.partial(jax.jit, static_argnums=(0, 2))
+    def decode(self, steps: jax.Array | np.ndarray, iterations: int = 64) -> jax.Array:
+        """Log-mel float32 [..., nframe, n_mels] to samples float32 [..., (nframe - 1) * hop_length].
+
+        `mel_to_magnitude`, then `griffin_lim` with so many iterations; the same steps give the same samples.
+        """
+        magnitude = mel_to_magnitude(jnp.asarray(steps, jnp.float32), self)
+        return griffin_lim(magnitude, self.n_fft, self.hop_length, self.win_length, iterations)
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As for every feature: the phases of _NEW_FRAMES frames are found at a time, for good, by Griffin-Lim over them,
+        the frames before, whose samples stay, and as many after as they overlap (Zhu, Beauregard & Wyse 2007).
+        """
+        hop, reach = self.hop_length, -(-self.n_fft // self.hop_length)  # a frame overlaps this many on either side
+        owed = -hop
+        frames = known = np.empty((0, 0, 0), np.float32)
+        for block in itertools.chain(blocks, [None]):
+            if block is not None:
+                before = frames if frames.size else self._silent(len(block), reach)
+                frames = np.concatenate([before, block], axis=1)
+                known = known if known.size else np.zeros((len(block), reach * hop), np.float32)
+                owed += block.shape[1] * hop
+            elif owed > 0:  # silence follows the end
+                frames = np.concatenate([frames, self._silent(len(frames), _NEW_FRAMES + reach)], axis=1)
+            while owed > 0 and frames.shape[1] >= _NEW_FRAMES + 2 * reach:
+                samples = np.asarray(self._decode_window(frames[:, : _NEW_FRAMES + 2 * reach], known))
+                yield samples[:, reach * hop :][:, :owed]
+                owed -= _NEW_FRAMES * hop
+                frames, known = frames[:, _NEW_FRAMES:], samples[:, -reach * hop :]
+
+    def _silent(self, rows: int, num_frames: int) -> np.ndarray:
+        return np.broadcast_to(self.silence(), (rows, num_frames, self.n_mels))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _decode_window(self, steps: jax.Array, known: jax.Array) -> jax.Array:
+        """The known samples of the first frames, and those of _NEW_FRAMES frames after them."""
+        magnitude = mel_to_magnitude(steps, self)
+        samples = griffin_lim(magnitude, self.n_fft, self.hop_length, self.win_length, known=known)
+        return samples[..., : known.shape[-1] + _NEW_FRAMES * self.hop_length]
+
+    def silence(self) -> np.ndarray:
+        return np.full(self.n_mels, np.log(self.floor), np.float32)
+
+
+def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
+    """The magnitude spectrum [..., nframe, n_fft // 2 + 1] whose mel power is nearest to exp(log_mel) - spec.floor.
+
+    Non-negative least squares on power: the clipped pseudo-inverse, then accelerated projected gradient (Beck &
+    Teboulle 2009). Silence gives exact zeros; bands louder than full scale allows are clipped to that.
+    """
+    filters, inverse, lipschitz, loudest = _inversion(spec)
+    above = jnp.exp(jnp.minimum(log_mel, loudest)) - spec.floor
+    target = jnp.where(above > _ROUNDING * spec.floor, above, 0.0)
+    gram = jnp.asarray(filters.T @ filters)
+    pull = jnp.matmul(target, filters, precision=_HIGHEST)
+
+    def descend(_: int, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        power, ahead, pace = state
+        gradient = jnp.matmul(ahead, gram, precision=_HIGHEST) - pull
+        following = jnp.maximum(ahead - gradient / lipschitz, 0.0)
+        next_pace = (1 + jnp.sqrt(1 + 4 * pace**2)) / 2
+        return following, following + (pace - 1) / next_pace * (following - power), next_pace
+
+    start = jnp.maximum(jnp.matmul(target, inverse.T, precision=_HIGHEST), 0.0)
+    power, _, _ = jax.lax.fori_loop(0, _NNLS_ITERATIONS, descend, (start, start, jnp.float32(1.0)))
+    return jnp.sqrt(power)
+
+
+@functools.lru_cache
+def _filterbank(spec: LogMel) -> np.ndarray:
+    """Float32 [n_mels, n_fft // 2 + 1]."""
+    import librosa.filters  # slow to import, and only log-mel features need it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # librosa warns of empty bands; that is an error here
+        filters = librosa.filters.mel(
+            sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin, fmax=spec.fmax
+        )
+    empty = int(np.sum(filters.max(axis=1) == 0))
+    require(
+        empty == 0,
+        f"{empty} of the {spec.n_mels} mel bands hold no frequency of an n_fft={spec.n_fft} transform at"
+        f" {spec.sample_rate} Hz; lower features.n_mels, or raise features.n_fft or features.fmin.",
+    )
+    return filters
+
+
+@functools.lru_cache
+def _inversion(spec: LogMel) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Filters, their pseudo-inverse, the largest eigenvalue of filters.T @ filters, the log-mel that none exceeds."""
+    filters = _filterbank(spec)
+    inverse = np.linalg.pinv(filters.astype(np.float64)).astype(np.float32)
+    full_scale = hann(spec.n_fft, spec.win_length).sum() ** 2
+    return filters, inverse, float(np.linalg.norm(filters, 2) ** 2), np.log(full_scale * filters.sum(axis=1))

@@ -1,0 +1,89 @@
+"""What every kind of feature offers."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+import numpy as np
+
+from jaxgen.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UserError(message) where a setting does not fit."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """How samples become the steps of a modelled sequence, and back. Subclasses: `MuLaw`, `LogMel`."""
+
+    sample_rate: int
+    """Hz of the samples that are encoded."""
+
+    step_unit: ClassVar[str]
+    """What one step is: "sample" or "frame"."""
+
+    def __post_init__(self) -> None:
+        require(self.sample_rate > 0, f"sample_rate is {self.sample_rate}; features.sample_rate must be above 0 Hz.")
+
+    if TYPE_CHECKING:  # a field of LogMel; a property here would become that field's default value
+
+        @property
+        def hop_length(self) -> int:
+            """Samples per step."""
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """Shape of one step."""
+        raise NotImplementedError
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        """Dtype of a step."""
+        raise NotImplementedError
+
+    def num_steps(self, num_samples: int) -> int:
+        """Steps that `encode` makes of num_samples samples."""
+        raise NotImplementedError
+
+    def num_samples(self, num_steps: int) -> int:
+        """Samples that `decode` makes of num_steps steps."""
+        raise NotImplementedError
+
+    def num_samples_seen(self, num_steps: int) -> int:
+        """Samples that the first num_steps steps depend on."""
+        raise NotImplementedError
+
+    def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
+        """Samples float32 [..., nsamp], full scale 1.0, to steps [..., num_steps(nsamp), *step_shape].
+
+        Compiles once per shape. Zeros appended to the samples leave the first num_steps(nsamp) steps unchanged, so a
+        caller with clips of many lengths may pad them to a few and cut the result.
+        """
+        raise NotImplementedError
+
+    def decode(self, steps: jax.Array | np.ndarray) -> jax.Array:
+        """Steps [..., nstep, *step_shape] to samples float32 [..., nsamp]."""
+        raise NotImplementedError
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Samples float32 [B, any number] as steps [B, any number, *step_shape] come, in bounded memory.
+
+        Joined, they are num_samples(all steps) samples; how the steps are cut into blocks makes no difference to them.
+        """
+        for block in blocks:
+            yield np.asarray(self.decode(block))
+
+    def silence(self) -> np.ndarray:
+        """The step of digital silence, shape step_shape: what every sequence starts from."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the kind of feature and with every setting of it."""
+        described = json.dumps([type(self).__name__, dataclasses.asdict(self)], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
