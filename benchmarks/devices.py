@@ -5,9 +5,7 @@ pinned to half of the cores each. The ways take turns. A way counts only if its 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
 from jaxgen.config import parse
-from jaxgen.files import write_whole
 
 _ONE, _DEVICES, _PROCESSES = "1 device", "2 devices", "2 processes"
 _SPLIT = {_DEVICES: {"devices": 2, "processes": 1}, _PROCESSES: {"devices": 1, "processes": 2}}
@@ -44,10 +41,12 @@ def main(argv: Sequence[str]) -> list[Row]:
     options = parse(Options, Options(), argv, "python -m benchmarks.devices")
     works = step_work.rows_named(options.rows)
     place = measure.environment()
-    rows = [_measured(work, options) for work in works]
+    measure.save([], options.json)
+    rows: list[Row] = []
+    for work in works:
+        rows.append(_measured(work, options))
+        measure.save(rows, options.json)
     measure.report(rows, place, options, _COLUMNS)
-    if options.json:
-        write_whole(Path(options.json), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     return rows
 
 

@@ -8,7 +8,6 @@ that `jaxgen.generate` writes, of peers the codes alone. Ratios are medians over
 
 import dataclasses
 import importlib.util
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from jaxgen.config import parse
 from jaxgen.errors import UserError
-from jaxgen.files import writing
 
 _OURS = "jaxgen"
 _COLUMNS = ("row", "us_per_step", "samples_per_s", "real_time_factor", "cost_of_one_stream", "first_audio_seconds")
@@ -60,15 +58,14 @@ def main(argv: Sequence[str]) -> list[Row]:
     options = parse(Options, Options(), argv, "python -m benchmarks.generate")
     works, peers = rows_named(options.rows), _installed(options.peers)
     place = measure.environment()
+    measure.save([], options.json)
     rows: list[Row] = []
     for work in works:
         rows.append(_measured(work, peers, options))
         alone = [row for row in rows if row["row"] == f"lstm-{work.hidden_size}-1"]
         if alone:
             rows[-1]["cost_of_one_stream"] = float(rows[-1]["us_per_step"]) / float(alone[0]["us_per_step"])
-        if options.json:  # as far as it got: a run that ends early leaves what it has measured
-            with writing(Path(options.json)):
-                Path(options.json).write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        measure.save(rows, options.json)
     measure.report(rows, place, options, (*_COLUMNS, *(ratio_name(peer) for peer in peers)))
     return rows
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxgen.errors import run
+from jaxgen.files import write_whole
 
 Row = dict[str, str | int | float]
 """Figures of one candidate on one piece of work, by a name that bears the unit."""
@@ -100,8 +101,16 @@ def report(rows: Sequence[Row], place: Row, options: Options, columns: Sequence[
     print(", ".join(f"{name} {_text(value)}" for name, value in place.items()))
     if options.record:
         with open(options.history, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row | place, allow_nan=False) + "\n" for row in rows)
+            file.write(_json_lines([row | place for row in rows]))
         print(f"recorded in {options.history}")
+
+
+def save(rows: Sequence[Row], file: str) -> None:
+    """Writes strict JSON lines to a file, or nothing where none is named. Called after every row: a run that ends early
+    leaves what it has measured.
+    """
+    if file:
+        write_whole(Path(file), _json_lines(rows))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -124,6 +133,10 @@ def start(main: Callable[[Sequence[str]], list[Row]]) -> None:
         main(sys.argv[1:])
 
     run(entry)
+
+
+def _json_lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _text(value: str | int | float) -> str:

@@ -26,7 +26,7 @@ from jaxgen.machine import keep_freed_memory
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.presets import quickstart
 from jaxgen.recurrent import LSTM
-from jaxgen.runs import bind
+from jaxgen.runs import bind, training_batches
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
 from jaxgen.training.loop import Train, Validation, fit, updates
@@ -108,18 +108,10 @@ def _measured(name: str, config: Config, options: Options) -> Row:
 
 def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
     """Seconds of each round of the loop and of the bare one."""
-    train, model = config.train, config.model
+    train = config.train
     store = prepare(config.data, config.features, config.audio, folder)
-    spec = store.spec(model.labels)
-    batches = TrainingBatches(
-        store,
-        spec,
-        model.labels,
-        lookback=model.lookback,
-        batch_size=train.batch_size,
-        seq_len=train.seq_len,
-        seed=train.seed,
-    )
+    spec = store.spec(config.model.labels)
+    batches = training_batches(config, store, spec)
     training = bind(config, spec)
     bare = _bare_loop(training, batches, train)
     seconds: dict[str, list[float]] = {"loop": [], "bare": []}

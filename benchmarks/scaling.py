@@ -6,7 +6,6 @@ all buffers as XLA plans them, what the step must keep at once. Exponents are le
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from benchmarks.step_work import StepWork
 from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.config import parse
 from jaxgen.errors import UserError
-from jaxgen.files import write_whole
 
 _PEAK = "matmul peak"
 _MIB = 2**20
@@ -74,8 +72,7 @@ def main(argv: Sequence[str]) -> list[Row]:
     curves = {what: _sweep(what, sizes, options) for what, sizes in options.sweeps.items()}
     rows = [row for curve in curves.values() for row in curve]
     measure.report(rows, place, options, ("grows", "row", *_COSTS, *(f"{cost}_exponent" for cost in _COSTS)))
-    if options.json:
-        write_whole(Path(options.json), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    measure.save(rows, options.json)
     if options.chart:
         chart.growth(curves, Path(options.chart))
     return rows

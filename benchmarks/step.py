@@ -8,7 +8,6 @@ are medians over rounds of their throughput; the matmul peak is a candidate too.
 
 import dataclasses
 import importlib.util
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from benchmarks.step_work import StepWork
 from benchmarks.workloads import train_flops
 from jaxgen.config import parse
 from jaxgen.errors import UserError
-from jaxgen.files import writing
 
 _OURS, _PEAK = "jaxgen", "matmul peak"
 _COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes", "others_share_of_cores")
@@ -76,17 +74,13 @@ def main(argv: Sequence[str]) -> list[Row]:
     options = parse(Options, Options(), argv, "python -m benchmarks.step")
     works, peers = step_work.rows_named(options.rows), _installed(options.peers)
     place = measure.environment()
-    if options.json:
-        with writing(Path(options.json)):
-            Path(options.json).write_text("")
-    rows = []
+    measure.save([], options.json)
+    rows: list[Row] = []
     for work in works:
         rows.append(measured(work, peers, options))
         if float(rows[-1].get("others_share_of_cores", 0)) > _QUIET:
             measure.say(f"{work.name}: other processes took part of the cores; measure again on an idle machine")
-        if options.json:  # a line at a time: a run of minutes that ends early leaves what it has measured
-            with writing(Path(options.json)), open(options.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1], allow_nan=False) + "\n")
+        measure.save(rows, options.json)
     measure.report(rows, place, options, (*_COLUMNS, *(ratio_name(peer) for peer in peers)))
     if options.chart:
         chart.ratios(rows, Path(options.chart))

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgen import __version__
 from jaxgen.config import Config, differences
+from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
@@ -150,6 +151,20 @@ def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
     """The config's objective for its model and this data."""
     train = config.train
     return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
+
+
+def training_batches(config: Config, store: Store, spec: DataSpec) -> TrainingBatches:
+    """The batches that the config trains on."""
+    train, model = config.train, config.model
+    return TrainingBatches(
+        store,
+        spec,
+        model.labels,
+        lookback=model.lookback,
+        batch_size=train.batch_size,
+        seq_len=train.seq_len,
+        seed=train.seed,
+    )
 
 
 def checkpoints_of(workdir: Path) -> "Checkpoints | None":

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jaxgen.config import Config
 from jaxgen.data import report as data_report
-from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
@@ -18,7 +17,7 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
-from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config
+from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config, training_batches
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.telemetry import read_metrics
 
@@ -67,17 +66,9 @@ def main() -> int:
 def _train(config: Config, store: Store, training: LikelihoodTraining, spec: DataSpec, evaluator: Evaluator) -> Outcome:
     from jaxgen.training.checkpoint import Checkpoints  # orbax is slow to import
 
-    train, model = config.train, config.model
+    train = config.train
     clips = store.indices("validation")
-    batches = TrainingBatches(
-        store,
-        spec,
-        model.labels,
-        lookback=model.lookback,
-        batch_size=train.batch_size,
-        seq_len=train.seq_len,
-        seed=train.seed,
-    )
+    batches = training_batches(config, store, spec)
     workdir = Path(config.workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=train.keep, best_metric=train.best_metric)
     seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate

@@ -17,6 +17,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     state = start(training)
     step = jax.jit(training.train_step, donate_argnums=0).lower(state, batch).compile()
     plan = step.memory_analysis()
+    assert plan is not None
     planned = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     losses: list[float] = []
 
