@@ -57,10 +57,11 @@ class GatedCell(Cell):
         """Fresh float32 parameters: LeCun normal input, orthogonal recurrence for each gate, zero initial carry."""
         hidden, gates = self.hidden_size, len(self.gate_bias)
         input_key, *gate_keys = jax.random.split(key, 1 + gates)
-        orthogonal = jax.nn.initializers.orthogonal()
+        orthogonal = functools.partial(jax.nn.initializers.orthogonal(), shape=(hidden, hidden))
+        recurrent = jax.lax.map(orthogonal, jnp.stack(gate_keys))  # a loop: compiled once
         params = {
             "input": jax.nn.initializers.lecun_normal()(input_key, (in_features, gates * hidden)),
-            "recurrent": jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in gate_keys], axis=1),
+            "recurrent": jnp.concatenate(list(recurrent), axis=1),
             "bias": jnp.repeat(jnp.array(self.gate_bias, jnp.float32), hidden),
             "recurrent_bias": jnp.zeros(gates * hidden),
             "initial": jnp.zeros((self.num_states, hidden)),
