@@ -24,7 +24,8 @@ def keep_freed_memory() -> None:
     """Has malloc keep what is freed for the next allocation, where the C library is glibc.
 
     By default large blocks go back to the system, and come from it anew, page by page, with every train step on a CPU:
-    a third of the time of a small one.
+    a third of the time of a small one. Needs all three settings, made before the threads of XLA start; one arena for all
+    of them costs XLA's compiler half a second.
     """
     if sys.platform != "linux":
         return
