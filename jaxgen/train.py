@@ -4,6 +4,8 @@ The run's folder then holds checkpoints, metrics.jsonl, TensorBoard events, gene
 command continues an interrupted run, and finds a finished one.
 """
 
+import concurrent.futures
+import importlib
 import sys
 from pathlib import Path
 
@@ -32,6 +34,13 @@ def main() -> int:
         return ExitCode.DONE
     keep_compiled(config.cache_dir)
     keep_freed_memory()
+    with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
+        beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
+        return _run(config, beside)
+
+
+def _run(config: Config, beside: concurrent.futures.Executor) -> int:
+    workdir = Path(config.workdir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
@@ -52,8 +61,9 @@ def main() -> int:
         seed=config.train.seed,
     )
     save_config(config)
-    data_report.write(store.report, workdir)
+    drawn = beside.submit(data_report.write, store.report, workdir)  # while the first step compiles
     outcome = _train(config, store, training, spec, evaluator)
+    drawn.result()
     if outcome is Outcome.PREEMPTED:
         print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
         return ExitCode.PREEMPTED
@@ -64,7 +74,7 @@ def main() -> int:
 
 
 def _train(config: Config, store: Store, training: LikelihoodTraining, spec: DataSpec, evaluator: Evaluator) -> Outcome:
-    from jaxgen.training.checkpoint import Checkpoints  # orbax is slow to import
+    from jaxgen.training.checkpoint import Checkpoints
 
     train = config.train
     clips = store.indices("validation")

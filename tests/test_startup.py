@@ -78,6 +78,12 @@ def test_training_keeps_what_it_compiles(tmp_path):
     assert _counted("train", *asked, "--data.seconds", "0.49")[0] == 0  # decoded anew, by the same program
 
 
+def test_a_second_training_compiles_nothing_anew(tmp_path):
+    asked = [*TINY, "--train.steps", "3", "--cache-dir", tmp_path, "--workdir"]
+    assert _counted("train", *asked, tmp_path / "one")[0] > 0
+    assert _counted("train", *asked, tmp_path / "two")[0] == 0
+
+
 def test_compiled_programs_go_where_jax_is_told(tmp_path):
     asked = [*TINY, "--model.labels", "colour", "--cache-dir", tmp_path, "--workdir", tmp_path / "run"]
     _counted("train", *asked, JAX_ENABLE_COMPILATION_CACHE="false")

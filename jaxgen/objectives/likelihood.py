@@ -18,6 +18,8 @@ from jaxgen.models.sequence import ModelConfig, SequenceModel
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
 
+_STEPS = "real steps"
+
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 
@@ -89,7 +91,6 @@ class LikelihoodTraining:
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update. batch: see `jaxgen.data.pipeline`. Metrics are means over the batch's real steps."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        num_steps = jnp.maximum(batch["mask"].sum(), 1)
         parts = jax.tree.map(self._partition, (dict(batch), state.carry))
         keys = jax.random.split(key, self.config.accumulation)
 
@@ -102,6 +103,7 @@ class LikelihoodTraining:
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         gradient, (sums, carry) = jax.lax.scan(accumulate, zeros, (*parts, keys))
+        num_steps = jnp.maximum(sums.pop(_STEPS).sum(), 1.0)
         gradient = jax.tree.map(lambda g: g / num_steps, gradient)
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -147,11 +149,13 @@ class LikelihoodTraining:
         return sums["loss"], (sums, carry)
 
     def _sums(self, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Metrics, Any]:
-        """Sums of the scores over real steps, and the carry after the last."""
+        """Sums of the scores over real steps, the number of these, and the carry after the last."""
         model = self.module(params)
         outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
         scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
-        return {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}, carry
+        sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
+        # Counted beside the scores: devices then sum once, at the end. A sum at the start would hold a thread of the CPU.
+        return sums | {_STEPS: batch["mask"].sum(dtype=jnp.float32)}, carry
 
     def _part(self, batch: Batch, start: jax.Array) -> Batch:
         """A segment of a batch: its steps, and in x the lookback before them."""
