@@ -29,7 +29,8 @@ from jaxgen.recurrent import LSTM
 from jaxgen.runs import bind, training_batches
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
-from jaxgen.training.loop import Train, Validation, fit, updates
+from jaxgen.training.loop import Validation, fit, updates
+from jaxgen.training.schedule import Train
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _WAIT = "speed/data_wait_share"

@@ -30,7 +30,7 @@ from jaxgen.features import FeatureSpec
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.serial import to_json
-from jaxgen.training.loop import Train
+from jaxgen.training.schedule import Train
 
 T = TypeVar("T")
 
@@ -57,6 +57,8 @@ class Config:
     """Folder of the run; none takes runs/ and the name of the config file or data folder."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of downloads and decoded data."""
+    profile: str = ""
+    """Updates to trace for TensorBoard's profile page, as START:N; none for no trace."""
 
 
 def load(path: str | Path) -> Config:

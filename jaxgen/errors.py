@@ -13,6 +13,10 @@ class Diverged(Exception):
     """Training cannot go on: the loss or a gradient is not finite."""
 
 
+class Preempted(KeyboardInterrupt):
+    """A signal asked training to stop; the same command goes on."""
+
+
 class ExitCode(enum.IntEnum):
     """What a jaxgen command tells the shell. 75 and 76 are `sysexits.h` EX_TEMPFAIL and its neighbour; 130 is
     what shells say of Ctrl-C."""
@@ -34,6 +38,9 @@ def run(main: Callable[[], int | None]) -> None:
     except Diverged as error:
         print(f"jaxgen: {error}", file=sys.stderr)
         code = ExitCode.DIVERGED
+    except Preempted as signal:
+        print(f"\njaxgen: stopped by {signal}; the same command goes on.", file=sys.stderr)
+        code = ExitCode.PREEMPTED
     except KeyboardInterrupt:
         print("\njaxgen: interrupted", file=sys.stderr)
         code = ExitCode.INTERRUPTED

@@ -13,7 +13,7 @@ from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.runs import Run
-from jaxgen.training.loop import check_seed
+from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
 
 

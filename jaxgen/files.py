@@ -1,6 +1,8 @@
 """Files that are whole or absent, and one clear line where they cannot be written."""
 
 import contextlib
+import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,3 +33,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def append_whole(file: io.FileIO, content: bytes) -> None:
+    """Appends to an unbuffered file all of it or nothing. Raises OSError where there is no room."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        if (file.write(content) or 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(before)
+        raise

@@ -25,7 +25,7 @@ from jaxgen.files import writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.runs import Run
 from jaxgen.training.interrupts import Interrupts
-from jaxgen.training.loop import check_seed
+from jaxgen.training.schedule import check_seed
 
 
 @dataclasses.dataclass(frozen=True)

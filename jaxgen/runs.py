@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,18 @@ from jaxgen.files import write_whole, writing
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
-from jaxgen.training.loop import not_improving
+from jaxgen.training.schedule import not_improving
 from jaxgen.training.telemetry import read_metrics
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
 
 _MAY_DIFFER = frozenset(
-    ["workdir", "cache_dir", "data.root", "evaluation"]
-    + [f"train.{name}" for name in ("steps_per_call", "log_every", "keep", "early_stopping")]
+    ["workdir", "cache_dir", "profile", "data.root", "evaluation"]
+    + [
+        f"train.{name}"
+        for name in ("steps_per_call", "log_every", "keep", "early_stopping", "on_full_disk", "stuck_after")
+    ]
 )
 
 
@@ -41,7 +45,7 @@ def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
 
 def config_hash(config: Config) -> str:
     """SHA-256 of a config without its folders, hexadecimal: the same experiment has the same hash anywhere."""
-    content = to_json(dataclasses.replace(config, workdir="", cache_dir=""))
+    content = to_json(dataclasses.replace(config, workdir="", cache_dir="", profile=""))
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -63,22 +67,33 @@ class Run:
         """Opens the best checkpoint by validation, or that of `step`. Raises UserError where there is none."""
         workdir = Path(workdir)
         checkpoints = checkpoints_of(workdir)
-        if checkpoints is None or (latest := checkpoints.latest()) is None:
+        newest = None if checkpoints is None else checkpoints.newest_run()
+        if checkpoints is None or newest is None:
             raise UserError(f"no checkpoint in '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
         try:
-            best_metric = _described(checkpoints, latest)[0].train.best_metric
-            chosen = step if step is not None else checkpoints.best(best_metric) or latest
-            if chosen not in checkpoints.steps():
+            best = checkpoints.best(_described(checkpoints, *newest)[0].train.best_metric)
+            if step is not None and step not in checkpoints.steps():
                 kept = ", ".join(map(str, checkpoints.steps()))
                 raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
-            config, spec = _described(checkpoints, chosen)
-            keep_compiled(config.cache_dir)
-            training = bind(config, spec)
-            state = jax.eval_shape(training.init, jax.random.key(0))
-            saved, _ = checkpoints.restore(chosen, state)
+            wanted = [step] if step is not None else [best or newest[0], *reversed(checkpoints.steps())]
+            return cls._first_whole(workdir, checkpoints, wanted)
         finally:
             checkpoints.close()
-        return cls(workdir, chosen, config, spec, training, saved.average)
+
+    @classmethod
+    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", steps: Sequence[int]) -> "Run":
+        from jaxgen.training.checkpoint import Damaged
+
+        for step in dict.fromkeys(steps):
+            try:
+                config, spec = _described(checkpoints, step, checkpoints.run(step))
+                keep_compiled(config.cache_dir)
+                training = bind(config, spec)
+                state = checkpoints.restore(step, jax.eval_shape(training.init, jax.random.key(0))).state
+                return cls(workdir, step, config, spec, training, state.average)
+            except Damaged as damage:
+                print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
+        raise UserError(f"no whole checkpoint in '{workdir}'. Change --step, or train again.")
 
     def untrained(self) -> Any:
         """The parameters that this run started from."""
@@ -187,10 +202,10 @@ def is_finished(config: Config) -> bool:
     if checkpoints is None:
         return False
     try:
-        latest = checkpoints.latest()
-        if latest is None:
+        newest = checkpoints.newest_run()
+        if newest is None:
             return False
-        saved, _ = _described(checkpoints, latest)
+        latest, (saved, _) = newest[0], _described(checkpoints, *newest)
     finally:
         checkpoints.close()
     if changed := differences(saved, config, _MAY_DIFFER):
@@ -208,8 +223,8 @@ def check_data(config: Config, spec: DataSpec) -> None:
     if checkpoints is None:
         return
     try:
-        latest = checkpoints.latest()
-        saved = spec if latest is None else _described(checkpoints, latest)[1]
+        newest = checkpoints.newest_run()
+        saved = spec if newest is None else _described(checkpoints, *newest)[1]
     finally:
         checkpoints.close()
     _check_manifest(config.workdir, saved, spec.manifest_hash)
@@ -231,8 +246,8 @@ def save_config(config: Config) -> None:
     write_whole(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _described(checkpoints: "Checkpoints", step: int) -> tuple[Config, DataSpec]:
-    run = checkpoints.run(step)
+def _described(checkpoints: "Checkpoints", step: int, run: Any) -> tuple[Config, DataSpec]:
+    """What the `run` of a checkpoint describes."""
     config, spec = from_json(run["config"]), from_json(run["data"])
     if config.features != spec.features:
         raise UserError(

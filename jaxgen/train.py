@@ -20,6 +20,8 @@ from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
 from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config, training_batches
+from jaxgen.starts import locked, note_start
+from jaxgen.training.interrupts import preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.telemetry import read_metrics
 
@@ -34,7 +36,11 @@ def main() -> int:
         return ExitCode.DONE
     keep_compiled(config.cache_dir)
     keep_freed_memory()
-    with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
+    with (
+        preemptible(),
+        locked(workdir),
+        concurrent.futures.ThreadPoolExecutor(1, "beside") as beside,
+    ):
         beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
         return _run(config, beside)
 
@@ -61,6 +67,7 @@ def _run(config: Config, beside: concurrent.futures.Executor) -> int:
         seed=config.train.seed,
     )
     save_config(config)
+    note_start(workdir)
     drawn = beside.submit(data_report.write, store.report, workdir)  # while the first step compiles
     outcome = _train(config, store, training, spec, evaluator)
     drawn.result()
@@ -94,6 +101,7 @@ def _train(config: Config, store: Store, training: LikelihoodTraining, spec: Dat
             workdir,
             seconds_per_step=seconds,
             run=describe(config, spec),
+            profile=config.profile,
         )
     finally:
         checkpoints.close()

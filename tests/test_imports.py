@@ -16,7 +16,7 @@ LAYERS = [
     {"generation", "evaluation"},
     {"training"},
     {"config"},
-    {"presets", "runs"},
+    {"presets", "runs", "starts"},
     {"train", "generate", "evaluate", "prepare"},
 ]
 """Packages and modules of jaxgen from the bottom up."""

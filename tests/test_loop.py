@@ -20,7 +20,8 @@ from jaxgen.recurrent import LSTM
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
-from jaxgen.training.loop import Outcome, Train, Validation, fit, last_steps
+from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.schedule import Train, last_steps
 from jaxgen.training.telemetry import read_metrics
 
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
@@ -45,7 +46,7 @@ def _fit(store, workdir, train, objective=Likelihood()):
     options = {"seconds_per_step": 1.0, "run": {}}
     with closing(checkpoints):
         outcome = fit(training, _batches(store), checkpoints, validate, train, workdir, **options)
-        newest = checkpoints.restore(checkpoints.latest(), jax.eval_shape(training.init, jax.random.key(0)))
+        newest = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))[1:]
     return outcome, read_metrics(workdir / "metrics.jsonl"), newest, validated
 
 

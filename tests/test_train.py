@@ -26,12 +26,11 @@ from jaxgen.training.telemetry import read_metrics
 def _final_state(workdir: Path):
     """(state, data position) of the newest checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")
-    latest = checkpoints.latest()
-    run = checkpoints.run(latest)
+    latest, run = checkpoints.newest_run()
     training = bind(from_json(run["config"]), from_json(run["data"]))
-    state = checkpoints.restore(latest, jax.eval_shape(training.init, jax.random.key(0)))
+    saved = checkpoints.restore(latest, jax.eval_shape(training.init, jax.random.key(0)))
     checkpoints.close()
-    return state
+    return saved.state, saved.data
 
 
 def _assert_same_run(workdir: Path, other: Path):

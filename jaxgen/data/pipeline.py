@@ -15,7 +15,7 @@ A clip enters its row behind `lookback` steps of silence, whose places are maske
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,15 @@ class TrainingBatches:
         if not segments:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         order = _Shuffled(segments, seed)
+        self._store = store
         self._streams = lambda: Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
 
     def __iter__(self) -> "Streams":
         return self._streams()
+
+    def names(self, clips: Iterable[int]) -> list[str]:
+        """Names of clips by their index."""
+        return [self._store.clips[clip].name for clip in clips]
 
 
 def scoring_batches(

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.models.sequence import ModelConfig, SequenceModel
+from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
 
@@ -37,12 +38,17 @@ class Likelihood:
     segment: int = 0
     """Steps whose activations are in memory at once in the backward pass, which computes them anew; 0 keeps all. With
     dropout or input noise each segment draws its own."""
+    spike: float = 0.0
+    """An update whose loss is more than this many standard deviations above the moving mean is skipped, as one that is
+    not finite always is; 0 lets every finite loss pass."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products; parameters, optimiser and losses stay float32."""
 
     def __post_init__(self):
-        if self.accumulation < 1 or self.segment < 0 or not 0 <= self.ema_decay < 1:
-            raise UserError(f"an objective needs accumulation >= 1, segment >= 0 and 0 <= ema_decay < 1, got {self}.")
+        if self.accumulation < 1 or min(self.segment, self.spike) < 0 or not 0 <= self.ema_decay < 1:
+            raise UserError(
+                f"an objective needs accumulation >= 1, segment >= 0, spike >= 0 and 0 <= ema_decay < 1, got {self}."
+            )
 
     def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTraining":
         """The objective for one model, data spec, run length and batch size.
@@ -86,10 +92,14 @@ class LikelihoodTraining:
             opt_state=self.optimizer.init(params),
             carry=self.module(params).init_carry(self.batch_size),
             key=jax.random.key_data(train_key),
+            guard=Guard.new(),
         )
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One update. batch: see `jaxgen.data.pipeline`. Metrics are means over the batch's real steps."""
+        """One update, or none where it would spoil the parameters (`Guard`). batch: see `jaxgen.data.pipeline`.
+
+        Metrics are means over the batch's real steps, and the guard's counts.
+        """
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         parts = jax.tree.map(self._partition, (dict(batch), state.carry))
         keys = jax.random.split(key, self.config.accumulation)
@@ -108,15 +118,18 @@ class LikelihoodTraining:
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
-        metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": self.schedule(state.step)}
-        return TrainState(
-            step=state.step + 1,
+        gradient_norm = optax.tree.norm(gradient)
+        good, guard = state.guard.judge(metrics["loss"], gradient_norm, self.config.spike)
+        metrics |= {"gradient_norm": gradient_norm, "learning_rate": self.schedule(state.step)}
+        metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
+        new = state._replace(
             params=params,
             average=self._average(state, params),
             opt_state=opt_state,
             carry=jax.tree.map(lambda c: c.reshape(-1, *c.shape[2:]), carry),
-            key=state.key,
-        ), metrics
+        )
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+        return kept._replace(step=state.step + 1, guard=guard), metrics
 
     def eval_step(self, params: Any, carry: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array], jax.Array]:
         """Scores one chunk: the carry after it, scores [B, T] by name (0 where masked), and predictions [B, T, ...]."""

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxgen.objectives.guard import Guard
+
 
 class TrainState(NamedTuple):
     """What a checkpoint must hold, beside the data position, for training to go on exactly."""
@@ -20,3 +22,5 @@ class TrainState(NamedTuple):
     """Recurrent state of each row, carried from chunk to chunk."""
     key: jax.Array
     """uint32 key data; the key of step n is this folded with n."""
+    guard: Guard
+    """What the updates so far were like."""

@@ -1,25 +1,58 @@
-"""SIGINT and SIGTERM ask for a stop after the running step; they do not tear it apart."""
+"""SIGINT and SIGTERM ask for a stop; they tear nothing apart. A second one ends the process at once."""
 
+import contextlib
+import os
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Self
+from typing import Any, Self
+
+from jaxgen.errors import ExitCode, Preempted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """Where there is nothing to save, a signal raises `Preempted` at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        _handle(lambda *_: _exit())
+        raise Preempted(signal.Signals(number).name)
+
+    before = _handle(stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupts:
-    """While entered, the first Ctrl-C or SIGTERM sets `requested`; a second Ctrl-C interrupts at once."""
+    """While entered, a first signal sets `requested`, for a loop that looks at it once a step."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = _handle(self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+    def _ask(self, *_: object) -> None:
+        if self.requested:
+            _exit()
         self.requested = True
+
+
+def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
+    """Sets the handler of both signals; what was set before."""
+    return {number: signal.signal(number, handler) for number in _SIGNALS}
+
+
+def _exit() -> None:
+    """Leaves without a look back: checkpoints are whole or absent at any moment."""
+    os._exit(ExitCode.PREEMPTED)

@@ -1,11 +1,10 @@
 """What a run tells: metrics.jsonl for scripts, TensorBoard for looking, a progress bar for waiting."""
 
-import functools
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,9 +12,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen.errors import Diverged
+from jaxgen.errors import Diverged, UserError
 from jaxgen.evaluation.plots import spectrogram_image
-from jaxgen.files import write_whole, writing
+from jaxgen.files import append_whole, write_whole, writing
+from jaxgen.training.board import Board
 
 T = TypeVar("T")
 
@@ -32,16 +32,31 @@ class Telemetry:
     """Records a run from `start` steps on; rows of later steps, from a run that was killed, are taken out first.
 
     Rows of metrics.jsonl hold no times, so that a resumed run writes the same file as one that was never stopped.
+    skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
+    the run; else rows wait in memory until there is room.
     """
 
-    def __init__(self, workdir: Path, *, start: int, steps: int, log_every: int, seconds_per_step: float):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        steps: int,
+        log_every: int,
+        seconds_per_step: float,
+        skipped_in_row: int = 0,
+        must_write: bool = True,
+    ):
+        self.skipped_in_row = skipped_in_row
+        self._must_write, self._told_full = must_write, False
+        self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
         self.history = [row for row in read_metrics(self.path) if row["step"] <= start]
         self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with writing(workdir):
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.history))
-            self._file = self.path.open("a")
+            self._file = self.path.open("ab", buffering=0)
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -49,6 +64,7 @@ class Telemetry:
             dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
         )
+        self._board = Board(workdir / "tensorboard", start)
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._window = _Window()
 
@@ -57,17 +73,8 @@ class Telemetry:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        if "_board" in vars(self):
-            self._board.close()
+        self._writing(self._board.close)
         self._file.close()
-
-    @functools.cached_property
-    def _board(self) -> Any:
-        """Made when it is first written to: its import takes time, in which the device works."""
-        import tensorboardX
-
-        with writing(self._workdir):
-            return tensorboardX.SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start + 1)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
         """The items, which are data to train on; the time that each is waited for is counted."""
@@ -82,15 +89,13 @@ class Telemetry:
     def record(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics [N] of a call that ends with `step`, as they are on the device; those of the call before
         are read and written.
-
-        Raises Diverged where the loss or the gradient of the call before is not finite.
         """
         self.flush()
         self._pending = step, metrics
         self._bar.update(len(metrics["loss"]))
 
     def flush(self) -> None:
-        """Reads and writes the metrics still on the device. Raises Diverged as `record`."""
+        """Reads and writes the metrics still on the device."""
         if self._pending is None:
             return
         last, on_device = self._pending
@@ -100,15 +105,18 @@ class Telemetry:
             self._recorded(last + back, dict(zip(columns, values, strict=True)))
 
     def _recorded(self, step: int, metrics: dict[str, float]) -> None:
-        if not all(math.isfinite(value) for value in metrics.values()):
-            self._write({"step": step, "split": "train"} | {k: v for k, v in metrics.items() if math.isfinite(v)})
-            raise Diverged(
-                f"training diverged at step {step} (loss {metrics['loss']:.4g}, gradient norm "
-                f"{metrics['gradient_norm']:.4g}); lower --objective.optimizer.peak or --objective.optimizer.clip-norm "
-                "and start again in another --workdir."
+        self.skipped_in_row = int(metrics["skipped_in_row"])
+        if self.skipped_in_row:
+            self.tell(
+                f"step {step}: update skipped, the {self.skipped_in_row}. in a row (loss {metrics['loss']:.4g}, "
+                f"gradient norm {metrics['gradient_norm']:.4g})"
             )
         if step % self._log_every == 0:
             self._log(step, metrics)
+
+    def tell(self, message: str) -> None:
+        """Says something on stderr, above the progress bar."""
+        self._bar.write(message, file=sys.stderr)
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the figures of a validation. Raises Diverged where the loss is not finite."""
@@ -119,18 +127,17 @@ class Telemetry:
             )
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
-        train = next((row["loss"] for row in reversed(self.history) if row["split"] == "train"), math.nan)
-        self._bar.write(
-            f"step {step}: validation loss {metrics['loss']:.4f}, training loss {train:.4f}", file=sys.stderr
-        )
+        train = next((row.get("loss", math.nan) for row in reversed(self.history) if row["split"] == "train"), math.nan)
+        self.tell(f"step {step}: validation loss {metrics['loss']:.4f}, training loss {train:.4f}")
         self._window = _Window()
 
     def heard(self, step: int, clips: Sequence[np.ndarray], sample_rate: int) -> None:
         """Puts generated clips, float32 [nsamp] each, and their spectrograms into TensorBoard."""
         for index, clip in enumerate(clips):
             image = spectrogram_image(clip, sample_rate)
-            self._board.add_audio(f"generated/{index}", clip[:, None], step, sample_rate=sample_rate)
-            self._board.add_image(f"generated/{index}", image, step, dataformats="HWC")
+            self._writing(self._board.audio, f"generated/{index}", clip, sample_rate, step)
+            self._writing(self._board.image, f"generated/{index}", image, step)
+        self._writing(self._board.flush)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
@@ -144,17 +151,38 @@ class Telemetry:
                 "data_wait_share": waiting,
             }
             self._scalars(step, "speed", rates)
-            self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}, {audio:.0f} s audio/s, data wait {waiting:.0%}")
+            skipped = f", {metrics['skipped']:.0f} updates skipped" if metrics["skipped"] else ""
+            self._bar.set_postfix_str(
+                f"loss {metrics['loss']:.3f}, {audio:.0f} s audio/s, data wait {waiting:.0%}{skipped}"
+            )
 
     def _write(self, row: dict[str, Any]) -> None:
+        row = {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
         self.history.append(row)
+        self._unwritten.append(json.dumps(row) + "\n")
+        self._writing(self._write_rows)
+
+    def _write_rows(self) -> None:
         with writing(self.path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            append_whole(self._file, "".join(self._unwritten).encode())
+        self._unwritten.clear()
+
+    def _writing(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Writes; a disk that is full ends the run, or is told once, by policy."""
+        try:
+            write(*arguments)
+        except UserError as error:
+            if self._must_write:
+                raise
+            if not self._told_full:
+                self.tell(f"jaxgen: {error} Training goes on.")
+            self._told_full = True
+        else:
+            self._told_full = False
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+            self._writing(self._board.scalar, f"{group}/{name}", value, step)
 
 
 class _Window:

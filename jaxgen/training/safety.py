@@ -1,0 +1,95 @@
+"""What the loop does where updates or saves fail."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.errors import Diverged, UserError
+from jaxgen.files import write_whole
+from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.state import TrainState
+from jaxgen.training.feed import Call
+from jaxgen.training.schedule import Train
+from jaxgen.training.telemetry import Telemetry
+
+if TYPE_CHECKING:  # orbax is slow to import
+    from jaxgen.training.checkpoint import Checkpoints
+
+_NAMED = 5  # clips in a message; all are in a file
+
+
+@dataclasses.dataclass(frozen=True)
+class Safety:
+    """Goes back to the last checkpoint where updates are skipped again and again, and saves none meanwhile."""
+
+    training: LikelihoodTraining
+    batches: TrainingBatches
+    checkpoints: "Checkpoints"
+    train: Train
+    workdir: Path
+    telemetry: Telemetry
+
+    def checked(self, state: TrainState, call: Call) -> TrainState:
+        """The state after a call: as it is, or with the last checkpoint's parameters and optimiser where too many updates
+        in a row were skipped. Step, data and schedule of checks go on, so that other batches follow.
+
+        It is decided at the steps that are logged, so that it does not depend on which steps are one call. Raises
+        Diverged where going back has not helped.
+        """
+        limit, last = min(self.train.max_skipped, self.train.steps), call.last == self.train.steps
+        if not last and call.last % self.train.log_every:
+            return state
+        size = len(jax.tree.leaves(call.batches)[0])
+        if self.telemetry.skipped_in_row + size < limit:  # known without asking the device
+            return state
+        self.telemetry.flush()
+        if self.telemetry.skipped_in_row < limit:
+            return state
+        if last or int(state.guard.rollbacks) >= self.train.max_rollbacks:
+            raise self._diverged(call, int(state.guard.rollbacks))
+        return self._back(state, call.last)
+
+    def settled(self) -> bool:
+        """Whether the last update was good, so that the parameters may be saved and validated."""
+        self.telemetry.flush()
+        return self.telemetry.skipped_in_row == 0
+
+    def save(self, state: TrainState, call: Call, run: Any, figures: dict[str, float] | None) -> None:
+        """Starts a checkpoint. Raises UserError where none can be written, unless training is to go on without."""
+        self.telemetry.flush()
+        try:
+            self.checkpoints.save(call.last, state, call.position, run, figures)
+        except UserError as error:
+            if self.train.on_full_disk == "stop" or call.last == self.train.steps:
+                raise
+            self.telemetry.tell(f"jaxgen: {error} Training goes on; the next save is at the next checkpoint.")
+
+    def _back(self, state: TrainState, step: int) -> TrainState:
+        self.checkpoints.wait()
+        saved = self.checkpoints.restore_newest(state)
+        good = saved.state if saved else jax.jit(self.training.init)(jax.random.key(self.train.seed))
+        self.telemetry.tell(
+            f"step {step}: {self.telemetry.skipped_in_row} updates in a row were skipped; parameters and optimiser go back "
+            f"to step {saved.step if saved else 0}"
+        )
+        self.telemetry.skipped_in_row = 0
+        guard = state.guard._replace(in_row=good.guard.in_row, rollbacks=state.guard.rollbacks + 1)
+        return state._replace(params=good.params, average=good.average, opt_state=good.opt_state, guard=guard)
+
+    def _diverged(self, call: Call, rollbacks: int) -> Diverged:
+        batch = jax.tree.map(lambda array: np.asarray(array)[-1], dict(call.batches))
+        names = self.batches.names(np.unique(batch["clip"][batch["mask"]]))
+        listing = self.workdir / "diverged.json"
+        write_whole(listing, json.dumps({"step": call.last, "clips": names}, indent=2) + "\n")
+        more = f" and {len(names) - _NAMED} more (all in {listing})" if len(names) > _NAMED else ""
+        return Diverged(
+            f"training diverged at step {call.last}: loss or gradient of {self.telemetry.skipped_in_row} updates in a row "
+            f"were not finite or spiked, also after going back to a checkpoint {rollbacks} times. The last batch holds "
+            f"{', '.join(names[:_NAMED])}{more}. If nothing is wrong with them, lower --objective.optimizer.peak or "
+            "--objective.optimizer.clip-norm and start again in another --workdir."
+        )

@@ -1,0 +1,92 @@
+"""How long training takes, how often what is done, and when it ends."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from jaxgen.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and how often."""
+
+    steps: int = 2_000
+    """Updates."""
+    batch_size: int = 32
+    """Rows: streams of clips that train side by side."""
+    seq_len: int = 128
+    """Steps (samples or frames) the gradient sees."""
+    seed: int = 0
+    """Decides the initial weights, the order of clips and every draw."""
+    steps_per_call: int = 1
+    """Updates that the device does in one go, where updates take a few milliseconds; best a divisor of log_every. The
+    results are the same."""
+    log_every: int = 10
+    """Steps between training rows in metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between validations, each with generated audio."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; every validation makes one too."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the best."""
+    best_metric: str = "loss"
+    """Validation metric whose lowest value marks the best checkpoint."""
+    early_stopping: int = 0
+    """Stop after this many validations without a better one; 0 never stops early."""
+    max_eval_clips: int = 300
+    """Validation clips scored while training; the report scores all."""
+    max_skipped: int = 10
+    """Updates that may be skipped in a row, where their loss or gradient is not finite (or spikes, see
+    --objective.spike); then the parameters of the last checkpoint are put back."""
+    max_rollbacks: int = 1
+    """Times that parameters may be put back before training stops."""
+    on_full_disk: Literal["stop", "continue"] = "stop"
+    """What to do where the disk is full: stop, or train on and write when there is room."""
+    stuck_after: float = 60.0
+    """Seconds after which an update or a wait for data is reported as stuck, if it also takes ten times as long as
+    usual."""
+
+    def __post_init__(self):
+        counts = (
+            "steps",
+            "batch_size",
+            "seq_len",
+            "steps_per_call",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep",
+            "max_eval_clips",
+        )
+        for name, least in (
+            *((name, 1) for name in (*counts, "max_skipped")),
+            *(("early_stopping", 0), ("max_rollbacks", 0), ("stuck_after", 0.1)),
+        ):
+            if getattr(self, name) < least:
+                option = f"--train.{name.replace('_', '-')}"
+                raise UserError(f"{option} is {getattr(self, name)}, expected at least {least}.")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that random number generators do not take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed is {seed}, expected 0 to {2**32 - 1}.")
+
+
+def last_steps(start: int, train: Train) -> Iterator[int]:
+    """The step that each call ends with, where `start` steps are done."""
+    periods = (train.log_every, train.eval_every, train.checkpoint_every)
+    while start < train.steps:
+        due = min((start // period + 1) * period for period in periods)
+        start = min(start + train.steps_per_call, due, train.steps)
+        yield start
+
+
+def not_improving(history: Sequence[Mapping[str, Any]], train: Train) -> bool:
+    """Whether early stopping is due: the last `early_stopping` validations were no better than one before them."""
+    values = [row[train.best_metric] for row in history if row["split"] == "validation"]
+    if not train.early_stopping or not values:
+        return False
+    return len(values) - 1 - values.index(min(values)) >= train.early_stopping
