@@ -123,7 +123,8 @@ class Telemetry:
         self.flush()
         if not math.isfinite(metrics["loss"]):
             raise Diverged(
-                f"the validation loss at step {step} is {metrics['loss']}; lower --objective.optimizer.peak."
+                f"training diverged: the validation loss at step {step} is {metrics['loss']}; lower "
+                "--objective.optimizer.peak and start again in another --workdir."
             )
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
@@ -182,7 +183,8 @@ class Telemetry:
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writing(self._board.scalar, f"{group}/{name}", value, step)
+            if math.isfinite(value):
+                self._writing(self._board.scalar, f"{group}/{name}", value, step)
 
 
 class _Window:
