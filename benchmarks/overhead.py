@@ -126,7 +126,16 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
         started = time.perf_counter()
         return Validation({"loss": 0.0}, [], config.features.sample_rate)
 
-    fit(training, batches, _NoCheckpoints(folder / "none", keep=1), validate, train, folder, seconds_per_step=1.0, run={})
+    fit(
+        training,
+        batches,
+        _NoCheckpoints(folder / "none", keep=1),
+        validate,
+        train,
+        folder,
+        seconds_per_step=1.0,
+        run={},
+    )
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 

@@ -3,30 +3,29 @@
 tensorboardX's own writer hands them to a thread, which dies on a full disk and leaves training waiting for it forever.
 """
 
+import io
 import os
+import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxgen.errors import UserError
-from jaxgen.files import writing
-
-_FLUSH_EVERY = 30.0  # seconds
+from jaxgen.files import append_whole, writing
 
 
 class Board:
     """Events of a run in `folder`; those of steps after `start`, from a run that was killed, are hidden.
 
-    Files are made with the first event: the import takes time, in which the device works. Where the disk is full, the
-    method raises UserError, and the next event begins a new file.
+    The file is made with the first event: the import takes time, in which the device works. Where the disk is full, an
+    event is left out and UserError raised.
     """
 
     def __init__(self, folder: Path, start: int):
         self._folder, self._start = folder, start
-        self._writer: Any = None
-        self._flushed = 0.0
+        self._file: io.FileIO | None = None
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """One point of a curve."""
@@ -46,40 +45,41 @@ class Board:
 
         self._add(summary.image(name, image, dataformats="HWC"), step)
 
-    def flush(self) -> None:
-        """All events so far are on disk after it."""
-        if self._writer is not None:
-            self._try(self._writer.flush)
-
     def close(self) -> None:
         """Ends the file."""
-        if self._writer is not None:
-            self._try(self._writer.close)
-            self._writer = None
+        if self._file is not None:
+            self._file.close()
 
     def _add(self, summary: Any, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        if self._writer is None:
-            self._try(self._open)
-        self._try(lambda: self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary)))
-        if time.monotonic() > self._flushed + _FLUSH_EVERY:
-            self._flushed = time.monotonic()
-            self.flush()
+        now = time.time()
+        with writing(self._folder):
+            if self._file is None:
+                self._file = self._begun()
+            append_whole(self._file, _record(Event(wall_time=now, step=step, summary=summary)))
 
-    def _open(self) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
+    def _begun(self) -> io.FileIO:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(self._folder / "events"), f".{os.getpid()}")
+        version = Event(wall_time=time.time(), file_version="brain.Event:2")
         hidden = Event(step=self._start + 1, session_log=SessionLog(status=SessionLog.START))
-        self._writer.write_event(hidden)
-
-    def _try(self, write: Any) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        file = (self._folder / name).open("ab", buffering=0)
         try:
-            with writing(self._folder):
-                write()
-        except UserError:
-            self._writer = None
+            append_whole(file, _record(version) + _record(hidden))
+        except OSError:
+            file.close()
             raise
+        return file
+
+
+def _record(event: Any) -> bytes:
+    """An event in TensorFlow's framing: length, its checksum, content, its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, content)]
+    return length + checksums[0] + content + checksums[1]

@@ -73,7 +73,7 @@ class Telemetry:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._writing(self._board.close)
+        self._board.close()
         self._file.close()
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
@@ -108,7 +108,7 @@ class Telemetry:
         self.skipped_in_row = int(metrics["skipped_in_row"])
         if self.skipped_in_row:
             self.tell(
-                f"step {step}: update skipped, the {self.skipped_in_row}. in a row (loss {metrics['loss']:.4g}, "
+                f"step {step}: update skipped, {self.skipped_in_row} in a row (loss {metrics['loss']:.4g}, "
                 f"gradient norm {metrics['gradient_norm']:.4g})"
             )
         if step % self._log_every == 0:
@@ -138,7 +138,6 @@ class Telemetry:
             image = spectrogram_image(clip, sample_rate)
             self._writing(self._board.audio, f"generated/{index}", clip, sample_rate, step)
             self._writing(self._board.image, f"generated/{index}", image, step)
-        self._writing(self._board.flush)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
