@@ -30,6 +30,7 @@ from jaxgen.features import FeatureSpec
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.serial import to_json
+from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
 
 T = TypeVar("T")
@@ -59,6 +60,9 @@ class Config:
     """Folder of downloads and decoded data."""
     profile: str = ""
     """Updates to trace for TensorBoard's profile page, as START:N; none for no trace."""
+
+    def __post_init__(self) -> None:
+        span(self.profile)
 
 
 def load(path: str | Path) -> Config:

@@ -24,6 +24,7 @@ from jaxgen.files import append_whole
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.presets import quickstart
 from jaxgen.recurrent import LSTM
 from jaxgen.starts import locked
 from jaxgen.training import board, checkpoint
@@ -395,4 +396,4 @@ def test_a_trace_is_of_the_updates_asked_for(tmp_path):
             profile.after(number, step(number))
             assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (number >= 3)
     with pytest.raises(UserError, match=r"--profile is '5', expected START:N"):
-        Profile("5", tmp_path)
+        dataclasses.replace(quickstart(), profile="5")

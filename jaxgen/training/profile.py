@@ -9,18 +9,21 @@ import jax
 from jaxgen.errors import UserError
 
 
-class Profile:
-    """Records a trace of `num` updates from `start` on, into a TensorBoard folder.
+def span(asked: str) -> tuple[int, int] | None:
+    """(first update, number of updates) of "START:N"; None where nothing is asked. Raises UserError for anything else."""
+    if not asked:
+        return None
+    match = re.fullmatch(r"(\d+):([1-9]\d*)", asked)
+    if match is None:
+        raise UserError(f"--profile is '{asked}', expected START:N, as 100:5 for 5 updates from the 100th on.")
+    return int(match[1]), int(match[2])
 
-    asked: "START:N", or nothing for no trace. Raises UserError for anything else.
-    """
+
+class Profile:
+    """Records a trace of the updates that are asked for (`span`) into a TensorBoard folder."""
 
     def __init__(self, asked: str, folder: Path):
-        match = re.fullmatch(r"(\d+):([1-9]\d*)", asked or "0:1")
-        if match is None:
-            raise UserError(f"--profile is '{asked}', expected START:N, as 100:5 for 5 updates from the 100th on.")
-        self._start, self._num = map(int, match.groups())
-        self._asked, self._folder, self._running = bool(asked), folder, False
+        self._span, self._folder, self._running = span(asked), folder, False
 
     def __enter__(self) -> Self:
         return self
@@ -29,18 +32,18 @@ class Profile:
         if self._running:
             self._stop()
 
-    def before(self, first: int) -> None:
-        """To be called before the update `first`."""
-        if self._asked and not self._running and first >= self._start:
+    def before(self, last: int) -> None:
+        """To be called before the call that ends with the update `last`."""
+        if self._span and not self._running and last >= self._span[0]:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, last: int, result: Any) -> None:
-        """To be called when the update `last` is under way to `result`."""
-        if self._running and last >= self._start + self._num - 1:
+        """To be called when that call is under way to `result`."""
+        if self._span and self._running and last >= sum(self._span) - 1:
             jax.block_until_ready(result)
             self._stop()
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()
-        self._asked = self._running = False
+        self._span, self._running = None, False
