@@ -31,6 +31,13 @@ TINY = (
 )
 """Options that shrink the quickstart to seconds."""
 
+SHRUNK = (
+    *("--model.cell.hidden-size", "8", "--model.num-layers", "1", "--train.steps", "4", "--train.batch-size", "4"),
+    *("--train.seq-len", "16", "--train.eval-every", "4", "--train.checkpoint-every", "2", "--train.log-every", "1"),
+    *("--evaluation.num-clips", "4", "--evaluation.num-previews", "2", "--evaluation.seconds", "0.2"),
+)
+"""Options that shrink any config to seconds; its data is small already."""
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

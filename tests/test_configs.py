@@ -9,17 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHRUNK
 
 from jaxgen import audio, generate, train
 from jaxgen.config import load
 from jaxgen.training import loop
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-SHRUNK = (
-    *("--model.cell.hidden-size", "8", "--model.num-layers", "1", "--train.steps", "4", "--train.batch-size", "4"),
-    *("--train.seq-len", "16", "--train.eval-every", "4", "--train.checkpoint-every", "2", "--train.log-every", "1"),
-    *("--evaluation.num-clips", "4", "--evaluation.num-previews", "2", "--evaluation.seconds", "0.2"),
-)
 
 
 @pytest.fixture(scope="session")
