@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,23 @@ def test_the_image_runs_the_quickstart(cache, tmp_path):
     words = instruction("ENTRYPOINT") + instruction("CMD")
     run = tmp_path / "run"
     assert "nats_per_frame" in trained([*words, *TINY, "--workdir", str(run), "--cache-dir", str(cache)], run)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda", "tpu", "gpu"])
+def test_the_image_installs_what_pyproject_calls_so(accelerator, tmp_path):
+    [body] = re.findall(r"^RUN (?:--mount=\S+ |\\\n *)*(case(?:[^\n\\]|\\\n)*)", DOCKERFILE, re.MULTILINE)
+    (tmp_path / "pip").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "pip").chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "ACCELERATOR": accelerator}
+    done = subprocess.run(["sh", "-c", body], env=env, capture_output=True, text=True)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    if accelerator == "gpu":  # pip itself would only warn
+        assert done.returncode != 0
+        assert "expected cpu, cuda or tpu" in done.stderr
+    else:
+        [asked] = re.findall(r"^install --constraint /source/constraints.txt /source\[(\S+)\]$", done.stdout.strip())
+        assert set(asked.split(",")) == {"cloud", accelerator} - {"cpu"}
+        assert set(asked.split(",")) <= extras.keys()
 
 
 def test_the_image_is_linted():
