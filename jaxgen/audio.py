@@ -1,9 +1,12 @@
 """Recordings in and out: decoding, mixing down, resampling, and wav files that are whole or absent."""
 
+import contextlib
 import dataclasses
 import io
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,6 +19,11 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".
 
 MOST_WAV_SAMPLES = (2**32 - 2**16) // 2
 """16-bit samples that fit a wav file, whose sizes have 32 bits, beside its metadata."""
+
+LEAST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Sample rates in Hz that recordings have; what a damaged header says may be anything."""
+
+_BLOCK_VALUES = 1 << 19  # samples of all channels that are decoded at a time
 
 Samples = NDArray[np.float32]
 
@@ -34,24 +42,67 @@ class Waveform:
     """Hz."""
 
 
-def read(path: str | Path) -> Waveform:
-    """Decodes a WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, empty, or not finite.
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Sound that is decoded while it is read."""
+
+    sample_rate: int
+    """Hz."""
+    channels: int
+    blocks: Iterator[Samples]
+    """float32 [any number, nch] each, full scale 1.0, not all of them in memory. Raises AudioError where the sound cannot be
+    decoded, is empty, or is not finite."""
+
+    def whole(self) -> Waveform:
+        """All of it, in memory. Raises AudioError."""
+        return Waveform(np.concatenate(list(self.blocks)), self.sample_rate)
+
+
+@contextlib.contextmanager
+def opened(source: str | Path | BinaryIO) -> Iterator[Recording]:
+    """A WAV, FLAC, OGG or MP3 file, by its path or open for reading in binary. Raises AudioError where it is not audio.
 
     A recording that breaks off is read as far as it goes, where its format allows that (wav and mp3 do, flac does not).
     """
+    with contextlib.ExitStack() as stack:
+        with _reasons():
+            if isinstance(source, str | Path) and os.path.getsize(source) == 0:
+                raise AudioError("empty file")
+            file = stack.enter_context(soundfile.SoundFile(source))
+        if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
+            raise AudioError(f"sample rate of {file.samplerate} Hz")
+        yield Recording(file.samplerate, file.channels, _decoded(file))
+
+
+def read(source: str | Path | BinaryIO) -> Waveform:
+    """All that `opened` gives, in memory. Raises AudioError."""
+    with opened(source) as recording:
+        return recording.whole()
+
+
+def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
+    """Blocks as long as is still to come by: what a header says of the length is not believed."""
+    with _reasons():
+        num_frames = max(1, _BLOCK_VALUES // file.channels)
+        block = file.read(num_frames, dtype="float32", always_2d=True)
+        if len(block) == 0:
+            raise AudioError("no samples")
+        while len(block):
+            if not np.isfinite(block).all():
+                raise AudioError("NaN or infinite samples")
+            yield block
+            block = file.read(num_frames, dtype="float32", always_2d=True)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """What the operating system and libsndfile say, as an AudioError."""
     try:
-        if os.path.getsize(path) == 0:
-            raise AudioError("empty file")
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        yield
     except OSError as error:
-        raise AudioError(f"unreadable file: {error.strerror}") from None
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"unreadable file: {error.strerror or error}") from None
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(f"not audio, or damaged: {str(error).rstrip('.').rsplit(': ', 1)[-1]}") from None
-    if len(samples) == 0:
-        raise AudioError("no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("NaN or infinite samples")
-    return Waveform(samples, sample_rate)
 
 
 def mix_down(samples: Samples) -> Samples:
@@ -59,11 +110,31 @@ def mix_down(samples: Samples) -> Samples:
     return samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
 
 
-def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
-    """Band-limited resampling (soxr, high quality) of [nsamp] from one rate in Hz to another."""
+def resample(blocks: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
+    """Band-limited resampling (soxr, high quality) of blocks [any number] from one rate in Hz to another, as they come.
+
+    How the samples are cut into blocks makes no difference to the result, joined.
+    """
     if from_rate == to_rate:
-        return samples
-    return soxr.resample(samples, from_rate, to_rate, quality="HQ").astype(np.float32)
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(from_rate, to_rate, num_channels=1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def recut(blocks: Iterable[Samples], length: int) -> Iterator[Samples]:
+    """The same samples in blocks of `length`, and at the end one that is shorter, maybe empty."""
+    held: list[Samples] = []
+    missing = length
+    for block in blocks:
+        while len(block) >= missing:
+            yield np.concatenate([*held, block[:missing]])
+            block, held, missing = block[missing:], [], length
+        held.append(block)
+        missing -= len(block)
+    yield np.concatenate([*held, np.zeros(0, np.float32)])
 
 
 def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> None:

@@ -83,13 +83,14 @@ def any_sound(data: Dataset) -> Config:
 
 
 def _first_rate(data: Dataset) -> int:
-    """Sample rate in Hz of the first recording that can be read."""
+    """Sample rate in Hz of the first recording that can be opened."""
     for clip in data.clips():
         try:
-            return clip.load().sample_rate
+            with clip.open() as recording:
+                return recording.sample_rate
         except AudioError:
             continue
-    return _HIGHEST_RATE  # nothing can be read: preparing the data will say so, file by file
+    return _HIGHEST_RATE  # nothing can be opened: preparing the data will say so, file by file
 
 
 def _value(args: Sequence[str], option: str) -> str | None:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal
 
-from jaxgen.audio import Waveform
+from jaxgen.audio import Recording, Waveform
 from jaxgen.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -19,12 +20,17 @@ class Clip:
     """Unique in its data set; for files the path below the root, with forward slashes."""
     fields: Mapping[str, str]
     """All that is known of it: labels, `text`, `split`, `licence`."""
-    load: Callable[[], Waveform]
-    """Decodes it. Raises audio.AudioError where it cannot be decoded."""
+    open: Callable[[], AbstractContextManager[Recording]]
+    """Opens it, to be decoded block by block. Raises audio.AudioError where that cannot be."""
     digest: Callable[[], str]
     """SHA-256 of its content, hexadecimal."""
     refused: str = ""
     """Why it is refused before it is read; empty for none."""
+
+    def load(self) -> Waveform:
+        """All of it, in memory. Raises audio.AudioError where it cannot be decoded."""
+        with self.open() as recording:
+            return recording.whole()
 
 
 class SplitRule:

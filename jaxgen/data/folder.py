@@ -80,7 +80,7 @@ class Folder(Dataset):
         return Clip(
             name,
             {**(found or {}), **fields, "licence": licence},
-            load=functools.partial(audio.read, path),
+            open=functools.partial(audio.opened, path),
             digest=functools.partial(_digest, path),
             refused="" if found is not None or self.unmatched == "unlabelled" else f"name is not {self.pattern}",
         )

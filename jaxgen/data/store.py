@@ -6,54 +6,35 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen import audio
+from jaxgen.audio import AudioError
 from jaxgen.data import report
 from jaxgen.data.clips import Clip, Dataset, Split
+from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import write_whole, writing
+from jaxgen.files import unfinished, write_whole, writing
 from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
 
 _VERSION = 2  # of the files below; a change makes every store anew
-_AT_ONCE = 16  # clips that wait decoded to be written: bounds the memory for long recordings
-_LARGEST_BUCKET = 1 << 22  # samples
+_SAMPLE = np.dtype(np.float32)
+_STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
 _MOST_LABEL_VALUES = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioPolicy:
-    """How recordings are decoded, and which are refused. Refused clips are listed in the data report."""
-
-    channels: Literal["mix", "first", "refuse"] = "mix"
-    """Recordings of several channels: the mean of all, the first, or refuse them."""
-    resample: Literal["convert", "refuse"] = "convert"
-    """Recordings of another sample rate: convert or refuse them."""
-    max_refused: float = 0.5
-    """Largest share of refused clips; above it nothing is trained."""
-    min_seconds: float = 0.02
-    """Shorter clips are refused."""
-    silence_dbfs: float = -60.0
-    """Clips whose peak stays below this level are refused as silent."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_refused <= 1:
-            raise UserError(f"max_refused is {self.max_refused}; audio.max_refused is a share, from 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +71,12 @@ class Store:
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.directory,)
+
+    def is_whole(self) -> bool:
+        """Whether its files are as long as its index says."""
+        num_samples, num_steps = (sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps"))
+        sizes = {"samples.bin": num_samples * _SAMPLE.itemsize, "steps.bin": num_steps * _step_bytes(self.features)}
+        return all((self.directory / name).stat().st_size == size for name, size in sizes.items())
 
     def samples(self, clip: int) -> np.ndarray:
         """float32 [nsamp] at the features' sample rate, full scale 1.0; a view of the file."""
@@ -139,11 +126,12 @@ class Store:
 
     @functools.cached_property
     def _samples(self) -> np.ndarray:
-        return np.asarray(np.memmap(self.directory / "samples.bin", np.float32, mode="r"))  # slices of it are cheaper
+        return np.asarray(np.memmap(self.directory / "samples.bin", _SAMPLE, mode="r"))  # slices of it are cheaper
 
     @functools.cached_property
     def _steps(self) -> np.ndarray:
-        return np.asarray(_open_steps(self.directory, self.features))
+        flat = np.memmap(self.directory / "steps.bin", self.features.step_dtype, mode="r")
+        return np.asarray(flat.reshape(-1, *self.features.step_shape))
 
 
 def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_dir: str | Path) -> Store:
@@ -162,21 +150,27 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         key = _hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
         directory = cache / "store" / key
-        if not (directory / "index.json").exists():
-            with writing(cache):
-                directory.parent.mkdir(parents=True, exist_ok=True)
-                partial = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
-                try:
-                    stored, refused = _write_clips(partial, found, features, policy, pool)
-                    _check_refused(len(clips), refused, policy, cache / "refused.json")
-                    others = [(name, "not an audio file") for name in dataset.not_audio()]
-                    _write_index(
-                        partial, _with_validation(stored, dataset), [*refused, *others], features, _hash(manifest)
-                    )
-                    _move(partial, directory)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
+        if (store := _opened(directory)) is not None:
+            return store
+        with writing(cache), unfinished(directory.parent) as partial:
+            stored, refused = _write_clips(partial, found, features, policy, pool)
+            _check_refused(len(clips), refused, policy, cache / "refused.json")
+            others = [(name, "not an audio file") for name in dataset.not_audio()]
+            _write_index(partial, _with_validation(stored, dataset), [*refused, *others], features, _hash(manifest))
+            _move(partial, directory)
     return Store(directory)
+
+
+def _opened(directory: Path) -> Store | None:
+    """The store in a folder; None where there is none, or a damaged one, which is removed."""
+    try:
+        store = Store(directory)
+        if store.is_whole():
+            return store
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,39 +191,6 @@ def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[Sto
     return [dataclasses.replace(clip, split="validation") if clip is chosen else clip for clip in stored]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Decoded:
-    samples: np.ndarray
-    source_rate: int
-    source_channels: int
-
-
-def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> _Decoded | str:
-    """Samples at `sample_rate`, or the reason why the clip is refused."""
-    if clip.refused:
-        return clip.refused
-    try:
-        waveform = clip.load()
-    except audio.AudioError as error:
-        return str(error)
-    channels = waveform.samples.shape[1]
-    if channels > 1 and policy.channels == "refuse":
-        return f"{channels} channels"
-    if waveform.sample_rate != sample_rate and policy.resample == "refuse":
-        return f"{waveform.sample_rate} Hz instead of {sample_rate} Hz"
-    mono = audio.mix_down(waveform.samples) if policy.channels == "mix" else waveform.samples[:, 0]
-    samples = audio.resample(mono, waveform.sample_rate, sample_rate)
-    if len(samples) < max(1.0, policy.min_seconds * sample_rate):
-        return f"too short ({len(samples) / sample_rate:.3f} s)"
-    if _decibels(float(np.abs(samples).max())) < policy.silence_dbfs:
-        return "silent"
-    return _Decoded(samples, waveform.sample_rate, channels)
-
-
-def _decibels(amplitude: float) -> float:
-    return float(20 * np.log10(max(amplitude, 1e-10)))
-
-
 def _write_clips(
     directory: Path,
     found: Sequence[_Found],
@@ -240,45 +201,47 @@ def _write_clips(
     """Writes samples and steps of all clips, one after another; returns those stored and (name, reason) of the others."""
     stored: list[StoredClip] = []
     refused: list[tuple[str, str]] = []
-    num_samples = num_steps = 0
+    clips = _progress((each.clip for each in found), len(found), "decoding")
     with (directory / "samples.bin").open("wb") as sample_file, (directory / "steps.bin").open("wb") as step_file:
-        for each, decoded in zip(found, _decoded(found, features.sample_rate, policy, pool), strict=True):
-            if isinstance(decoded, str):
-                refused.append((each.clip.name, decoded))
-                continue
-            samples, steps = decoded.samples, _encode(decoded.samples, features)
-            sample_file.write(np.ascontiguousarray(samples, np.float32).data)
-            step_file.write(np.ascontiguousarray(steps).data)
-            stored.append(
-                StoredClip(
-                    name=each.clip.name,
-                    split=each.split,
-                    fields=dict(each.clip.fields),
-                    digest=each.digest,
-                    num_samples=len(samples),
-                    num_steps=len(steps),
-                    sample_offset=num_samples,
-                    step_offset=num_steps,
-                    source_rate=decoded.source_rate,
-                    source_channels=decoded.source_channels,
-                    loudness_dbfs=_decibels(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))),
-                )
-            )
-            num_samples, num_steps = num_samples + len(samples), num_steps + len(steps)
+        for each, blocks in zip(found, decoded(clips, features.sample_rate, policy, pool), strict=True):
+            ends = [(file, file.tell()) for file in (sample_file, step_file)]
+            try:
+                stored.append(_write_clip(each, blocks, features, sample_file, step_file))
+            except AudioError as error:
+                refused.append((each.clip.name, str(error)))
+                for file, end in ends:  # a long clip may turn out to be refused at its end
+                    file.seek(end)
+                    file.truncate()
     return stored, refused
 
 
-def _decoded(
-    found: Sequence[_Found], sample_rate: int, policy: AudioPolicy, pool: concurrent.futures.Executor
-) -> Iterator[_Decoded | str]:
-    """Decodes the clips in parallel; yields them in order, never more than `_AT_ONCE` ahead."""
-    pending: collections.deque[concurrent.futures.Future[_Decoded | str]] = collections.deque()
-    for each in _progress(found, len(found), "decoding"):
-        pending.append(pool.submit(_decode, each.clip, sample_rate, policy))
-        if len(pending) == _AT_ONCE:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+def _write_clip(
+    found: _Found, blocks: Iterator[Block], features: FeatureSpec, sample_file: BinaryIO, step_file: BinaryIO
+) -> StoredClip:
+    """Appends samples and steps of a clip. Raises AudioError, maybe after writing, where it is refused."""
+    sample_offset, step_offset = sample_file.tell() // _SAMPLE.itemsize, step_file.tell() // _step_bytes(features)
+    num_samples, num_steps, energy = 0, 0, 0.0
+    encode = Encoder(features)
+    for block in blocks:
+        sample_file.write(np.ascontiguousarray(block.samples, _SAMPLE).data)
+        num_samples += len(block.samples)
+        energy += float(np.square(block.samples, dtype=np.float64).sum())
+        for steps in encode(block.samples, block.is_last):
+            step_file.write(np.ascontiguousarray(steps).data)
+            num_steps += len(steps)
+    return StoredClip(
+        name=found.clip.name,
+        split=found.split,
+        fields=dict(found.clip.fields),
+        digest=found.digest,
+        num_samples=num_samples,
+        num_steps=num_steps,
+        sample_offset=sample_offset,
+        step_offset=step_offset,
+        source_rate=block.source_rate,
+        source_channels=block.source_channels,
+        loudness_dbfs=decibels(math.sqrt(energy / num_samples)),
+    )
 
 
 def _progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
@@ -304,35 +267,31 @@ def _write_index(
     (directory / "index.json").write_text(json.dumps(index))
 
 
-def _encode(samples: np.ndarray, features: FeatureSpec) -> np.ndarray:
-    """Steps of a clip; its length is padded to one of a few, for each of which `encode` compiles."""
-    length = len(samples)
-    bucket = -(-length // _LARGEST_BUCKET) * _LARGEST_BUCKET if length > _LARGEST_BUCKET else _power_of_two(length)
-    padded = np.pad(samples, (0, bucket - length))
-    return np.asarray(features.encode(padded))[: features.num_steps(length)]
-
-
-def _power_of_two(length: int) -> int:
-    return 1 << max(10, (length - 1).bit_length())
-
-
 def _mean_and_std(
     directory: Path, train: Sequence[StoredClip], features: FeatureSpec
 ) -> tuple[list[float], list[float]]:
     """Both over all steps of the clips, by dimension, in float64; empty for codes, and where there is no clip."""
     if not train or features.step_dtype.kind != "f":
         return [], []
-    every = _open_steps(directory, features)
-    steps = [every[clip.step_offset : clip.step_offset + clip.num_steps] for clip in train]
-    count = sum(map(len, steps))
-    mean = sum(each.sum(axis=0, dtype=np.float64) for each in steps) / count
-    variance = sum(np.square(each - mean).sum(axis=0) for each in steps) / count
+    count = sum(clip.num_steps for clip in train)
+    mean = sum(steps.sum(axis=0, dtype=np.float64) for steps in _read_steps(directory, train, features)) / count
+    variance = sum(np.square(steps - mean).sum(axis=0) for steps in _read_steps(directory, train, features)) / count
     return mean.tolist(), np.maximum(np.sqrt(variance), _SMALLEST_STD).tolist()
 
 
-def _open_steps(directory: Path, features: FeatureSpec) -> np.ndarray:
-    flat = np.memmap(directory / "steps.bin", features.step_dtype, mode="r")
-    return flat.reshape(-1, *features.step_shape)
+def _read_steps(directory: Path, clips: Sequence[StoredClip], features: FeatureSpec) -> Iterator[np.ndarray]:
+    """All steps of some clips, a bounded number at a time, and none of them mapped, which would count as memory."""
+    with (directory / "steps.bin").open("rb") as file:
+        for clip in clips:
+            for start in range(0, clip.num_steps, _STEPS_AT_ONCE):
+                file.seek((clip.step_offset + start) * _step_bytes(features))
+                count = min(_STEPS_AT_ONCE, clip.num_steps - start)
+                steps = np.frombuffer(file.read(count * _step_bytes(features)), features.step_dtype)
+                yield steps.reshape(count, *features.step_shape)
+
+
+def _step_bytes(features: FeatureSpec) -> int:
+    return features.step_dtype.itemsize * math.prod(features.step_shape)
 
 
 def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: AudioPolicy, listing: Path) -> None:

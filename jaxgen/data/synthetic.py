@@ -1,16 +1,17 @@
 """Plucked-string melodies, synthesised on the spot: a data set that needs no files, for first steps and for tests."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.audio import Waveform
+from jaxgen.audio import Recording, Samples
 from jaxgen.data.clips import Clip, Dataset, Split, stated_split
 from jaxgen.errors import UserError
 
@@ -95,10 +96,14 @@ class Plucked(Dataset):
         }
         made_from = [_VERSION, index, self.seed, self.seconds, self.sample_rate, timbre, tempo]
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        load = functools.partial(self._synthesise, index, TIMBRES[timbre], tempo)
-        return Clip(f"plucked/{index:05d}", fields, load, lambda: digest)
+        opened = functools.partial(self._opened, index, TIMBRES[timbre], tempo)
+        return Clip(f"plucked/{index:05d}", fields, opened, lambda: digest)
 
-    def _synthesise(self, index: int, timbre: Timbre, tempo: int) -> Waveform:
+    @contextlib.contextmanager
+    def _opened(self, index: int, timbre: Timbre, tempo: int) -> Iterator[Recording]:
+        yield Recording(self.sample_rate, 1, iter([self._synthesise(index, timbre, tempo)]))
+
+    def _synthesise(self, index: int, timbre: Timbre, tempo: int) -> Samples:
         random = np.random.default_rng((self.seed, index))
         samples = np.zeros(round(self.seconds * self.sample_rate), np.float32)
         unit = 30.0 / tempo * self.sample_rate  # samples in an eighth note
@@ -114,7 +119,7 @@ class Plucked(Dataset):
             level = 0.35 + 0.15 * random.random()
             samples[start:end] = level * pluck(note, end - start, timbre, self.sample_rate)
             place = _reflect(place + int(random.choice((-2, -1, -1, 1, 1, 2))))
-        return Waveform(samples[:, None], self.sample_rate)
+        return samples[:, None]
 
 
 def pluck(frequency: float, num_samples: int, timbre: Timbre, sample_rate: int) -> NDArray[np.float32]:

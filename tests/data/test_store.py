@@ -180,7 +180,7 @@ def test_max_refused_is_a_share():
 def test_the_second_call_opens_without_decoding(tmp_path, monkeypatch):
     data = folder(tmp_path / "data")
     first = prepare(data, MEL, AudioPolicy(), tmp_path / "cache")
-    monkeypatch.setattr(audio, "read", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(audio, "opened", lambda path: pytest.fail(f"decoded {path} again"))
     second = prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache")
     assert (second.directory, second.clips, second.report) == (first.directory, first.clips, first.report)
 
@@ -204,31 +204,31 @@ def test_whatever_changes_a_store_makes_another(tmp_path):
 
 
 def test_a_failure_midway_leaves_no_store(tmp_path, monkeypatch):
-    data, read = folder(tmp_path / "data"), audio.read
+    opened = audio.opened
 
     def killed(path):
         if path.name == "4_a.wav":
             raise KeyboardInterrupt
-        return read(path)
+        return opened(path)
 
-    monkeypatch.setattr(audio, "read", killed)
+    monkeypatch.setattr(audio, "opened", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepare(data, MEL, AudioPolicy(), tmp_path / "cache")
+        prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache")
     assert list((tmp_path / "cache" / "store").iterdir()) == []
     monkeypatch.undo()
     assert len(prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache").clips) == 6
 
 
 def test_never_more_than_a_few_recordings_wait_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxgen.data.store._AT_ONCE", 2)
-    read = mock.Mock(wraps=audio.read)
+    monkeypatch.setattr("jaxgen.data.ingest._AT_ONCE", 2)
+    opened = mock.Mock(wraps=audio.opened)
     ahead: list[int] = []
 
     def encode(self, samples):
-        ahead.append(read.call_count - len(ahead))
+        ahead.append(opened.call_count - len(ahead))
         return np.zeros(len(samples), np.uint8)
 
-    monkeypatch.setattr(audio, "read", read)
+    monkeypatch.setattr(audio, "opened", opened)
     monkeypatch.setattr(MuLaw, "encode", encode)
     prepare(folder(tmp_path / "data", count=12), WAVE, AudioPolicy(), tmp_path / "cache")
     assert len(ahead) == 12

@@ -1,0 +1,135 @@
+"""Recordings to samples and steps, block by block: a recording of hours takes no more memory than one of minutes."""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from jaxgen import audio
+from jaxgen.audio import AudioError, Samples
+from jaxgen.data.clips import Clip
+from jaxgen.errors import UserError
+from jaxgen.features import FeatureSpec
+
+_BLOCK = 1 << 22  # samples that are in memory together: minutes
+_AT_ONCE = 16  # clips whose first blocks wait decoded
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioPolicy:
+    """How recordings are decoded, and which are refused. Refused clips are listed in the data report."""
+
+    channels: Literal["mix", "first", "refuse"] = "mix"
+    """Recordings of several channels: the mean of all, the first, or refuse them."""
+    resample: Literal["convert", "refuse"] = "convert"
+    """Recordings of another sample rate: convert or refuse them."""
+    max_refused: float = 0.5
+    """Largest share of refused clips; above it nothing is trained."""
+    min_seconds: float = 0.02
+    """Shorter clips are refused."""
+    silence_dbfs: float = -60.0
+    """Clips whose peak stays below this level are refused as silent."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_refused <= 1:
+            raise UserError(f"max_refused is {self.max_refused}; audio.max_refused is a share, from 0 to 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A piece of a clip."""
+
+    samples: Samples
+    """float32 [nsamp] at the rate asked for; the last may be empty."""
+    is_last: bool
+    source_rate: int
+    """Sample rate of the recording in Hz."""
+    source_channels: int
+
+
+def decoded(
+    clips: Iterable[Clip], sample_rate: int, policy: AudioPolicy, pool: concurrent.futures.Executor
+) -> Iterator[Iterator[Block]]:
+    """The blocks of each clip, which raise AudioError, at the latest with the last, where the clip is refused.
+
+    They are decoded in parallel: the first blocks of up to `_AT_ONCE` clips, and the next one of a long clip.
+    """
+    pending: collections.deque[tuple[concurrent.futures.Future[Block], Iterator[Block]]] = collections.deque()
+    for clip in clips:
+        blocks = _decode(clip, sample_rate, policy)
+        pending.append((pool.submit(next, blocks), blocks))
+        if len(pending) == _AT_ONCE:
+            yield _one_ahead(*pending.popleft(), pool)
+    while pending:
+        yield _one_ahead(*pending.popleft(), pool)
+
+
+def _one_ahead(
+    coming: concurrent.futures.Future[Block], rest: Iterator[Block], pool: concurrent.futures.Executor
+) -> Iterator[Block]:
+    while not (block := coming.result()).is_last:
+        coming = pool.submit(next, rest)
+        yield block
+    yield block
+
+
+def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block]:
+    if clip.refused:
+        raise AudioError(clip.refused)
+    with clip.open() as recording:
+        rate, channels = recording.sample_rate, recording.channels
+        if channels > 1 and policy.channels == "refuse":
+            raise AudioError(f"{channels} channels")
+        if rate != sample_rate and policy.resample == "refuse":
+            raise AudioError(f"{rate} Hz instead of {sample_rate} Hz")
+        mono = (audio.mix_down(b) if policy.channels == "mix" else b[:, 0] for b in recording.blocks)
+        num_samples, peak = 0, 0.0
+        for samples in audio.recut(audio.resample(mono, rate, sample_rate), _BLOCK):
+            num_samples += len(samples)
+            peak = max(peak, float(np.abs(samples).max(initial=0.0)))
+            if is_last := len(samples) < _BLOCK:
+                if num_samples < max(1.0, policy.min_seconds * sample_rate):
+                    raise AudioError(f"too short ({num_samples / sample_rate:.3f} s)")
+                if decibels(peak) < policy.silence_dbfs:
+                    raise AudioError("silent")
+            yield Block(samples, is_last, rate, channels)
+
+
+def decibels(amplitude: float) -> float:
+    """Level of an amplitude, at least -200 dB; 0 dB is 1.0."""
+    return float(20 * np.log10(max(amplitude, 1e-10)))
+
+
+class Encoder:
+    """Steps of one clip while its samples come, in bounded memory; joined, they are those of all samples together.
+
+    A window is encoded with the samples that its first and last steps see; steps that see beyond it are left to the next.
+    """
+
+    def __init__(self, features: FeatureSpec):
+        self._features = features
+        self._reach = -(-features.num_samples_seen(1) // features.hop_length)  # in steps, on either side
+        self._window = max(_BLOCK, 4 * self._reach * features.hop_length)
+        self._held = np.zeros(0, np.float32)  # samples that steps to come see
+        self._given = 0  # steps of these that are given
+
+    def __call__(self, samples: Samples, is_last: bool) -> Iterator[np.ndarray]:
+        """Steps [any number, *step_shape] for which these samples, float32 [nsamp], were missing."""
+        hop = self._features.hop_length
+        self._held = np.concatenate([self._held, samples]) if len(self._held) else samples
+        while len(self._held) >= self._window:
+            stop = self._window // hop - self._reach
+            yield _encode(self._held[: self._window], self._features)[self._given : stop]
+            self._held, self._given = self._held[(stop - self._reach) * hop :], self._reach
+        if is_last:
+            yield _encode(self._held, self._features)[self._given :]
+
+
+def _encode(samples: Samples, features: FeatureSpec) -> np.ndarray:
+    """Steps of some samples; their length is padded to a power of two, for each of which `encode` compiles."""
+    length = len(samples)
+    padded = np.pad(samples, (0, (1 << max(10, (length - 1).bit_length())) - length))
+    return np.asarray(features.encode(padded))[: features.num_steps(length)]
