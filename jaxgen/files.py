@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import shutil
@@ -53,28 +52,18 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
 def unfinished(parent: Path) -> Iterator[Path]:
     """A new hidden folder in `parent`, to make something in and move it from there when it is whole.
 
-    It is removed in the end, or where this process is killed, by a later call: a folder that no process has locked is
-    left over, as locks end with their process.
+    It is removed in the end, or where this process is killed, by a later call: its lock ends with the process, and a
+    hidden folder that nobody has locked is left over.
     """
+    import filelock
+
     parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _locked(parent):  # nobody takes a folder for left over that is about to be locked
+        with filelock.FileLock(parent.with_name(f".{parent.name}.lock")):  # a new folder is not locked at once
             for left in parent.glob(".*"):
-                with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+                with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(left / ".lock", timeout=0):
                     shutil.rmtree(left)
             folder = Path(tempfile.mkdtemp(prefix=".", dir=parent))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(_locked(folder))
+            stack.enter_context(filelock.FileLock(folder / ".lock"))
         yield folder
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, how: int = 0) -> Iterator[None]:
-    """Holds the folder's lock; with LOCK_NB raises OSError where another does, or where the file system has no locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(*([] if how else [OSError])):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        yield
-    finally:
-        os.close(descriptor)
