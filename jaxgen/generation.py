@@ -82,11 +82,15 @@ class Generator:
         steps = self._steps(params, first, self._conditions(labels), lengths, num_steps, sampling, seed, progress)
         return self._sound(steps, lengths)
 
+    @property
+    def usual_seconds(self) -> float:
+        """How long clips are at the most where nothing else is asked."""
+        return self._spec.max_seconds if self._model.ends_clips else self._spec.typical_seconds
+
     def num_steps(self, seconds: float | None) -> int:
         """Steps of new sound that a clip has at the most, for `seconds` as in `stream`."""
         features = self._spec.features
-        usual = self._spec.max_seconds if self._model.ends_clips else self._spec.typical_seconds
-        length = usual if seconds is None else seconds
+        length = self.usual_seconds if seconds is None else seconds
         if length <= 0:
             raise UserError(f"--seconds is {length:g}; the length of a clip must be above 0.")
         return features.num_steps(max(features.hop_length, round(length * features.sample_rate)))

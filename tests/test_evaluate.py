@@ -63,6 +63,11 @@ def test_predictions_belong_to_their_clip(wave, wave_store):
     alone = Scorer(training, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips[1:2], predict=clips[1:2])
     np.testing.assert_array_equal(scores.predictions[clips[1]], alone.predictions[clips[1]])
     assert len(alone.predictions[clips[1]]) == wave_store.clips[clips[1]].num_steps
+    some = Scorer(training, model, spec, batch_size=2, seq_len=64)(
+        params, wave_store, clips[1:2], predict=clips[1:2], most=100
+    )
+    np.testing.assert_array_equal(some.predictions[clips[1]], alone.predictions[clips[1]][:100])
+    assert some.metrics == alone.metrics
 
 
 def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path):
@@ -92,3 +97,16 @@ def test_the_runs_own_validation_clips_are_scored_by_default(quickstart, command
     own = json.loads((quickstart / "report.json").read_text())["metrics"]
     again = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert again == pytest.approx(own, nan_ok=True)
+
+
+def test_of_a_long_recording_an_excerpt_is_heard_and_all_of_it_scored(quickstart, command, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxgen.evaluation.runner._EXCERPT_SECONDS", 0.3)
+    (tmp_path / "long").mkdir()
+    audio.write(tmp_path / "long" / "a.wav", Plucked(seconds=2).clips()[0].load().samples[:, 0], 8_000)
+    options = ["--workdir", quickstart, "--data.root", tmp_path / "long", "--out", tmp_path / "report"]
+    assert command(evaluate.main, *options)[0] == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["notes"]["likelihood"].startswith(f"{1 + 16_000 // 400} frames of 1 clip")
+    seconds = {name: column["seconds_per_clip"] for name, column in report["table"].items()}
+    assert seconds["training data"] == seconds["held-out data"] == seconds["noise"] == pytest.approx(0.3)
+    assert seconds["generated"] <= 0.3

@@ -1,8 +1,9 @@
 """Floors: what the simplest predictors score. A model that does not beat them has learned nothing."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from jaxgen.errors import UserError
 
 Codes = NDArray[np.integer]
+
+_STEPS_AT_ONCE = 1 << 16  # that are in memory together
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ def unigram_bits_per_sample(train_codes: Iterable[Codes], test_codes: Iterable[C
     Raises UserError when there is no test sample or a code is out of range.
     """
     counts = np.ones(q_levels, np.int64)
-    for codes in train_codes:
+    for _, codes in _pieces(train_codes, 0):
         counts += np.bincount(_checked(codes, q_levels), minlength=q_levels)
     bits = np.log2(counts.sum()) - np.log2(counts)
-    return _bits_per_sample(bits[_checked(codes, q_levels)] for codes in test_codes)
+    return _bits_per_sample(bits[_checked(codes, q_levels)] for _, codes in _pieces(test_codes, 0))
 
 
 def bigram_bits_per_sample(
@@ -47,11 +50,11 @@ def bigram_bits_per_sample(
     Raises UserError when there is no test sample or a code is out of range.
     """
     counts = np.ones(q_levels * q_levels, np.int64)
-    for codes in train_codes:
-        np.add.at(counts, _pairs(codes, q_levels, start), 1)
+    for previous, codes in _pieces(train_codes, start):
+        np.add.at(counts, _pairs(codes, q_levels, previous), 1)
     table = counts.reshape(q_levels, q_levels)
     bits = (np.log2(table.sum(axis=1, keepdims=True)) - np.log2(table)).reshape(-1)
-    return _bits_per_sample(bits[_pairs(codes, q_levels, start)] for codes in test_codes)
+    return _bits_per_sample(bits[_pairs(codes, q_levels, previous)] for previous, codes in _pieces(test_codes, start))
 
 
 def copy_previous_frame(
@@ -78,15 +81,21 @@ def copy_previous_frame(
     return CopyFloor(mse=float(np.mean(error)), nats_per_frame=float(nats))
 
 
+def _pieces(clips: Iterable[NDArray[Any]], start: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """All steps, a bounded number at a time, each piece with the step before it; before a clip that is `start`."""
+    for clip in clips:
+        for at in range(0, len(clip), _STEPS_AT_ONCE):
+            yield (clip[at - 1] if at else start), clip[at : at + _STEPS_AT_ONCE]
+
+
 def _mean_square_difference(
     clips: Iterable[NDArray[np.floating]], start: NDArray[np.float64], scale: NDArray[np.float64], role: str
 ) -> NDArray[np.float64]:
     total, frames = np.zeros(start.shape), 0
-    for clip in clips:
-        if len(clip):
-            difference = np.diff(clip, axis=0, prepend=start[None].astype(clip.dtype)) / scale
-            total += np.sum(difference**2, axis=0, dtype=np.float64)
-            frames += len(clip)
+    for previous, piece in _pieces(clips, start):
+        difference = np.diff(piece, axis=0, prepend=np.asarray(previous, piece.dtype)[None]) / scale
+        total += np.sum(difference**2, axis=0, dtype=np.float64)
+        frames += len(piece)
     if frames == 0:
         raise UserError(f"there is no {role} frame to score the copy-the-previous-frame floor on: add {role} clips.")
     return total / frames
@@ -103,11 +112,11 @@ def _bits_per_sample(clips: Iterable[NDArray[np.float64]]) -> float:
 
 
 def _pairs(codes: Codes, q_levels: int, start: int) -> NDArray[np.int64]:
-    """previous * q_levels + current, int64 [nsamp]."""
+    """previous * q_levels + current, int64 [nsamp]; before the first is `start`."""
     current = _checked(codes, q_levels)
     pairs = current.copy()
     pairs[1:] += current[:-1] * q_levels
-    pairs[:1] += start * q_levels
+    pairs[:1] += int(start) * q_levels
     return pairs
 
 

@@ -99,8 +99,7 @@ def embed(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
     """
     from scipy.fft import dct
 
-    shortest = math.ceil(EMBEDDING_SECONDS * sample_rate)
-    samples = np.pad(samples, (0, max(0, shortest - len(samples))))
+    samples = at_least(samples, math.ceil(EMBEDDING_SECONDS * sample_rate))
     levels = log_mel_db(samples, sample_rate, n_mels=40)
     cepstrum = dct(levels, axis=-1, norm="ortho")[:, :EMBEDDING_COEFFICIENTS] / math.sqrt(levels.shape[-1])
     slope = np.gradient(cepstrum, axis=0)
@@ -185,17 +184,27 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
     Yields float32 [up to 4096, 1 + n_fft // 2]; 1 + nsamp // hop_length frames in all.
     Raises ValueError for samples that are not a finite vector.
     """
-    samples = np.asarray(samples, np.float32)
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(f"expected finite samples of shape [nsamp], got shape {samples.shape}")
+    if np.ndim(samples) != 1:
+        raise ValueError(f"expected samples of shape [nsamp], got shape {np.shape(samples)}")
     window = _hann(win_length)
     window = (window / (window.sum() / 2)).astype(np.float32)
-    before = win_length // 2
-    padded = np.pad(samples, (before, win_length - before))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, win_length)[::hop_length]
-    for start in range(0, len(frames), _BLOCK_FRAMES):
-        spectrum = np.fft.rfft(frames[start : start + _BLOCK_FRAMES] * window, n_fft)
+    num_frames = 1 + len(samples) // hop_length
+    for first in range(0, num_frames, _BLOCK_FRAMES):
+        count = min(_BLOCK_FRAMES, num_frames - first)
+        start = first * hop_length - win_length // 2
+        stop = start + (count - 1) * hop_length + win_length
+        seen = np.asarray(samples[max(0, start) : stop], np.float32)
+        if not np.isfinite(seen).all():
+            raise ValueError("expected finite samples")
+        padded = np.pad(seen, (max(0, -start), stop - max(0, start) - len(seen)))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, win_length)[::hop_length]
+        spectrum = np.fft.rfft(frames * window, n_fft)
         yield (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
+
+
+def at_least(samples: Samples, length: int) -> Samples:
+    """The samples, with silence after them where they are fewer than `length`."""
+    return samples if len(samples) >= length else np.pad(samples, (0, length - len(samples)))
 
 
 def to_db(power: NDArray[np.floating], floor_db: float = FLOOR_DB) -> NDArray[np.float32]:

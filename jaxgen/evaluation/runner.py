@@ -32,6 +32,7 @@ from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
+_EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording; its likelihood is that of all of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Evaluation:
     num_previews: int = 8
     """Clips generated at each validation, and shown in the report."""
     seconds: float | None = None
-    """Longest generated clip in seconds; none takes the training clips' (see `jaxgen.generate`)."""
+    """Longest generated clip in seconds; none takes the training clips' (see `jaxgen.generate`), 60 at the most."""
     sampling: Sampling = Sampling()
     """How steps are drawn."""
     metrics: tuple[AudioMetric, ...] = ()
@@ -119,7 +120,8 @@ class Evaluator:
             )
         spec, count = self._spec, self._evaluation.num_clips
         features = spec.features
-        scores = self._scorer(params, store, clips, predict=_spread(clips, _RECONSTRUCTED))
+        most = features.num_steps(round(_EXCERPT_SECONDS * features.sample_rate))
+        scores = self._scorer(params, store, clips, predict=_spread(clips, _RECONSTRUCTED), most=most)
         train_scores = self._scorer(params, training, _spread(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
         metrics |= _floors(features, training, store, clips)
@@ -127,16 +129,16 @@ class Evaluator:
 
         labels = self._labels(store, clips, count)
         generated = self._generate(params, labels)
-        held_out = [store.samples(i) for i in _repeated(clips, count)]
+        held_out = [_excerpt(store, i) for i in _repeated(clips, count)]
         columns = (
-            Column("training data", [training.samples(i) for i in _repeated(training.indices("train"), count)]),
+            Column("training data", [_excerpt(training, i) for i in _repeated(training.indices("train"), count)]),
             Column("held-out data", held_out),
             Column("generated", generated.clips),
             Column("untrained model", self._generate(untrained, labels).clips),
             Column("noise", _noise(held_out, self._seed)),
         )
         notes = {"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"}
-        reference = np.concatenate([embed(store.samples(i), features.sample_rate) for i in clips])
+        reference = np.concatenate([embed(_excerpt(store, i), features.sample_rate) for i in clips])
         table = {}
         for column in columns:
             embedded = np.concatenate([embed(clip, features.sample_rate) for clip in column.clips])
@@ -149,7 +151,7 @@ class Evaluator:
         copies = memorisation(
             ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
             ((f"generated {place}", clip) for place, clip in enumerate(generated.clips)),
-            ((store.clips[i].name, store.samples(i)) for i in clips),
+            ((store.clips[i].name, _excerpt(store, i)) for i in clips),
             features.sample_rate,
         )
         metrics |= table["generated"] | {
@@ -162,7 +164,8 @@ class Evaluator:
 
     def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> Generated:
         options = self._evaluation
-        return self._generator(params, labels, seconds=options.seconds, sampling=options.sampling, seed=self._seed)
+        seconds = options.seconds or min(self._generator.usual_seconds, _EXCERPT_SECONDS)
+        return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
 
     def _labels(self, store: Store, clips: Sequence[int], count: int) -> tuple[dict[str, str], ...]:
         """Labels of `count` of the clips, those values that the model knows."""
@@ -228,6 +231,11 @@ def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[in
         "teacher_forced_log_spectral_distance_db": float(log_spectral),
         "teacher_forced_multi_resolution_stft_distance": float(multi_resolution),
     }
+
+
+def _excerpt(store: Store, clip: int) -> np.ndarray:
+    """The beginning of a clip, float32 [nsamp]; of all but long recordings, the whole."""
+    return store.samples(clip)[: round(_EXCERPT_SECONDS * store.features.sample_rate)]
 
 
 def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Likelihood of clips under teacher forcing: every step of every clip scored once, no state from clip to clip."""
 
 import dataclasses
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -36,8 +37,10 @@ class Scorer:
         self._start = jax.jit(lambda params: training.module(params).init_carry(batch_size))
         self._step = jax.jit(training.eval_step, donate_argnums=1)
 
-    def __call__(self, params: Any, store: Store, clips: Sequence[int], *, predict: Collection[int] = ()) -> Scores:
-        """Scores the clips of these indices; those in `predict` are also predicted step by step."""
+    def __call__(
+        self, params: Any, store: Store, clips: Sequence[int], *, predict: Collection[int] = (), most: int = sys.maxsize
+    ) -> Scores:
+        """Scores the clips of these indices; of those in `predict`, the first `most` steps are also predicted."""
         batches = scoring_batches(
             store,
             self._spec,
@@ -55,13 +58,14 @@ class Scorer:
                 sums[name] = sums.get(name, 0.0) + float(np.asarray(value).sum(dtype=np.float64))
             num_steps += int(batch["mask"].sum())
             if predicted:
-                _collect(predicted, batch, np.asarray(predictions))
+                _collect(predicted, batch, np.asarray(predictions), most)
         means = {name: value / num_steps for name, value in sums.items()}
         return Scores(means, num_steps, {clip: np.concatenate(parts) for clip, parts in predicted.items()})
 
 
-def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray) -> None:
+def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray, most: int) -> None:
     """Appends predictions to their clips; a clip stays in its row, so its parts come in order."""
     for clips, mask, row in zip(batch["clip"], batch["mask"], predictions, strict=True):
         for clip in predicted.keys() & set(clips[mask].tolist()):
-            predicted[clip].append(row[mask & (clips == clip)])
+            missing = most - sum(map(len, predicted[clip]))
+            predicted[clip].append(row[mask & (clips == clip)][:missing])

@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxgen.errors import UserError
+from jaxgen.evaluation import baselines
 from jaxgen.evaluation.baselines import bigram_bits_per_sample, copy_previous_frame, unigram_bits_per_sample
 
 LEVELS = 5
 START = 2
 CODES = st.lists(hnp.arrays(np.uint8, st.integers(0, 30), elements=st.integers(0, LEVELS - 1)), max_size=4)
 SOME_CODES = CODES.filter(lambda clips: sum(map(len, clips)) > 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_pieces():
+    """Clips are read in pieces, as recordings of hours are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "_STEPS_AT_ONCE", 7)
+        yield
 
 
 @settings(max_examples=50, deadline=None)
