@@ -23,6 +23,9 @@ MOST_WAV_SAMPLES = (2**32 - 2**16) // 2
 LEAST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz that recordings have; what a damaged header says may be anything."""
 
+_LOUDEST = (
+    100.0  # times full scale: floating-point formats may go beyond it, but not so far unless damaged or in other units
+)
 _BLOCK_VALUES = 1 << 19  # samples of all channels that are decoded at a time
 
 Samples = NDArray[np.float32]
@@ -90,6 +93,8 @@ def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
         while len(block):
             if not np.isfinite(block).all():
                 raise AudioError("NaN or infinite samples")
+            if (peak := float(np.abs(block).max())) > _LOUDEST:
+                raise AudioError(f"samples of {peak:.3g} times full scale")
             yield block
             block = file.read(num_frames, dtype="float32", always_2d=True)
 

@@ -59,11 +59,12 @@ def _cut(path: Path) -> None:
         (lambda path: soundfile.write(path, np.zeros(0), 8_000, format="WAV"), "no samples"),
         (lambda path: _write_float(path, np.nan), "NaN or infinite"),
         (lambda path: _write_float(path, np.inf), "NaN or infinite"),
+        (lambda path: _write_float(path, -1e30), r"samples of 1e\+30 times full scale"),
         (_cut, "not audio, or damaged"),
         (lambda path: path.mkdir(), "not audio"),
         (lambda path: None, "unreadable file: No such file"),
     ],
-    ids=["empty", "text", "no samples", "NaN", "infinite", "cut flac", "folder", "missing"],
+    ids=["empty", "text", "no samples", "NaN", "infinite", "too loud", "cut flac", "folder", "missing"],
 )
 def test_what_cannot_be_read_says_why(make, reason, tmp_path):
     make(tmp_path / "bad.wav")
