@@ -33,10 +33,10 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
-        print(f"jaxgen: {error}", file=sys.stderr)
+        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
         code = ExitCode.BAD_INPUT
     except Diverged as error:
-        print(f"jaxgen: {error}", file=sys.stderr)
+        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
         code = ExitCode.DIVERGED
     except Preempted as signal:
         print(f"\njaxgen: stopped by {signal}; the same command goes on.", file=sys.stderr)
@@ -45,3 +45,8 @@ def run(main: Callable[[], int | None]) -> None:
         print("\njaxgen: interrupted", file=sys.stderr)
         code = ExitCode.INTERRUPTED
     sys.exit(int(code or 0))
+
+
+def printable(text: str) -> str:
+    """The text on one line that any terminal takes: file names and manifests may hold anything."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

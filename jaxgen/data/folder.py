@@ -16,6 +16,7 @@ from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, sta
 from jaxgen.errors import UserError
 
 _MANIFESTS = ("manifest.csv", "manifest.jsonl")
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")
 _SUFFIXES = ".wav, .flac, .ogg or .mp3"
 
 
@@ -113,7 +114,9 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        return hashlib.sha256(f"{path.name}: {error.strerror}".encode()).hexdigest()  # `load` says what is wrong
+        return hashlib.sha256(
+            f"{path.name}: {error.strerror}".encode(errors="surrogateescape")
+        ).hexdigest()  # `load` says what is wrong
 
 
 def _files(root: Path) -> list[Path]:
@@ -141,6 +144,8 @@ def _manifest_rows(manifest: Path) -> Iterator[tuple[str, dict[str, str]]]:
         if not path or path in seen:
             problem = "repeats the path of an earlier line" if path else "has no `path`"
             raise UserError(f"{manifest}, line {line} {problem}; each line names one audio file below the folder.")
+        if _NO_TEXT.search("".join([path, *row, *row.values()])):
+            raise UserError(f"{manifest}, line {line} holds a character that stands in no text (NUL or half a pair).")
         seen.add(path)
         if row.get("split"):
             stated_split(row["split"], path)
@@ -170,7 +175,10 @@ def _json_rows(text: str, manifest: Path) -> Iterator[tuple[int, dict[str, str]]
         if content.strip():
             try:
                 row = json.loads(content)
-            except json.JSONDecodeError as error:
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # of its syntax, a number of thousands of digits, or its depth
                 raise UserError(f"{manifest}, line {line} is not JSON ({error}).") from None
             if not isinstance(row, dict) or not isinstance(row.get("path", ""), str):
                 raise UserError(f'{manifest}, line {line} is not a JSON object {{"path": "a/b.wav", ...}}.')

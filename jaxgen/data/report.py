@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxgen.errors import printable
 from jaxgen.files import write_whole, writing
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
@@ -87,7 +88,7 @@ def summary(report: Mapping[str, Any]) -> str:
     lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
     if len(refused) > _SHOWN_REFUSED:
         lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def write(report: Mapping[str, Any], directory: Path) -> None:
@@ -113,11 +114,12 @@ def _picture(report: Mapping[str, Any]) -> bytes:
         axis.set(xlabel=label, ylabel="clips")
     for place, (name, counts) in enumerate(labels.items()):
         axis = figure.add_subplot(grid[1 + place // 2, place % 2])
-        ticks = [value if len(value) <= _TICK_LENGTH else value[:_TICK_LENGTH] + "…" for value in counts]
+        values = [printable(value) for value in counts]
+        ticks = [value if len(value) <= _TICK_LENGTH else value[:_TICK_LENGTH] + "…" for value in values]
         upright = sum(map(len, ticks)) > 60
         axis.bar(range(len(counts)), list(counts.values()), color="#72b7b2")
         axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0, parse_math=False)
-        axis.set_xlabel(name, parse_math=False)
+        axis.set_xlabel(printable(name), parse_math=False)
         axis.set_ylabel("clips")
     figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
     buffer = io.BytesIO()
