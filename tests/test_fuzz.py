@@ -294,7 +294,7 @@ def test_options(line, tmp_path):
 # -- runs -----------------------------------------------------------------------------------------------------------
 
 
-@fuzzed(4)
+@fuzzed(2)
 @given(data=st.data())
 def test_damaged_runs(data, quickstart, cache):
     with empty_folder() as folder:
