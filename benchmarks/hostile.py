@@ -19,7 +19,8 @@ _DAMAGED = 0.15  # share of the files
 
 
 def write_hostile(folder: Path, hours: float, seed: int = 0) -> int:
-    """Writes recordings of so many hours together; returns how many files that are. The same seed writes the same."""
+    """Writes recordings of so many hours together; returns how many files that are. The same seed writes the
+    same, but for the times and serial numbers that some formats hold."""
     random = np.random.default_rng(seed)
     left, count = hours * 3600, 0
     while left > 0:

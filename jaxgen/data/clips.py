@@ -24,6 +24,8 @@ class Clip:
     """Opens it, to be decoded block by block. Raises audio.AudioError where that cannot be."""
     digest: Callable[[], str]
     """SHA-256 of its content, hexadecimal."""
+    stamp: str = ""
+    """Changes when its content does, as far as can be told without reading it; empty where that cannot be told."""
     refused: str = ""
     """Why it is refused before it is read; empty for none."""
 

@@ -83,6 +83,7 @@ class Folder(Dataset):
             {**(found or {}), **fields, "licence": licence},
             open=functools.partial(audio.opened, path),
             digest=functools.partial(_digest, path),
+            stamp=_stamp(path),
             refused="" if found is not None or self.unmatched == "unlabelled" else f"name is not {self.pattern}",
         )
 
@@ -117,6 +118,14 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(
             f"{path.name}: {error.strerror}".encode(errors="surrogateescape")
         ).hexdigest()  # `load` says what is wrong
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{path.absolute()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def _files(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -142,7 +143,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     clips = dataset.clips()
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = list(_progress(pool.map(lambda clip: clip.digest(), clips), len(clips), "reading"))
+        digests = _digests(clips, cache, pool)
         found = [
             _Found(clip, digest, "train" if clip.refused else dataset.split_of(clip.fields, digest))
             for clip, digest in zip(clips, digests, strict=True)
@@ -159,6 +160,21 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
             _write_index(partial, _with_validation(stored, dataset), [*refused, *others], features, _hash(manifest))
             _move(partial, directory)
     return Store(directory)
+
+
+def _digests(clips: Sequence[Clip], cache: Path, pool: concurrent.futures.Executor) -> list[str]:
+    """The digest of each clip; remembered, as reading hundreds of gigabytes delays every start, until a stamp changes."""
+    known = cache / "digests" / f"{_hash([clip.stamp for clip in clips])[:24]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        digests = json.loads(known.read_text())
+        if len(digests) == len(clips):
+            return digests
+    digests = list(_progress(pool.map(lambda clip: clip.digest(), clips), len(clips), "reading"))
+    if all(clip.stamp for clip in clips):
+        with writing(cache):
+            known.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(known, json.dumps(digests))
+    return digests
 
 
 def _opened(directory: Path) -> Store | None:

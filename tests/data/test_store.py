@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -183,6 +184,20 @@ def test_the_second_call_opens_without_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "opened", lambda path: pytest.fail(f"decoded {path} again"))
     second = prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache")
     assert (second.directory, second.clips, second.report) == (first.directory, first.clips, first.report)
+
+
+def test_files_are_read_again_only_where_they_may_have_changed(tmp_path, monkeypatch):
+    data, cache = folder(tmp_path / "data"), tmp_path / "cache"
+    before = prepare(data, WAVE, AudioPolicy(), cache).clips
+    path = tmp_path / "data" / "3_b.wav"
+    status, sound = path.stat(), path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert prepare(data, WAVE, AudioPolicy(), cache).clips == before
+    path.write_bytes(sound[:-2] + b"\1\2")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as tools do that keep the time of what they copy
+    after = prepare(data, WAVE, AudioPolicy(), cache).clips
+    assert [clip.name for clip, old in zip(after, before, strict=True) if clip.digest != old.digest] == ["3_b.wav"]
 
 
 def test_whatever_changes_a_store_makes_another(tmp_path):

@@ -1,0 +1,69 @@
+"""The load benchmark prepares what it says, and its slopes are those of what it saw."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks import soak
+from benchmarks.hostile import write_hostile
+from jaxgen.audio import AudioError
+from jaxgen.data.folder import Folder
+
+
+def test_preparing_is_measured_for_many_files_and_for_a_long_one(tmp_path, capsys):
+    options = ["--parts", "short-files", "long-file", "--files", "3", "--hours", "0.02"]
+    rows = soak.main([*options, "--record", "--history", str(tmp_path / "history.jsonl")])
+    short, long = rows
+    assert (short["files"], long["files"]) == (3, 1)
+    assert long["hours"] == pytest.approx(1 / 60, rel=1e-3)
+    for row in rows:
+        assert 0 < row["peak_gib"] < 2
+        assert row["hours_per_minute"] == pytest.approx(row["hours"] / row["seconds"] * 60, rel=1e-3)
+    recorded = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["part"] for row in recorded] == ["short-files", "long-file"]
+    assert "hours_per_minute" in capsys.readouterr().out
+
+
+def test_slopes_leave_out_the_warm_up_and_single_peaks():
+    seconds = np.arange(0, 1000, 2.0)
+    steps = 10 * seconds
+    memory = 1e9 + 3e6 * steps / 1000
+    memory[seconds < 150] *= 0.5
+    memory[300] = 4e9
+    samples = np.stack([seconds, steps, memory, memory - 5e8, 12 + (seconds > 500), np.full_like(seconds, 30)], axis=1)
+    figures = soak._figures(samples, steps_per_epoch=500)
+    assert figures["resident_mb_per_1000_steps"] == pytest.approx(3, rel=1e-3)
+    assert figures["anonymous_mb_per_epoch"] == pytest.approx(1.5, rel=1e-3)
+    assert figures["epochs"] == pytest.approx(9980 / 500)
+    assert figures["rate_drift"] == pytest.approx(0, abs=1e-6)
+    assert figures["open_files"] == "12 to 13, at the end 13"
+    samples[seconds > 500, 1] = samples[seconds == 500, 1] + 5 * (seconds[seconds > 500] - 500)
+    assert soak._figures(samples, 500)["rate_drift"] == pytest.approx(-0.5, abs=1e-3)
+
+
+def test_hostile_recordings_are_of_all_kinds_and_the_same_for_a_seed(tmp_path):
+    contents = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        count = write_hostile(tmp_path / place, 0.05)
+        files = sorted((tmp_path / place).iterdir())
+        assert len(files) == count
+        contents.append(
+            {path.name: path.suffix == ".ogg" or path.read_bytes() for path in files}
+        )  # OGG draws serial numbers
+    assert contents[0] == contents[1]
+    read, reasons = set(), set()
+    for clip in Folder(root=str(tmp_path / "a")).clips():
+        try:
+            waveform = clip.load()
+            read.add(
+                (waveform.sample_rate, waveform.samples.shape[1], soundfile.info(tmp_path / "a" / clip.name).subtype)
+            )
+        except AudioError as reason:
+            reasons.add(str(reason).partition(":")[0])
+    assert len({rate for rate, _, _ in read}) > 4
+    assert {channels for _, channels, _ in read} == {1, 2, 6}
+    assert len({subtype for _, _, subtype in read}) > 4
+    assert {"NaN or infinite samples", "not audio, or damaged"} <= reasons
