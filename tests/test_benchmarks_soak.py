@@ -50,9 +50,7 @@ def test_hostile_recordings_are_of_all_kinds_and_the_same_for_a_seed(tmp_path):
         count = write_hostile(tmp_path / place, 0.05)
         files = sorted((tmp_path / place).iterdir())
         assert len(files) == count
-        contents.append(
-            {path.name: path.suffix == ".ogg" or path.read_bytes() for path in files}
-        )  # OGG draws serial numbers
+        contents.append({path.name: path.stat().st_size for path in files})
     assert contents[0] == contents[1]
     read, reasons = set(), set()
     for clip in Folder(root=str(tmp_path / "a")).clips():
