@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -62,24 +61,24 @@ class Recording:
 
 
 @contextlib.contextmanager
-def opened(source: str | Path | BinaryIO) -> Iterator[Recording]:
-    """A WAV, FLAC, OGG or MP3 file, by its path or open for reading in binary. Raises AudioError where it is not audio.
+def opened(path: str | Path) -> Iterator[Recording]:
+    """A WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio.
 
     A recording that breaks off is read as far as it goes, where its format allows that (wav and mp3 do, flac does not).
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            if isinstance(source, str | Path) and os.path.getsize(source) == 0:
+            if os.path.getsize(path) == 0:
                 raise AudioError("empty file")
-            file = stack.enter_context(soundfile.SoundFile(source))
+            file = stack.enter_context(soundfile.SoundFile(path))
         if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise AudioError(f"sample rate of {file.samplerate} Hz")
         yield Recording(file.samplerate, file.channels, _decoded(file))
 
 
-def read(source: str | Path | BinaryIO) -> Waveform:
+def read(path: str | Path) -> Waveform:
     """All that `opened` gives, in memory. Raises AudioError."""
-    with opened(source) as recording:
+    with opened(path) as recording:
         return recording.whole()
 
 
