@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import io
 import json
+import math
 import pkgutil
 import sys
 import traceback
@@ -116,7 +117,7 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
+            parsed = tyro.cli(
                 cls,
                 args=args,
                 prog=program,
@@ -128,6 +129,20 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue())) from None
+    _check_numbers(parsed)
+    return parsed
+
+
+def _check_numbers(value: Any, option: str = "-") -> None:
+    """Raises UserError for a number that is none, or that no array can hold."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            joint = "-" if option == "-" else "."
+            _check_numbers(getattr(value, field.name), f"{option}{joint}{field.name.replace('_', '-')}")
+    elif isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{option} is {value}, expected a number.")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{option} is {value}, which is too large.")
 
 
 def _one_line(panel: str) -> str:

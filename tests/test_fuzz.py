@@ -221,29 +221,12 @@ def test_manifests(data, name):
 
 OPTIONS = _options(quickstart())
 CLASSES = ["--data", "--features", "--model", "--model.cell", "--model.distribution", "--data.root", "--config"]
+NUMBERS = ["0", "-1", "1", "2", "3", "7", "999", "-0.5", "0.5", "1.5", "1e-320", "1e9", "nan", "inf", "-inf", "1" * 30]
 WORDS = [
     *[
         "",
         " ",
-        "0",
-        "-1",
-        "1",
-        "2",
-        "3",
-        "7",
-        "12",
-        "1000",
-        "-0.5",
-        "0.5",
-        "1e-320",
-        "1e9",
-        "nan",
-        "inf",
-        "-inf",
         "None",
-    ],
-    *[
-        "1" * 30,
         "True",
         "LSTM",
         "GRU",
@@ -254,19 +237,37 @@ WORDS = [
         "WaveRNN",
         "MelRNN",
         "Normal",
-        "Categorical",
+        "Folder",
     ],
-    *["Folder", "Plucked", "Named", "timbre", "loss", "--", "-", "--help", "--train.steps", "\udcff", "a\nb", "é", "٣"],
+    *[
+        "Plucked",
+        "Named",
+        "Categorical",
+        "timbre",
+        "loss",
+        "--",
+        "-",
+        "--help",
+        "--train.steps",
+        "\udcff",
+        "a\nb",
+        "é",
+        "٣",
+    ],
 ]
 
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    options = st.sampled_from([*OPTIONS, *CLASSES]) | st.sampled_from(OPTIONS).map(lambda option: option[:-1])
-    words = st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=6)
+    """Options that are there, most often with a number, and all else that may stand on a command line."""
+    there = st.sampled_from(OPTIONS)
+    options = there | there | st.sampled_from(CLASSES) | there.map(lambda option: option[:-1]) | st.sampled_from(WORDS)
+    words = (
+        st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=6)
+    )
     line: list[str] = []
-    for _ in range(draw(st.integers(0, 4))):
-        option, values = draw(options | words), draw(st.lists(words, min_size=1, max_size=draw(st.integers(1, 2))))
+    for _ in range(draw(st.integers(1, 3))):
+        option, values = draw(options), draw(st.lists(words, min_size=1, max_size=draw(st.integers(1, 2))))
         line += [f"{option}={values[0]}"] if draw(st.booleans()) else [option, *values]
     return line
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
@@ -16,6 +17,7 @@ from jaxgen.features.spec import FeatureSpec, require
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
+_LARGEST_FFT = 1 << 16
 _NEW_FRAMES = 32  # that are made sound at a time when streaming
 _NNLS_ITERATIONS = 60
 _ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
@@ -46,8 +48,15 @@ class LogMel(FeatureSpec):
         super().__post_init__()
         nyquist = self.sample_rate / 2
         window, top = self.win_length or self.n_fft, self.fmax or nyquist
-        require(self.n_fft >= 2, f"n_fft is {self.n_fft}; features.n_fft must be at least 2 samples.")
-        require(self.n_mels >= 1, f"n_mels is {self.n_mels}; features.n_mels must be at least 1.")
+        require(
+            2 <= self.n_fft <= _LARGEST_FFT,
+            f"n_fft is {self.n_fft}; features.n_fft must be from 2 to {_LARGEST_FFT:,} samples.",
+        )
+        require(
+            1 <= self.n_mels <= self.n_fft // 2 + 1,
+            f"n_mels is {self.n_mels}; features.n_mels must be at least 1, and at most the {self.n_fft // 2 + 1}"
+            f" frequencies of n_fft={self.n_fft}.",
+        )
         require(
             1 <= window <= self.n_fft,
             f"win_length is {window}; features.win_length must be from 1 to n_fft={self.n_fft} samples.",
@@ -62,7 +71,7 @@ class LogMel(FeatureSpec):
             f"fmin={self.fmin} and fmax={top} do not fit: features.fmin must lie below features.fmax, and that at or"
             f" below half of sample_rate ({nyquist} Hz).",
         )
-        require(self.floor > 0, f"floor is {self.floor}; features.floor must be above 0.")
+        require(0 < self.floor < math.inf, f"floor is {self.floor}; features.floor must be above 0.")
 
     @property
     def step_shape(self) -> tuple[int, ...]:

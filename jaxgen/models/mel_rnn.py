@@ -5,6 +5,7 @@ network (Bishop 1994) as Graves 2013 (section 4) uses it for handwriting, whose 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -46,6 +47,10 @@ class MelRNN(ModelConfig):
 
     lookback = 1
     ends_clips = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.input_noise < math.inf:
+            raise UserError(f"--model.input-noise is {self.input_noise}, expected a deviation of at least 0.")
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "MelModule":
         """Raises UserError where the features are not log-mel frames."""

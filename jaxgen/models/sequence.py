@@ -130,6 +130,11 @@ class LabelEmbedding(nnx.Module):
                 f"the model asks for label '{unknown[0]}', but the data has {', '.join(sizes) or 'no labels'}; "
                 "change --model.labels."
             )
+        if size < 1 or not 0 <= dropout <= 1:
+            raise UserError(
+                f"--model.label-size is {size} and --model.label-dropout {dropout}; expected at least 1 feature, and a "
+                "share from 0 to 1."
+            )
         self.names = names
         self.dropout = dropout
         self.num_features = size * len(names)

@@ -54,6 +54,8 @@ class WaveRNN(ModelConfig):
     def __post_init__(self) -> None:
         if self.lookback < 1:
             raise UserError(f"--model.lookback is {self.lookback}; a model must read at least 1 past sample.")
+        if self.embedding_size < 1:
+            raise UserError(f"--model.embedding-size is {self.embedding_size}; a code needs at least 1 feature.")
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveModule":
         """Raises UserError where the features are not mu-law codes."""

@@ -1,6 +1,7 @@
 """Adam with warm-up and cosine decay."""
 
 import dataclasses
+import math
 
 import jax
 import optax
@@ -31,9 +32,13 @@ class AdamW:
     """Largest global norm of the gradient."""
 
     def __post_init__(self):
-        if self.peak <= 0 or self.clip_norm <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
+        if not (0 < self.peak < math.inf and self.clip_norm > 0 and self.warmup_steps >= 0 and self.weight_decay >= 0):
             raise UserError(
                 f"an optimizer needs peak > 0, clip_norm > 0, warmup_steps >= 0 and weight_decay >= 0, got {self}."
+            )
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.final_share <= 1):
+            raise UserError(
+                f"an optimizer needs b1 and b2 of at least 0 and below 1, and final_share from 0 to 1, got {self}."
             )
 
     def schedule(self, steps: int) -> optax.Schedule:
