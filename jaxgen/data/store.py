@@ -179,12 +179,12 @@ def _digests(clips: Sequence[Clip], cache: Path, pool: concurrent.futures.Execut
 
 def _opened(directory: Path) -> Store | None:
     """The store in a folder; None where there is none, or a damaged one, which is removed."""
-    try:
+    if not directory.is_dir():
+        return None
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         store = Store(directory)
         if store.is_whole():
             return store
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     shutil.rmtree(directory, ignore_errors=True)
     return None
 
