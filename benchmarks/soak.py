@@ -115,11 +115,15 @@ def _frames(report: dict, config: dict) -> float:
 
 
 def _figures(samples: np.ndarray, steps_per_epoch: float) -> Row:
-    """From rows of (seconds, step, resident bytes, bytes of these that are no files, open files, threads)."""
+    """From rows of (seconds, step, processor seconds, resident bytes, of these no files, open files, threads).
+
+    The rate is also told per second of processor time, which other work on the machine hardly changes.
+    """
     warm = samples[samples[:, 0] >= samples[0, 0] + _WARM_UP * (samples[-1, 0] - samples[0, 0])]
-    seconds, steps, resident, anonymous, files, threads = warm.T
-    thirds = [third[-1, :2] - third[0, :2] for third in np.array_split(warm, 3)]
-    first, _, last = (float(steps / seconds) for seconds, steps in thirds)
+    seconds, steps, _, resident, anonymous, files, threads = warm.T
+    thirds = [third[-1, :3] - third[0, :3] for third in np.array_split(warm, 3)]
+    first, _, last = (float(steps / seconds) for seconds, steps, _ in thirds)
+    cpu_first, _, cpu_last = (float(steps / cpu_seconds) for _, steps, cpu_seconds in thirds)
     per_step = [float(theilslopes(memory, steps).slope) / 1e6 for memory in (resident, anonymous)]
     return {
         "minutes": float(seconds[-1] - seconds[0]) / 60,
@@ -134,16 +138,23 @@ def _figures(samples: np.ndarray, steps_per_epoch: float) -> Row:
         "steps_per_s_first_third": first,
         "steps_per_s_last_third": last,
         "rate_drift": last / first - 1,
+        "steps_per_cpu_s_first_third": cpu_first,
+        "steps_per_cpu_s_last_third": cpu_last,
+        "cpu_rate_drift": cpu_last / cpu_first - 1,
     }
 
 
-def _look(pid: int) -> tuple[int, ...]:
-    """What `_figures` is told of a process: memory, open files, threads; nothing of one that has ended."""
+def _look(pid: int) -> tuple[float, ...]:
+    """What `_figures` is told of a process, after seconds and step; nothing of one that has ended."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     if "VmRSS" not in status:
         return ()
     resident, anonymous = (1024 * int(status[name].split()[0]) for name in ("VmRSS", "RssAnon"))
-    return resident, anonymous, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
+    ticks = (
+        Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    )  # in this process, and in the kernel for it
+    cpu_seconds = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return cpu_seconds, resident, anonymous, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
 
 
 def _last_step(metrics: Path) -> int:

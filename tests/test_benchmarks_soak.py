@@ -32,13 +32,15 @@ def test_slopes_leave_out_the_warm_up_and_single_peaks():
     memory = 1e9 + 3e6 * steps / 1000
     memory[seconds < 150] *= 0.5
     memory[300] = 4e9
-    samples = np.stack([seconds, steps, memory, memory - 5e8, 12 + (seconds > 500), np.full_like(seconds, 30)], axis=1)
+    files, threads = 12 + (seconds > 500), np.full_like(seconds, 30)
+    samples = np.stack([seconds, steps, seconds / 4, memory, memory - 5e8, files, threads], axis=1)
     figures = soak._figures(samples, steps_per_epoch=500)
     assert figures["resident_mb_per_1000_steps"] == pytest.approx(3, rel=1e-3)
     assert figures["anonymous_mb_per_epoch"] == pytest.approx(1.5, rel=1e-3)
     assert figures["epochs"] == pytest.approx(9980 / 500)
     assert figures["rate_drift"] == pytest.approx(0, abs=1e-6)
     assert figures["open_files"] == "12 to 13, at the end 13"
+    assert figures["steps_per_cpu_s_last_third"] == pytest.approx(40)
     samples[seconds > 500, 1] = samples[seconds == 500, 1] + 5 * (seconds[seconds > 500] - 500)
     assert soak._figures(samples, 500)["rate_drift"] == pytest.approx(-0.5, abs=1e-3)
 
