@@ -12,18 +12,23 @@ from jaxgen.audio import AudioError
 from jaxgen.data.folder import Folder
 
 
-def test_preparing_is_measured_for_many_files_and_for_a_long_one(tmp_path, capsys):
-    options = ["--parts", "short-files", "long-file", "--files", "3", "--hours", "0.02"]
-    rows = soak.main([*options, "--record", "--history", str(tmp_path / "history.jsonl")])
-    short, long = rows
-    assert (short["files"], long["files"]) == (3, 1)
-    assert long["hours"] == pytest.approx(1 / 60, rel=1e-3)
-    for row in rows:
-        assert 0 < row["peak_gib"] < 2
-        assert row["hours_per_minute"] == pytest.approx(row["hours"] / row["seconds"] * 60, rel=1e-3)
-    recorded = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [row["part"] for row in recorded] == ["short-files", "long-file"]
+def test_preparing_is_measured_and_recorded(tmp_path, capsys):
+    options = ["--parts", "long-file", "--hours", "0.02", "--history", str(tmp_path / "history.jsonl")]
+    (row,) = soak.main([*options, "--record"])
+    assert (row["part"], row["files"]) == ("long-file", 1)
+    assert row["hours"] == pytest.approx(1 / 60, rel=1e-3)
+    assert 0 < row["peak_gib"] < 2
+    assert row["hours_per_minute"] == pytest.approx(row["hours"] / row["seconds"] * 60, rel=1e-3)
+    (recorded,) = (json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines())
+    assert {name: recorded[name] for name in row} == row
     assert "hours_per_minute" in capsys.readouterr().out
+
+
+def test_short_files_are_as_many_as_asked(tmp_path):
+    hours = soak._write_short_files(tmp_path, soak.Options(files=1_002))
+    seconds = [soundfile.info(path).duration for path in tmp_path.rglob("*.wav")]
+    assert len(seconds) == 1_002
+    assert sum(seconds) == pytest.approx(3_600 * hours)
 
 
 def test_slopes_leave_out_the_warm_up_and_single_peaks():
