@@ -31,7 +31,7 @@ from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
 
-_VERSION = 2  # of the files below; a change makes every store anew
+_VERSION = 3  # of the files below; a change makes every store anew
 _SAMPLE = np.dtype(np.float32)
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
