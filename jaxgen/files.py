@@ -44,7 +44,8 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
         if (file.write(content) or 0) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
-        file.truncate(before)
+        with contextlib.suppress(OSError):
+            file.truncate(before)
         raise
 
 

@@ -67,10 +67,12 @@ class Run:
         """Opens the best checkpoint by validation, or that of `step`. Raises UserError where there is none."""
         workdir = Path(workdir)
         checkpoints = checkpoints_of(workdir)
-        newest = None if checkpoints is None else checkpoints.newest_run()
-        if checkpoints is None or newest is None:
+        if checkpoints is None or not checkpoints.steps():
             raise UserError(f"no checkpoint in '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
         try:
+            newest = checkpoints.newest_run()
+            if newest is None:
+                raise _all_damaged(workdir)
             best = checkpoints.best(_described(checkpoints, *newest)[0].train.best_metric)
             if step is not None and step not in checkpoints.steps():
                 kept = ", ".join(map(str, checkpoints.steps()))
@@ -93,7 +95,7 @@ class Run:
                 return cls(workdir, step, config, spec, training, state.average)
             except Damaged as damage:
                 print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
-        raise UserError(f"no whole checkpoint in '{workdir}'. Change --step, or train again.")
+        raise _all_damaged(workdir)
 
     def untrained(self) -> Any:
         """The parameters that this run started from."""
@@ -144,6 +146,12 @@ class Run:
                 prompt=prompt,
             )
             mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
+
+
+def _all_damaged(workdir: Path) -> UserError:
+    return UserError(
+        f"none of the checkpoints in '{workdir}' is whole; train again, or pass another --workdir or --step."
+    )
 
 
 def keep_compiled(cache_dir: str) -> None:

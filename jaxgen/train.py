@@ -36,11 +36,7 @@ def main() -> int:
         return ExitCode.DONE
     keep_compiled(config.cache_dir)
     keep_freed_memory()
-    with (
-        preemptible(),
-        locked(workdir),
-        concurrent.futures.ThreadPoolExecutor(1, "beside") as beside,
-    ):
+    with preemptible(), concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
         beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
         return _run(config, beside)
 
@@ -66,11 +62,12 @@ def _run(config: Config, beside: concurrent.futures.Executor) -> int:
         seq_len=config.train.seq_len,
         seed=config.train.seed,
     )
-    save_config(config)
-    note_start(workdir)
-    drawn = beside.submit(data_report.write, store.report, workdir)  # while the first step compiles
-    outcome = _train(config, store, training, spec, evaluator)
-    drawn.result()
+    with locked(workdir):
+        save_config(config)
+        note_start(workdir)
+        drawn = beside.submit(data_report.write, store.report, workdir)  # while the first step compiles
+        outcome = _train(config, store, training, spec, evaluator)
+        drawn.result()
     if outcome is Outcome.PREEMPTED:
         print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
         return ExitCode.PREEMPTED
