@@ -1,9 +1,7 @@
 """A user's mistake costs one line and exit code 2, leaves nothing behind, and never shows a traceback."""
 
-import errno
 import io
 import json
-import os
 import shutil
 
 import numpy as np
