@@ -40,7 +40,7 @@ from jaxgen.runs import (
 )
 from jaxgen.serial import to_json
 from jaxgen.starts import locked, note_start
-from jaxgen.training.distributed import check_alike, from_first, is_first, joined
+from jaxgen.training.distributed import check_alike, from_first, gathered, is_first, joined
 from jaxgen.training.interrupts import preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
@@ -50,6 +50,7 @@ from jaxgen.training.telemetry import read_metrics
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
     workdir = Path(config.workdir)
+    keep_freed_memory()
     with joined(config.distributed, config.coordinator, config.num_processes, config.process_id):
         if from_first(lambda: is_finished(config)):
             print(
@@ -58,7 +59,6 @@ def main() -> int:
             )
             return ExitCode.DONE
         keep_compiled(config.cache_dir)
-        keep_freed_memory()
         with (
             preemptible(),
             _own_folder(workdir) as own,
@@ -73,6 +73,11 @@ def _own_folder(workdir: Path) -> Iterator[Path]:
     """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
     with contextlib.ExitStack() as stack:
         from_first(lambda: stack.enter_context(locked(workdir)))
+        seen = gathered((workdir / ".lock").exists())
+        if not all(seen):
+            raise UserError(
+                f"process {seen.index(False)} does not see '{workdir}' of process 0; pass --workdir a folder that all share."
+            )
         yield workdir if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
 
 

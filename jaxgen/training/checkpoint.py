@@ -113,7 +113,13 @@ class Checkpoints:
         if self._together:  # the first process looks which one that is, then all read it together
             step = from_first(lambda: _newest_whole(self.directory, state))
             self.manager.reload()
-            return None if step is None else self.restore(step, state)
+            try:
+                return None if step is None else self.restore(step, state)
+            except Damaged as damage:
+                raise UserError(
+                    f"the checkpoint of step {step} in '{self.directory}' can be read by process 0, not by process "
+                    f"{jax.process_index()} ({damage}); pass --workdir a folder that all processes share."
+                ) from None
         for step in reversed(self.steps()):
             try:
                 return self.restore(step, state)
