@@ -133,7 +133,6 @@ def _train(
     train = config.train
     clips = store.indices("validation")
     batches = training_batches(config, store, spec, devices.rows)
-    checkpoints = Checkpoints(Path(config.workdir) / "checkpoints", keep=train.keep, best_metric=train.best_metric)
     seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate
 
     def validate(params: Any, step: int) -> Validation:
@@ -145,7 +144,9 @@ def _train(
 
         return Validation(from_first(measure), heard, spec.features.sample_rate)
 
-    try:
+    with Checkpoints(
+        Path(config.workdir) / "checkpoints", keep=train.keep, best_metric=train.best_metric
+    ) as checkpoints:
         return fit(
             training,
             batches,
@@ -158,8 +159,6 @@ def _train(
             run=describe(config, spec),
             profile=config.profile,
         )
-    finally:
-        checkpoints.close()
 
 
 def _report(config: Config, store: Store, evaluator: Evaluator) -> None:

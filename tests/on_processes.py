@@ -5,7 +5,6 @@ python tests/on_processes.py STORE WORKDIR ADDRESS PROCESSES INDEX [shard]
 
 import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -41,7 +40,7 @@ def train(store: Store, workdir: Path, *, shard: bool = False) -> Outcome:
         loss = from_first(lambda: float(sum(leaf.sum() for leaf in jax.tree.leaves(params))))
         return Validation({"loss": loss}, [], spec.features.sample_rate)
 
-    with tempfile.TemporaryDirectory() as other, closing(Checkpoints(workdir / "checkpoints", keep=9)) as checkpoints:
+    with tempfile.TemporaryDirectory() as other, Checkpoints(workdir / "checkpoints", keep=9) as checkpoints:
         own = workdir if is_first() else Path(other)
         return fit(training, batches, checkpoints, validate, TRAIN, own, devices, seconds_per_step=1.0, run={})
 

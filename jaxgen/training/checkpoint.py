@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,14 @@ class Checkpoints:
         self._figures: dict[int, dict[str, float]] = {}
         self.manager = self._open()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; a process that fails does not, as it would wait for others, which may not have failed."""
+        if kind is None or not self._together:
+            self.close()
+
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self.directory.absolute(), options=self._options)
 
@@ -95,9 +103,11 @@ class Checkpoints:
         alone, on one device of this process. Raises Damaged.
         """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), state
-        )
+
+        def target_of(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
+
+        target = jax.tree.map(target_of, state)
         saved = self._read(
             step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), run=ocp.args.JsonRestore()
         )
