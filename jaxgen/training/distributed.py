@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ _JOIN_SECONDS = 300  # until the last process has come
 _HEARTBEAT_SECONDS = 60  # of silence until a process counts as dead
 _LEAVE_SECONDS = 24 * 3600  # until the first process, which others wait for at the end, has written its report
 
+_LAST_SECONDS = 3  # that the first process stays when it fails: without it jax aborts the others before they tell why
 _LOST = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL): ")
 """What XLA's errors begin with where a process does not answer."""
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # what jax reads
@@ -178,6 +180,8 @@ def _end(error: BaseException) -> None:
         code = told(error)
     sys.stdout.flush()
     sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LAST_SECONDS)
     os._exit(code)
 
 
