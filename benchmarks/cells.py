@@ -84,7 +84,7 @@ class Learner:
     """One model in training, and the time it has had."""
 
     def __init__(self, options: Options, model: WaveRNN, store: Store, spec: DataSpec):
-        sizes = {"batch_size": options.batch_size, "seq_len": options.seq_len}
+        sizes: dict[str, Any] = {"batch_size": options.batch_size, "seq_len": options.seq_len}
         training = options.objective.bind(model, spec, steps=_STEPS, batch_size=options.batch_size)
         batches = TrainingBatches(store, spec, model.labels, lookback=model.lookback, seed=0, **sizes)
         validation = store.indices("validation")

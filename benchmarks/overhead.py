@@ -30,6 +30,7 @@ from jaxgen.runs import bind, training_batches
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
 from jaxgen.training.loop import Validation, fit, updates
+from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
@@ -133,6 +134,7 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
         validate,
         train,
         folder,
+        Devices(train.batch_size),
         seconds_per_step=1.0,
         run={},
     )
@@ -141,7 +143,7 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
 
 def _bare_loop(training: Any, batches: TrainingBatches, train: Train) -> Callable[[], float]:
     """A round of the same updates, without all that the loop does beside them; returns its seconds."""
-    step, state = updates(training), jax.jit(training.init)(jax.random.key(0))
+    step, state = jax.jit(updates(training), donate_argnums=0), jax.jit(training.init)(jax.random.key(0))
     lasts = [*range(train.steps_per_call, train.eval_every, train.steps_per_call), train.eval_every]
     rounds = list(calls(iter(batches), 1, lasts))
 

@@ -19,7 +19,7 @@ import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -61,6 +61,14 @@ class Config:
     """Folder of downloads and decoded data."""
     profile: str = ""
     """Updates to trace for TensorBoard's profile page, as START:N; none for no trace."""
+    distributed: Literal["auto", "off", "on"] = "auto"
+    """Train in several processes: where a cluster says so (TPU, Slurm, Open MPI, Kubernetes), never, or in any case."""
+    coordinator: str = ""
+    """Where the processes meet, as HOST:PORT of process 0, if no cluster tells."""
+    num_processes: int | None = None
+    """How many processes train, if no cluster tells."""
+    process_id: int | None = None
+    """Which of them this one is, from 0 on, if no cluster tells."""
 
     def __post_init__(self) -> None:
         span(self.profile)

@@ -2,6 +2,7 @@
 
 import enum
 import sys
+import traceback
 from collections.abc import Callable
 
 
@@ -32,19 +33,27 @@ def run(main: Callable[[], int | None]) -> None:
     """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug."""
     try:
         code = main()
-    except UserError as error:
-        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
-        code = ExitCode.BAD_INPUT
-    except Diverged as error:
-        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
-        code = ExitCode.DIVERGED
-    except Preempted as signal:
-        print(f"\njaxgen: stopped by {signal}; the same command goes on.", file=sys.stderr)
-        code = ExitCode.PREEMPTED
-    except KeyboardInterrupt:
-        print("\njaxgen: interrupted", file=sys.stderr)
-        code = ExitCode.INTERRUPTED
+    except (UserError, Diverged, KeyboardInterrupt) as error:
+        code = told(error)
     sys.exit(int(code or 0))
+
+
+def told(error: BaseException) -> int:
+    """Says on stderr what ended a command, in one line unless it is a bug of ours; returns the exit code."""
+    if isinstance(error, UserError):
+        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    if isinstance(error, Diverged):
+        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
+        return ExitCode.DIVERGED
+    if isinstance(error, Preempted):
+        print(f"\njaxgen: stopped by {error}; the same command goes on.", file=sys.stderr)
+        return ExitCode.PREEMPTED
+    if isinstance(error, KeyboardInterrupt):
+        print("\njaxgen: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    traceback.print_exception(error)
+    return 1
 
 
 def printable(text: str) -> str:

@@ -23,17 +23,27 @@ from jaxgen.files import write_whole, writing
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
+from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import not_improving
 from jaxgen.training.telemetry import read_metrics
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
 
+_PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
-    ["workdir", "cache_dir", "profile", "data.root", "evaluation"]
+    [*_PLACE, "data.root", "evaluation"]
     + [
         f"train.{name}"
-        for name in ("steps_per_call", "log_every", "keep", "early_stopping", "on_full_disk", "stuck_after")
+        for name in (
+            "steps_per_call",
+            "log_every",
+            "keep",
+            "early_stopping",
+            "on_full_disk",
+            "stuck_after",
+            "shard_parameters",
+        )
     ]
 )
 
@@ -44,8 +54,8 @@ def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of a config without its folders, hexadecimal: the same experiment has the same hash anywhere."""
-    content = to_json(dataclasses.replace(config, workdir="", cache_dir="", profile=""))
+    """SHA-256 of a config without where it runs, hexadecimal: the same experiment has the same hash anywhere."""
+    content = {name: value for name, value in to_json(config).items() if name not in _PLACE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -176,8 +186,16 @@ def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
     return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
 
 
-def training_batches(config: Config, store: Store, spec: DataSpec) -> TrainingBatches:
-    """The batches that the config trains on."""
+def devices_of(config: Config) -> Devices:
+    """All devices, for the config to train on. Raises UserError where its batch does not divide over them."""
+    train, accumulation = config.train, config.objective.accumulation
+    return Devices(train.batch_size, accumulation=accumulation, shard_parameters=train.shard_parameters)
+
+
+def training_batches(
+    config: Config, store: Store, spec: DataSpec, rows: Sequence[int] | None = None
+) -> TrainingBatches:
+    """The batches that the config trains on. rows: those that are read, none for all."""
     train, model = config.train, config.model
     return TrainingBatches(
         store,
@@ -187,6 +205,7 @@ def training_batches(config: Config, store: Store, spec: DataSpec) -> TrainingBa
         batch_size=train.batch_size,
         seq_len=train.seq_len,
         seed=train.seed,
+        rows=rows,
     )
 
 

@@ -5,9 +5,16 @@ command continues an interrupted run, and finds a finished one.
 """
 
 import concurrent.futures
+import contextlib
+import dataclasses
 import importlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxgen.config import Config
 from jaxgen.data import report as data_report
@@ -19,34 +26,65 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
-from jaxgen.runs import Run, bind, check_data, describe, is_finished, keep_compiled, save_config, training_batches
+from jaxgen.runs import (
+    Run,
+    bind,
+    check_data,
+    config_hash,
+    describe,
+    devices_of,
+    is_finished,
+    keep_compiled,
+    save_config,
+    training_batches,
+)
+from jaxgen.serial import to_json
 from jaxgen.starts import locked, note_start
+from jaxgen.training.distributed import check_alike, from_first, gathered, is_first, joined
 from jaxgen.training.interrupts import preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.mesh import Devices
 from jaxgen.training.telemetry import read_metrics
 
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
     workdir = Path(config.workdir)
-    if is_finished(config):
-        print(
-            f"{workdir} holds this run, finished; its report is {workdir / 'report.html'}.\n{_next_commands(workdir)}"
-        )
-        return ExitCode.DONE
-    keep_compiled(config.cache_dir)
     keep_freed_memory()
-    with preemptible(), concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
-        beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
-        return _run(config, beside)
+    with joined(config.distributed, config.coordinator, config.num_processes, config.process_id):
+        if from_first(lambda: is_finished(config)):
+            print(
+                f"{workdir} holds this run, finished; its report is {workdir / 'report.html'}.\n"
+                f"{_next_commands(workdir)}"
+            )
+            return ExitCode.DONE
+        keep_compiled(config.cache_dir)
+        with preemptible(), concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
+            beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
+            return _run(config, beside)
+
+
+@contextlib.contextmanager
+def _own_folder(workdir: Path) -> Iterator[Path]:
+    """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
+    with contextlib.ExitStack() as stack:
+        from_first(lambda: stack.enter_context(locked(workdir)))
+        seen = gathered((workdir / ".lock").exists())
+        if not all(seen):
+            raise UserError(
+                f"process {seen.index(False)} does not see '{workdir}' of process 0; pass --workdir a folder that all share."
+            )
+        yield workdir if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
 
 
 def _run(config: Config, beside: concurrent.futures.Executor) -> int:
     workdir = Path(config.workdir)
+    devices = devices_of(config)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
-    check_data(config, spec)
+    check_alike("another folder, settings or recordings", [config.workdir, config_hash(config), to_json(spec)])
+    from_first(lambda: check_data(config, spec))
     if not store.indices("validation"):
         raise UserError(
             f"no clip of {len(store.clips)} is for validation; change --data.validation or the manifest's `split`, or "
@@ -62,46 +100,62 @@ def _run(config: Config, beside: concurrent.futures.Executor) -> int:
         seq_len=config.train.seq_len,
         seed=config.train.seed,
     )
-    with locked(workdir):
-        save_config(config)
-        note_start(workdir)
-        drawn = beside.submit(data_report.write, store.report, workdir)  # while the first step compiles
-        outcome = _train(config, store, training, spec, evaluator)
+    with _own_folder(workdir) as own:
+        save_config(dataclasses.replace(config, workdir=str(own)))
+        note_start(own)
+        drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
+        outcome = _train(config, own, devices, store, training, spec, evaluator)
         drawn.result()
-    if outcome is Outcome.PREEMPTED:
-        print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
-        return ExitCode.PREEMPTED
-    if outcome is Outcome.EARLY:
-        print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
-    _report(config, store, evaluator)
+        if outcome is Outcome.PREEMPTED:
+            print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
+            return ExitCode.PREEMPTED
+        if outcome is Outcome.EARLY:
+            print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
+        if is_first():
+            _report(config, store, evaluator)
     return ExitCode.DONE
 
 
-def _train(config: Config, store: Store, training: LikelihoodTraining, spec: DataSpec, evaluator: Evaluator) -> Outcome:
+def _train(
+    config: Config,
+    own: Path,
+    devices: Devices,
+    store: Store,
+    training: LikelihoodTraining,
+    spec: DataSpec,
+    evaluator: Evaluator,
+) -> Outcome:
     from jaxgen.training.checkpoint import Checkpoints
 
     train = config.train
     clips = store.indices("validation")
-    batches = training_batches(config, store, spec)
-    workdir = Path(config.workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=train.keep, best_metric=train.best_metric)
+    batches = training_batches(config, store, spec, devices.rows)
     seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate
-    try:
+
+    def validate(params: Any, step: int) -> Validation:
+        heard: list[np.ndarray] = []
+
+        def measure() -> dict[str, float]:
+            metrics, heard[:] = evaluator.validate(params, store, clips, train.max_eval_clips)
+            return metrics
+
+        return Validation(from_first(measure), heard, spec.features.sample_rate)
+
+    with Checkpoints(
+        Path(config.workdir) / "checkpoints", keep=train.keep, best_metric=train.best_metric
+    ) as checkpoints:
         return fit(
             training,
             batches,
             checkpoints,
-            lambda params, step: Validation(
-                *evaluator.validate(params, store, clips, train.max_eval_clips), spec.features.sample_rate
-            ),
+            validate,
             train,
-            workdir,
+            own,
+            devices,
             seconds_per_step=seconds,
             run=describe(config, spec),
             profile=config.profile,
         )
-    finally:
-        checkpoints.close()
 
 
 def _report(config: Config, store: Store, evaluator: Evaluator) -> None:

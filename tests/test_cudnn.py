@@ -1,6 +1,8 @@
 """cuDNN's LSTM: our weights become its weights and back, and the train step for NVIDIA GPUs calls it."""
 
+import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +64,8 @@ def nvidia(monkeypatch):
         mlir.register_lowering(primitive, functools.partial(rule, Descriptor, "cu"), platform="cuda")
 
 
-def lowered_for_cuda(cell, dtype="float32", dropout=0.0):
-    """Text of the real train step."""
+def lowered_for_cuda(cell, dtype="float32", dropout=0.0, around=contextlib.nullcontext):
+    """Text of the real train step, traced within a context."""
     data = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16))
     model = WaveRNN(cell=cell, embedding_size=4, dropout=dropout)
     training = Likelihood(dtype=dtype).bind(model, data, steps=10, batch_size=B)
@@ -72,7 +74,12 @@ def lowered_for_cuda(cell, dtype="float32", dropout=0.0):
     batch = dict.fromkeys(("reset", "mask", "end"), shape) | {"labels": {}}
     batch["x"] = jax.ShapeDtypeStruct((B, T + model.lookback), np.uint8)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in ("cudnn_rnn_ffi", "cudnn_rnn_bwd_ffi")]
-    exported = jax.export.export(jax.jit(training.train_step), platforms=["cuda"], disabled_checks=checks)
+
+    def step(state, batch):
+        with around():
+            return training.train_step(state, batch)
+
+    exported = jax.export.export(jax.jit(step), platforms=["cuda"], disabled_checks=checks)
     return exported(state, batch).mlir_module()
 
 
@@ -80,6 +87,14 @@ def test_the_train_step_calls_cudnn_forward_and_backward(nvidia):
     text = lowered_for_cuda(LSTM(H))
     assert "@cudnn_rnn_ffi" in text
     assert "@cudnn_rnn_bwd_ffi" in text
+
+
+def test_each_of_several_devices_calls_it_for_its_own_rows(nvidia):
+    mesh = jax.sharding.AbstractMesh((B,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    text = lowered_for_cuda(LSTM(H), around=lambda: jax.sharding.use_abstract_mesh(mesh))
+    outputs = re.findall(r"@cudnn_rnn_ffi\(.*-> \(?tensor<(\d+)x", text)
+    assert outputs
+    assert set(outputs) == {"1"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"errors"},
-    {"files", "machine"},
+    {"files", "machine", "spread"},
     {"serial", "audio", "features", "recurrent", "distributions"},
     {"data", "provenance"},
     {"models"},

@@ -21,6 +21,7 @@ from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
 from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train, last_steps
 from jaxgen.training.telemetry import read_metrics
 
@@ -45,7 +46,9 @@ def _fit(store, workdir, train, objective=Likelihood()):
 
     options = {"seconds_per_step": 1.0, "run": {}}
     with closing(checkpoints):
-        outcome = fit(training, _batches(store), checkpoints, validate, train, workdir, **options)
+        outcome = fit(
+            training, _batches(store), checkpoints, validate, train, workdir, Devices(train.batch_size), **options
+        )
         newest = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))[1:]
     return outcome, read_metrics(workdir / "metrics.jsonl"), newest, validated
 

@@ -32,6 +32,7 @@ from jaxgen.training.board import Board
 from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed, fingerprint
 from jaxgen.training.interrupts import Interrupts, preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.mesh import Devices
 from jaxgen.training.profile import Profile
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import read_metrics
@@ -80,9 +81,9 @@ def run(store, workdir, poison=(), train=TRAIN, saver=Checkpoints, **options):
         return Validation({"loss": float(sum(leaf.sum() for leaf in jax.tree.leaves(params)))}, [], 8_000)
 
     with closing(checkpoints):
-        outcome = fit(
-            training, Poisoned(store, poison), checkpoints, validate, train, workdir, seconds_per_step=1.0, run={}
-        )
+        batches, devices = Poisoned(store, poison), Devices(train.batch_size)
+        options = {"seconds_per_step": 1.0, "run": {}}
+        outcome = fit(training, batches, checkpoints, validate, train, workdir, devices, **options)
         saved = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))
     return outcome, saved, read_metrics(workdir / "metrics.jsonl")
 

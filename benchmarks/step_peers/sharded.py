@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.processes import Candidate, CouldNotRun, Worker, started
 from benchmarks.step_work import StepWork, batch_of, bound, start
@@ -22,6 +21,7 @@ from jaxgen.data.pipeline import Batch
 from jaxgen.errors import UserError
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.state import TrainState
+from jaxgen.training.mesh import Devices
 
 _PARTNERS = contextlib.ExitStack()  # never left: partners end when the pipes to this process close
 
@@ -53,7 +53,6 @@ def _running(work: StepWork) -> tuple[dict[str, Any], Callable[[int], dict[str, 
         nonlocal state
         for _ in range(times):
             state, metrics = step(state, batch)
-            jax.block_until_ready(state)  # of many steps in flight, devices that share few threads may wait for ever
         losses.append(float(metrics["loss"]))
         return {"losses": losses}
 
@@ -61,27 +60,15 @@ def _running(work: StepWork) -> tuple[dict[str, Any], Callable[[int], dict[str, 
 
 
 def split_over(devices: Sequence[jax.Device], work: StepWork) -> tuple[Callable[..., Any], TrainState, Batch]:
-    """The jitted step of (state, batch), which it donates the state of, and both of them: rows on the devices in equal
-    parts, the rest whole on each.
-    """
-    mesh = Mesh(np.array(devices), ("rows",))
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("rows"))
-    training = bound(work)
-    fresh = start(training)
-    state = _placed(fresh, whole)._replace(carry=_placed(fresh.carry, split))
-    kept = jax.tree.map(lambda leaf: leaf.sharding, state), whole
-    step = jax.jit(training.train_step, donate_argnums=0, out_shardings=kept)
-    return step, state, _placed(batch_of(work), split)
+    """The step of (state, batch), which it donates the state of, and both of them, as `jaxgen.train` spreads them."""
+    training, spread = bound(work), Devices(work.batch_size, devices=devices)
+    state = spread.start(lambda _: start(training), jax.random.key(0))
+    batch = jax.tree.map(lambda array: np.asarray(array)[None, spread.rows], batch_of(work))
 
+    def update(state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
+        return training.train_step(state, jax.tree.map(lambda array: array[0], batches))
 
-def _placed(tree: Any, sharding: NamedSharding) -> Any:
-    """The same numbers, which every process has, on the devices of all."""
-
-    def placed(leaf: Any) -> jax.Array:
-        values = np.asarray(leaf)
-        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-
-    return jax.tree.map(placed, tree)
+    return spread.compiled(update, state), state, spread.place(batch)
 
 
 def _meet(address: str, processes: int, rank: int) -> None:

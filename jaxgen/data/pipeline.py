@@ -43,6 +43,8 @@ class TrainingBatches:
 
     A recording longer than 64 chunks is cut into segments of that length, so that rows do not march through it side by
     side; a segment starts from a reset carry, but its lookback is the real past.
+    rows: those of the batch that are read, in rising order; none takes all. The others are only kept account of, so that
+    the order and the position of the data are the same whoever reads which rows.
     Raises UserError where there is nothing to train on.
     """
 
@@ -56,6 +58,7 @@ class TrainingBatches:
         batch_size: int,
         seq_len: int,
         seed: int,
+        rows: Sequence[int] | None = None,
     ):
         longest = _CHUNKS_PER_SEGMENT * seq_len
         segments = [
@@ -67,7 +70,8 @@ class TrainingBatches:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         order = _Shuffled(segments, seed)
         self._store = store
-        self._streams = lambda: Streams(_Packer(store, spec, labels, lookback, seq_len), order, batch_size)
+        packer = _Packer(store, spec, labels, lookback, seq_len)
+        self._streams = lambda: Streams(packer, order, batch_size, rows)
 
     def __iter__(self) -> "Streams":
         return self._streams()
@@ -166,20 +170,33 @@ class _Row:
 
 
 class Streams(Iterator[Batch]):
-    """Fills rows from `order`, first come first served. Its state, as JSON, is a few integers a row."""
+    """Fills rows from `order`, first come first served. Its state, as JSON, is a few integers a row.
 
-    def __init__(self, packer: _Packer, order: Sequence[Segment] | _Shuffled, batch_size: int):
+    Batches hold the rows that are read; the state is that of all.
+    """
+
+    def __init__(
+        self,
+        packer: _Packer,
+        order: Sequence[Segment] | _Shuffled,
+        batch_size: int,
+        read: Sequence[int] | None = None,
+    ):
         self._packer, self._order = packer, order
         self._next_place = 0
         self._rows = [_Row([], 0) for _ in range(batch_size)]
+        self._read = {row: place for place, row in enumerate(range(batch_size) if read is None else read)}
 
     def __next__(self) -> Batch:
         lookback = self._packer.lookback
         if self._next_place == len(self._order) and all(self._left(row) <= lookback for row in self._rows):
             raise StopIteration
-        batch = self._packer.empty(len(self._rows))
+        batch = self._packer.empty(len(self._read))
         for index, row in enumerate(self._rows):
-            self._fill(batch, index, row)
+            pieces = self._pieces(row)
+            if index in self._read:
+                for piece in pieces:
+                    self._packer.write(batch, self._read[index], *piece)
             self._advance(row)
         labels = {name: values[:, lookback:] for name, values in batch["labels"].items()}
         flags = {name: batch[name][:, lookback:] for name in ("reset", "mask", "end", "clip")}
@@ -197,19 +214,21 @@ class Streams(Iterator[Batch]):
     def _left(self, row: _Row) -> int:
         return sum(self._packer.length(segment) for _, segment in row.held) - row.offset
 
-    def _fill(self, batch: Batch, index: int, row: _Row) -> None:
+    def _pieces(self, row: _Row) -> list[tuple[int, Segment, int, int]]:
+        """What fills the row, as (place, segment, offset, count) for `write`; takes further segments where it needs them."""
+        pieces: list[tuple[int, Segment, int, int]] = []
         at, offset, needed = 0, row.offset, self._packer.lookback + self._packer.seq_len
-        used = 0
         while at < needed:
-            if used == len(row.held):
+            if len(pieces) == len(row.held):
                 if self._next_place == len(self._order):
-                    return
+                    break
                 row.held.append((self._next_place, self._order[self._next_place]))
                 self._next_place += 1
-            _, segment = row.held[used]
+            _, segment = row.held[len(pieces)]
             count = min(self._packer.length(segment) - offset, needed - at)
-            self._packer.write(batch, index, at, segment, offset, count)
-            at, offset, used = at + count, 0, used + 1
+            pieces.append((at, segment, offset, count))
+            at, offset = at + count, 0
+        return pieces
 
     def _advance(self, row: _Row) -> None:
         row.offset += self._packer.seq_len

@@ -18,6 +18,7 @@ from jaxgen.models.sequence import ModelConfig, SequenceModel
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
+from jaxgen.spread import whole
 
 _STEPS = "real steps"
 
@@ -107,7 +108,7 @@ class LikelihoodTraining:
         def accumulate(gradient, part):
             part_batch, carry, part_key = part
             (_, (sums, carry)), part_gradient = jax.value_and_grad(self._sum_loss, has_aux=True)(
-                state.params, part_batch, carry, part_key
+                whole(state.params), part_batch, carry, part_key
             )
             return jax.tree.map(jnp.add, gradient, part_gradient), (sums, carry)
 
@@ -116,17 +117,17 @@ class LikelihoodTraining:
         num_steps = jnp.maximum(sums.pop(_STEPS).sum(), 1.0)
         gradient = jax.tree.map(lambda g: g / num_steps, gradient)
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updated = optax.apply_updates(state.params, updates)
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
         gradient_norm = optax.tree.norm(gradient)
         good, guard = state.guard.judge(metrics["loss"], gradient_norm, self.config.spike)
         metrics |= {"gradient_norm": gradient_norm, "learning_rate": self.schedule(state.step)}
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         new = state._replace(
-            params=params,
-            average=self._average(state, params),
+            params=updated,
+            average=self._average(state, updated),
             opt_state=opt_state,
-            carry=jax.tree.map(lambda c: c.reshape(-1, *c.shape[2:]), carry),
+            carry=jax.tree.map(lambda c: c.swapaxes(0, 1).reshape(-1, *c.shape[2:]), carry),
         )
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         return kept._replace(step=state.step + 1, guard=guard), metrics
@@ -184,4 +185,5 @@ class LikelihoodTraining:
         return optax.incremental_update(params, state.average, 1.0 - decay)
 
     def _partition(self, array: jax.Array) -> jax.Array:
-        return array.reshape(self.config.accumulation, -1, *array.shape[1:])
+        # Each part has rows of every device: every second one, say, not the first half.
+        return array.reshape(-1, self.config.accumulation, *array.shape[1:]).swapaxes(0, 1)

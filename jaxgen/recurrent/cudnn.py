@@ -6,6 +6,7 @@ from jax import Array
 from jax.experimental import rnn
 
 from jaxgen.recurrent.cell import Carry, Params
+from jaxgen.spread import by_rows
 
 _OPTIONS = {"num_layers": 1, "dropout": 0.0, "bidirectional": False}
 
@@ -17,11 +18,15 @@ def available() -> bool:
 
 def unroll(params: Params, x: Array, carry: Carry) -> tuple[Array, Carry]:
     """An LSTM without resets, masks and layer normalisation: x float32 [B, T, D] -> (h [B, T, H], carry)."""
+    return by_rows(_unroll)(packed(params), x, carry)
+
+
+def _unroll(weights: Array, x: Array, carry: Carry) -> tuple[Array, Carry]:
     batch_size, num_steps, in_features = x.shape
     h, c = carry
     lengths = jnp.full(batch_size, num_steps, jnp.int32)
     sizes = {"input_size": in_features, "hidden_size": h.shape[-1]}
-    y, h, c = rnn.lstm(x, h[None], c[None], packed(params), lengths, **sizes, **_OPTIONS)
+    y, h, c = rnn.lstm(x, h[None], c[None], weights, lengths, **sizes, **_OPTIONS)
     return y, (h[0], c[0])
 
 

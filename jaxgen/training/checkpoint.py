@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from jaxgen.errors import UserError
 from jaxgen.files import writing
+from jaxgen.training.distributed import from_first, gathered, several
 
 _ROOM = 1.5  # times the state's own size, for the files around it
 
@@ -45,19 +46,30 @@ class Checkpoints:
 
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
     and asynchronously: a checkpoint is either whole or absent. A seal over all of it, written with it, tells whether what
-    is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed.
+    is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed. To save, all processes
+    that train meet here, at the same calls; each reads on its own.
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss"):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told by us, once
         self.directory, self.best_metric = directory, best_metric
+        self._together = keep is not None and several()
         self._options = ocp.CheckpointManagerOptions(
             read_only=keep is None,
+            multiprocessing_options=_all_processes() if self._together else _this_process(),
             cleanup_tmp_directories=keep is not None,  # what a killed save left
             preservation_policy=_NewestAndBest(self, keep or 1),
         )
         self._figures: dict[int, dict[str, float]] = {}
         self.manager = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; a process that fails does not, as it would wait for others, which may not have failed."""
+        if kind is None or not self._together:
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self.directory.absolute(), options=self._options)
@@ -70,7 +82,7 @@ class Checkpoints:
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         about = {"position": data, "metrics": metrics}
         with self._saving():
-            free = shutil.disk_usage(self.directory).free
+            free = from_first(lambda: shutil.disk_usage(self.directory).free)
             if free < needed:  # orbax fails loudly, from its threads
                 raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {needed / 1e6:.1f} MB")
             self.manager.wait_until_finished()
@@ -87,8 +99,15 @@ class Checkpoints:
             )
 
     def restore(self, step: int, state: Any) -> Saved:
-        """The checkpoint of a step; `state` gives structure, shapes and dtypes. Raises Damaged."""
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        """The checkpoint of a step; `state` gives structure, shapes and dtypes, and where its arrays lie: for shapes
+        alone, on one device of this process. Raises Damaged.
+        """
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def target_of(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
+
+        target = jax.tree.map(target_of, state)
         saved = self._read(
             step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), run=ocp.args.JsonRestore()
         )
@@ -101,6 +120,16 @@ class Checkpoints:
         """The newest whole checkpoint, or None where there is none. Damaged ones are told and moved beside, to
         `damaged/` in the run's folder, so that saving goes on from the one before them.
         """
+        if self._together:  # the first process looks which one that is, then all read it together
+            step = from_first(lambda: _newest_whole(self.directory, state))
+            self.manager.reload()
+            try:
+                return None if step is None else self.restore(step, state)
+            except Damaged as damage:
+                raise UserError(
+                    f"the checkpoint of step {step} in '{self.directory}' can be read by process 0, not by process "
+                    f"{jax.process_index()} ({damage}); pass --workdir a folder that all processes share."
+                ) from None
         for step in reversed(self.steps()):
             try:
                 return self.restore(step, state)
@@ -152,19 +181,21 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turns what saving stumbles over into SaveFailed, and lets the next save start afresh."""
+        """Turns what saving stumbles over, in any process, into SaveFailed, and lets the next save start afresh."""
+        reason = ""
         try:
             yield
         except Exception as error:  # from orbax's and tensorstore's threads, of any kind
+            reason = _reason(error)
+        if reason := next(filter(None, gathered(reason) if self._together else [reason]), ""):
             with contextlib.suppress(Exception):
                 self.manager.close()
             self.manager = self._open()
             for step in self._figures.keys() - set(self.steps()):
                 del self._figures[step]
             raise SaveFailed(
-                f"cannot save a checkpoint in '{self.directory}' ({_reason(error)}); free space, or choose another "
-                "--workdir."
-            ) from None
+                f"cannot save a checkpoint in '{self.directory}' ({reason}); free space, or choose another --workdir."
+            )
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -180,6 +211,26 @@ class Checkpoints:
         self._figures.pop(step, None)
         self.manager.reload()
         return aside
+
+
+def _newest_whole(directory: Path, state: Any) -> int | None:
+    """The step of the newest whole checkpoint, read by this process alone."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        saved = checkpoints.restore_newest(shapes)
+    return saved and saved.step
+
+
+def _all_processes() -> ocp.options.MultiprocessingOptions:
+    return ocp.options.MultiprocessingOptions()
+
+
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Those of a manager that does not meet those of other processes."""
+    if not several():
+        return _all_processes()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -28,19 +28,21 @@ class Call:
     """Where the data stands after them."""
 
 
-def calls(stream: Streams, first: int, lasts: Iterable[int]) -> Generator[Call]:
+def calls(
+    stream: Streams, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
+) -> Generator[Call]:
     """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
 
-    To be closed (`contextlib.closing`), which ends the thread.
+    place: puts stacked batches on the devices. To be closed (`contextlib.closing`), which ends the thread.
     """
-    return _ahead(_made(stream, first, lasts))
+    return _ahead(_made(stream, first, lasts, place))
 
 
-def _made(stream: Streams, first: int, lasts: Iterable[int]) -> Iterator[Call]:
+def _made(stream: Streams, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch]) -> Iterator[Call]:
     for last in lasts:
         batches = [next(stream) for _ in range(first, last + 1)]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
-        yield Call(last, jax.device_put(stacked), stream.get_state())
+        yield Call(last, place(stacked), stream.get_state())
         first = last + 1
 
 

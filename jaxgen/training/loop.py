@@ -16,8 +16,10 @@ import numpy as np
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.errors import UserError
 from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.training.distributed import AnyOf
 from jaxgen.training.feed import calls
 from jaxgen.training.interrupts import Interrupts
+from jaxgen.training.mesh import Devices
 from jaxgen.training.profile import Profile
 from jaxgen.training.safety import Safety
 from jaxgen.training.schedule import Train, last_steps, not_improving
@@ -55,6 +57,7 @@ def fit(
     validate: Callable[[Any, int], Validation],
     train: Train,
     workdir: Path,
+    devices: Devices,
     *,
     seconds_per_step: float,
     run: Any,
@@ -62,12 +65,13 @@ def fit(
 ) -> Outcome:
     """Trains to `train.steps`, from the newest whole checkpoint if there is one.
 
-    validate: called with the averaged parameters and the step. seconds_per_step: audio that one update reads.
-    run: JSON value saved with every checkpoint. profile: updates to trace, as START:N.
+    validate: called with the averaged parameters, on one device, and the step. workdir: where this process writes, but
+    for checkpoints. seconds_per_step: audio that one update reads. run: JSON value saved with every checkpoint.
+    profile: updates to trace, as START:N.
     Raises Diverged where training cannot go on, UserError for a full disk unless training is to go on.
     """
-    train_steps, tracing = updates(training), Profile(profile, workdir / "tensorboard")
-    state, stream, start = jax.jit(training.init)(jax.random.key(train.seed)), iter(batches), 0
+    state, stream, start = devices.start(training.init, jax.random.key(train.seed)), iter(batches), 0
+    train_steps, tracing = devices.compiled(updates(training), state), Profile(profile, workdir / "tensorboard")
     if saved := checkpoints.restore_newest(state):
         start, state, position = saved
         stream.set_state(position)
@@ -81,8 +85,9 @@ def fit(
         must_write=train.on_full_disk == "stop",
     )
     watchdog = Watchdog(telemetry.tell, train.stuck_after)
-    safety = Safety(training, batches, checkpoints, train, workdir, telemetry)
-    feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train)))
+    safety = Safety(training, batches, checkpoints, train, workdir, telemetry, devices)
+    feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train), devices.place))
+    any_process = AnyOf()
     with Interrupts() as interrupts, telemetry, watchdog, tracing, feed as coming:
         if not_improving(telemetry.history, train):
             return Outcome.EARLY
@@ -94,10 +99,10 @@ def fit(
                 telemetry.record(step, metrics)
             tracing.after(step, state)
             state = safety.checked(state, call)
-            figures = None
+            stop, figures = any_process(interrupts.requested), None
             if step == train.steps or (step % train.eval_every == 0 and safety.settled()):
                 with watchdog.doing("validation"):
-                    validation = validate(state.average, step)
+                    validation = validate(devices.local(state.average), step)
                 figures = validation.metrics
                 if train.best_metric not in figures:
                     raise UserError(
@@ -105,11 +110,11 @@ def fit(
                     )
                 telemetry.validated(step, figures)
                 telemetry.heard(step, validation.clips, validation.sample_rate)
-            due = step % train.checkpoint_every == 0 or interrupts.requested
+            due = step % train.checkpoint_every == 0 or stop
             if figures is not None or (due and safety.settled()):
                 with watchdog.doing("a save"):
                     safety.save(state, call, run, figures)
-            if interrupts.requested and step < train.steps:
+            if stop and step < train.steps:
                 return Outcome.PREEMPTED
             if not_improving(telemetry.history, train):
                 return Outcome.EARLY
@@ -117,9 +122,9 @@ def fit(
 
 
 def updates(training: LikelihoodTraining) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """One update after another, in one call: (state, batches [N, ...]) -> (state, metrics [N]). The state is donated."""
+    """One update after another, in one call: (state, batches [N, ...]) -> (state, metrics [N])."""
 
     def train_steps(state: Any, batches: Any) -> tuple[Any, Any]:
         return jax.lax.scan(training.train_step, state, batches)
 
-    return jax.jit(train_steps, donate_argnums=0)
+    return train_steps

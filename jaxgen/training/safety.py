@@ -14,6 +14,7 @@ from jaxgen.files import write_whole
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.objectives.state import TrainState
 from jaxgen.training.feed import Call
+from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import Telemetry
 
@@ -33,6 +34,7 @@ class Safety:
     train: Train
     workdir: Path
     telemetry: Telemetry
+    devices: Devices
 
     def checked(self, state: TrainState, call: Call) -> TrainState:
         """The state after a call: as it is, or with the last checkpoint's parameters and optimiser where too many updates
@@ -72,7 +74,7 @@ class Safety:
     def _back(self, state: TrainState, step: int) -> TrainState:
         self.checkpoints.wait()
         saved = self.checkpoints.restore_newest(state)
-        good = saved.state if saved else jax.jit(self.training.init)(jax.random.key(self.train.seed))
+        good = saved.state if saved else self.devices.start(self.training.init, jax.random.key(self.train.seed))
         self.telemetry.tell(
             f"step {step}: {self.telemetry.skipped_in_row} updates in a row were skipped; parameters and optimiser go back "
             f"to step {saved.step if saved else 0}"
@@ -82,8 +84,9 @@ class Safety:
         return state._replace(params=good.params, average=good.average, opt_state=good.opt_state, guard=guard)
 
     def _diverged(self, call: Call, rollbacks: int) -> Diverged:
-        batch = jax.tree.map(lambda array: np.asarray(array)[-1], dict(call.batches))
-        names = self.batches.names(np.unique(batch["clip"][batch["mask"]]))
+        flags = self.devices.local({name: call.batches[name] for name in ("clip", "mask")})
+        clip, mask = np.asarray(flags["clip"])[-1], np.asarray(flags["mask"])[-1]
+        names = self.batches.names(np.unique(clip[mask]))
         listing = self.workdir / "diverged.json"
         write_whole(listing, json.dumps({"step": call.last, "clips": names}, indent=2) + "\n")
         more = f" and {len(names) - _NAMED} more (all in {listing})" if len(names) > _NAMED else ""

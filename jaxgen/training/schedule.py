@@ -34,6 +34,9 @@ class Train:
     """Validation metric whose lowest value marks the best checkpoint."""
     early_stopping: int = 0
     """Stop after this many validations without a better one; 0 never stops early."""
+    shard_parameters: bool = False
+    """Split parameters, their average and the optimiser's moments over the devices, which saves memory; else each device
+    has all of them."""
     max_eval_clips: int = 300
     """Validation clips scored while training; the report scores all."""
     max_skipped: int = 10

@@ -16,6 +16,7 @@ from jaxgen.errors import Diverged, UserError
 from jaxgen.evaluation.plots import spectrogram_image
 from jaxgen.files import append_whole, write_whole, writing
 from jaxgen.training.board import Board
+from jaxgen.training.distributed import from_first
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Telemetry:
         self._must_write, self._told_full = must_write, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
-        self.history = [row for row in read_metrics(self.path) if row["step"] <= start]
+        self.history = from_first(lambda: [row for row in read_metrics(self.path) if row["step"] <= start])
         self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with writing(workdir):

@@ -1,0 +1,273 @@
+"""Several processes that train one model: how they meet, what only the first does, and what they agree on."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.errors import Diverged, ExitCode, UserError, told
+
+Mode = Literal["auto", "off", "on"]
+
+_JOIN_SECONDS = 300  # until the last process has come
+_HEARTBEAT_SECONDS = 60  # of silence until a process counts as dead
+_LEAVE_SECONDS = 24 * 3600  # until the first process, which others wait for at the end, has written its report
+
+_LAST_SECONDS = 3  # that the first process stays when it fails: without it jax aborts the others before they tell why
+_LOST = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL): ")
+"""What XLA's errors begin with where a process does not answer."""
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # what jax reads
+_NUMBERS = (
+    ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    ("SLURM_NTASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("", "JOB_COMPLETION_INDEX"),
+)
+"""Where a launcher says how many processes there are and which one this is."""
+
+
+def meeting(
+    mode: Mode,
+    coordinator: str,
+    num_processes: int | None,
+    process_id: int | None,
+    environment: Mapping[str, str],
+    on_tpu: bool,
+) -> dict[str, Any] | None:
+    """The arguments of `jax.distributed.initialize`, or None for a process that is alone.
+
+    environment: variables of this process, which its launcher has set. on_tpu: whether this machine has TPUs.
+    Raises UserError for options that say too little or contradict each other, and for "on" where there is no cluster.
+    """
+    asked = bool(coordinator) or num_processes is not None or process_id is not None
+    if mode == "off":
+        if asked:
+            raise UserError("--distributed is off, but --coordinator, --num-processes or --process-id is given.")
+        return None
+    address = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
+    if address or asked:
+        return _explicit(address, num_processes, process_id, environment)
+    if all(name in environment for name in _SLURM) and _number(environment, "SLURM_NTASKS") != 1:
+        alone_here = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        return {"local_device_ids": []} if alone_here else {}  # none named: all; jax gives a process one of several
+    if (_number(environment, "OMPI_COMM_WORLD_SIZE") or 1) > 1:
+        if "OMPI_MCA_orte_hnp_uri" not in environment:
+            raise UserError("this Open MPI does not say where its processes meet; pass --coordinator HOST:PORT.")
+        return {"local_device_ids": []} if environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" else {}
+    if on_tpu:
+        return {}
+    if "JOB_COMPLETION_INDEX" in environment:
+        if importlib.util.find_spec("kubernetes") is None:
+            raise UserError(
+                "this is a pod of an indexed job, which does not say where its pods meet; set JAX_COORDINATOR_ADDRESS and "
+                "JAX_NUM_PROCESSES in the job, install the package kubernetes, or pass --distributed off."
+            )
+        return {}
+    if mode == "on":
+        raise UserError(
+            "--distributed is on, but there is no cluster (TPU, Slurm, Open MPI, Kubernetes indexed job); pass "
+            "--coordinator HOST:PORT --num-processes N --process-id I."
+        )
+    return None
+
+
+def _explicit(
+    address: str, num_processes: int | None, process_id: int | None, environment: Mapping[str, str]
+) -> dict[str, Any] | None:
+    for count, index in _NUMBERS:
+        num_processes = _number(environment, count) if num_processes is None else num_processes
+        process_id = _number(environment, index) if process_id is None else process_id
+    if num_processes == 1:
+        return None
+    if not re.fullmatch(r"\S+:\d+", address):
+        raise UserError(
+            f"--coordinator is '{address}', expected HOST:PORT, where process 0 runs and a free port of it."
+        )
+    if num_processes is None or process_id is None:
+        raise UserError("--coordinator needs --num-processes N and --process-id I, of each process its own, from 0 on.")
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process-id is {process_id}, expected 0 to {num_processes - 1} for {num_processes} processes."
+        )
+    return {"coordinator_address": address, "num_processes": num_processes, "process_id": process_id}
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name} is '{text}', expected a whole number.")
+    return int(text)
+
+
+@contextlib.contextmanager
+def joined(mode: Mode, coordinator: str, num_processes: int | None, process_id: int | None) -> Iterator[None]:
+    """Joins the other processes, if there are any; to be entered before jax computes anything.
+
+    Inside, only the first process is heard (stdout and stderr of Python). All leave together; one that fails tells why,
+    in one line, and ends at once, so that none waits for it; so it does where the others cannot be reached.
+    """
+    found = meeting(mode, coordinator, num_processes, process_id, os.environ, _on_tpu())
+    if found is None:
+        yield
+        return
+    _initialise(found)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as quiet:
+            if not is_first():
+                quiet.enter_context(contextlib.redirect_stdout(nowhere))
+                quiet.enter_context(contextlib.redirect_stderr(nowhere))
+            yield
+    except BaseException as error:
+        # Others would wait for us in a sum, and we, at the exit of Python, for them.
+        _end(error)
+    jax.distributed.shutdown()
+
+
+def _initialise(found: dict[str, Any]) -> None:
+    late = threading.Timer(_JOIN_SECONDS, _not_met, [f"no answer for {_JOIN_SECONDS} s"])
+    late.daemon = True  # it comes before jax's own, which aborts with a dump of its stack
+    late.start()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+    try:
+        jax.distributed.initialize(
+            **found,
+            initialization_timeout=2 * _JOIN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_LEAVE_SECONDS,
+        )
+        jax.devices()  # all processes tell each other of their devices
+    except Exception as error:  # of whatever kind: jax asks drivers, metadata servers and interfaces of clusters
+        _not_met(_brief(error))
+    late.cancel()
+
+
+def _not_met(reason: str) -> None:
+    print(
+        f"jaxgen: the processes do not meet ({reason}). Check that all are started and reach the coordinator, or pass "
+        "--distributed off to train in this process alone.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(ExitCode.PREEMPTED)  # another one may be late: to start again may help
+
+
+def _end(error: BaseException) -> None:
+    """Ends this process with the message and the code of what happened, waiting for nobody."""
+    if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and _LOST.match(str(error)):
+        print(
+            f"jaxgen: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely because another one "
+            f"has stopped ({_brief(error)}). Start all of them again: they continue from the last checkpoint.",
+            file=sys.stderr,
+        )
+        code: int = ExitCode.PREEMPTED
+    else:
+        code = told(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LAST_SECONDS)
+    os._exit(code)
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _on_tpu() -> bool:
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # jax's own rule; there is no public one
+
+    return bool(running_in_cloud_tpu_vm)
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return not several() or jax.process_index() == 0
+
+
+def gathered(value: Any) -> list[Any]:
+    """The `value`, which is JSON, of every process, on all of them; all must ask."""
+    if not several():
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(text)))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - len(text))))
+    return [json.loads(text[:length].tobytes()) for text, length in zip(texts, lengths, strict=True)]
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make`, a function called on the first process alone, returns there (JSON), on all processes.
+
+    A UserError or Diverged that it raises is raised on all.
+    """
+    if not several():
+        return make()
+    answer: Any = None
+    if is_first():
+        try:
+            answer = {"value": make()}
+        except (UserError, Diverged) as error:
+            answer = {type(error).__name__: str(error)}
+    answer = gathered(answer)[0]
+    for kind in (UserError, Diverged):
+        if kind.__name__ in answer:
+            raise kind(answer[kind.__name__])
+    return answer["value"]
+
+
+def check_alike(what: str, value: Any) -> None:
+    """Raises UserError, on all processes, where one has another `value` (JSON) of `what` than the first."""
+    values = gathered(value)
+    if others := [str(index) for index, each in enumerate(values) if each != values[0]]:
+        raise UserError(f"process {', '.join(others)} has {what} than process 0; start all with the same.")
+
+
+class AnyOf:
+    """Whether any process wants to: each tells at the same calls, and hears one call later, so that none waits."""
+
+    def __init__(self) -> None:
+        self._told: jax.Array | None = None
+
+    def __call__(self, wanted: bool) -> bool:
+        """The answer for all processes; for one that is alone what it wants now."""
+        if not several():
+            return wanted
+        before, self._told = self._told, _any(wanted)
+        return before is not None and bool(before)
+
+
+def _any(wanted: bool) -> jax.Array:
+    place, any_of = _any_over_processes()
+    local = np.full(jax.local_device_count(), wanted)
+    answer = any_of(jax.make_array_from_process_local_data(place, local))
+    # With an update under way as well, devices of a CPU, which share few threads, may wait for each other for ever.
+    return jax.block_until_ready(answer) if jax.default_backend() == "cpu" else answer
+
+
+@functools.cache
+def _any_over_processes() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    return NamedSharding(mesh, PartitionSpec("all")), jax.jit(
+        jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec())
+    )

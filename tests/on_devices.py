@@ -1,0 +1,118 @@
+"""Run by test_mesh.py in a process that has eight devices: a tiny model trained on some of them, in all ways."""
+
+import dataclasses
+import itertools
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.pipeline import Streams, TrainingBatches
+from jaxgen.data.store import Store
+from jaxgen.distributions import Normal
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recurrent import GRU, LSTM
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.feed import calls
+from jaxgen.training.mesh import Devices
+
+LSTM_MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
+GRU_MODEL = dataclasses.replace(LSTM_MODEL, cell=GRU(hidden_size=8))
+STEPS, ROWS, PER_CALL = 8, 8, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to train."""
+
+    devices: int = 1
+    shard: bool = False
+    accumulation: int = 1
+    model: MelRNN = LSTM_MODEL
+
+
+CASES = {
+    "1": Case(),
+    **{f"{n} replicated": Case(n) for n in (2, 4, 8)},
+    **{f"{n} sharded": Case(n, True) for n in (2, 8)},
+    "GRU in parts, 1": Case(1, accumulation=2, model=GRU_MODEL),
+    "GRU in parts, 4 sharded": Case(4, True, accumulation=2, model=GRU_MODEL),
+}
+
+
+class Program:
+    """A case, compiled once."""
+
+    def __init__(self, store: Store, case: Case):
+        self.store, self.spec = store, store.spec(())
+        objective = Likelihood(accumulation=case.accumulation)
+        training = objective.bind(case.model, self.spec, steps=STEPS, batch_size=ROWS)
+        used = jax.devices()[: case.devices]
+        self.devices = Devices(ROWS, accumulation=case.accumulation, shard_parameters=case.shard, devices=used)
+        self.first = self.devices.start(training.init, jax.random.key(0))
+        self.step = self.devices.compiled(lambda s, b: jax.lax.scan(training.train_step, s, b), self.first)
+
+    def stream(self) -> Streams:
+        options = {"lookback": 1, "batch_size": ROWS, "seq_len": 8, "seed": 0, "rows": self.devices.rows}
+        return iter(TrainingBatches(self.store, self.spec, (), **options))
+
+    def train(self, stream: Streams, state: Any, first: int, last: int) -> tuple[list[float], Any, dict[str, Any]]:
+        """Losses of the steps first..last, and the state and data position after them."""
+        losses = []
+        for call in calls(stream, first, range(first + PER_CALL - 1, last + 1, PER_CALL), self.devices.place):
+            state, metrics = self.step(state, call.batches)
+            losses += np.asarray(metrics["loss"]).tolist()
+        return losses, state, call.position
+
+
+def curve(program: Program) -> list[float]:
+    """Losses of a run."""
+    first = jax.tree.map(lambda array: array.copy(), program.first)  # training donates it
+    return program.train(program.stream(), first, 1, STEPS)[0]
+
+
+def largest_share(program: Program) -> float:
+    """Of the bytes of the parameters, their average and the moments, what the first device holds."""
+    state = program.first
+    leaves = jax.tree.leaves((state.params, state.average, state.opt_state))
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves)
+
+
+def moved(programs: list[Program], folder: Path) -> list[float]:
+    """Losses of a run that moves from one program to the next by its checkpoints, each of which does two steps."""
+    losses: list[float] = []
+    with closing(Checkpoints(folder, keep=2)) as checkpoints:
+        for done, program in zip(itertools.count(0, 2), programs, strict=False):
+            stream, state = program.stream(), program.first
+            if done:
+                _, state, position = checkpoints.restore(done, state)
+                stream.set_state(position)
+            more, state, position = program.train(stream, state, done + 1, done + 2)
+            checkpoints.save(done + 2, state, position, {}, None)
+            checkpoints.wait()
+            losses += more
+    return losses
+
+
+def main() -> None:
+    store, folder = Store(Path(sys.argv[1])), Path(sys.argv[2])
+    jax.config.update("jax_num_cpu_devices", 8)
+    programs = {name: Program(store, case) for name, case in CASES.items()}
+    local = programs["2 sharded"].devices.local(programs["2 sharded"].first.average)
+    jax.tree.map(np.testing.assert_array_equal, local, programs["1"].first.average)
+    found = {
+        "curves": {name: curve(program) for name, program in programs.items()},
+        "share": largest_share(programs["2 sharded"]),
+        "local": sorted({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(local)}),
+        "moved": moved([programs[name] for name in ("1", "4 replicated", "2 sharded", "8 sharded")], folder),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Every config and preset compiles down to what XLA reads for CPUs, NVIDIA GPUs and TPUs, at its full size."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.config import load
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.synthetic import Plucked
+from jaxgen.presets import any_sound, quickstart
+from jaxgen.runs import bind
+from jaxgen.training.loop import updates
+
+CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs").glob("*.py"))}
+MAKE = {name: lambda path=path: load(path) for name, path in CONFIGS.items()}
+MAKE |= {"quickstart": quickstart, "any_sound": lambda: any_sound(Plucked(num_clips=2))}
+
+
+def spec_of(config):
+    """Of data that nobody has heard, but with the labels that the model asks for."""
+    features = config.features
+    size = int(np.prod(features.step_shape)) if features.step_dtype.kind == "f" else 0
+    vocabularies = tuple((name, ("a", "b", "c")) for name in config.model.labels)
+    return DataSpec(features=features, vocabularies=vocabularies, mean=(0.0,) * size, std=(1.0,) * size)
+
+
+def batch_of(config, spec, *leading):
+    rows, steps = (*leading, config.train.batch_size), config.train.seq_len
+
+    def array(length, dtype, *shape):
+        return jax.ShapeDtypeStruct((*rows, length, *shape), dtype)
+
+    return {
+        "x": array(config.model.lookback + steps, spec.features.step_dtype, *spec.features.step_shape),
+        **{name: array(steps, bool) for name in ("reset", "mask", "end")},
+        "clip": array(steps, np.int32),
+        "labels": {name: array(steps, np.int32) for name in config.model.labels},
+    }
+
+
+def custom_calls_of(lowered_function, *operands):
+    """The names of our own native kernels in a program for this machine, which export knows nothing of."""
+    text = jax.jit(lowered_function).lower(*operands).as_text()
+    names = {part.split("(")[0] for part in text.split("stablehlo.custom_call @")[1:]}
+    return [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("name", MAKE)
+def test_train_and_eval_steps_lower(name, platform):
+    config = MAKE[name]()
+    spec = spec_of(config)
+    training = bind(config, spec)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    batches = batch_of(config, spec, config.train.steps_per_call)
+    step = jax.jit(updates(training), donate_argnums=0)
+    checks = custom_calls_of(training.train_step, state, batch_of(config, spec)) if platform == "cpu" else ()
+    exported = jax.export.export(step, platforms=[platform], disabled_checks=checks)(state, batches)
+    got, metrics = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    assert [(a.shape, a.dtype) for a in jax.tree.leaves(got)] == [(a.shape, a.dtype) for a in jax.tree.leaves(state)]
+    assert metrics["loss"].shape == (config.train.steps_per_call,)
+
+    score = jax.export.export(jax.jit(training.eval_step), platforms=[platform], disabled_checks=checks)
+    _, scores, predictions = jax.tree.unflatten(
+        (exported := score(state.params, state.carry, batch_of(config, spec))).out_tree, exported.out_avals
+    )
+    assert scores["loss"].shape == (config.train.batch_size, config.train.seq_len)
+    assert predictions.shape[2:] == spec.features.step_shape
