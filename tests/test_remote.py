@@ -27,6 +27,7 @@ from jaxgen.errors import UserError
 from jaxgen.remote import Mirror, delivered, fetched, lease, local_folder, trained_in
 from jaxgen.runs import Run, bind
 from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.upload import UploadedCheckpoints
 from tests.conftest import TINY
 
 pytest.importorskip("s3fs", reason="needs s3fs, from the extra `test`")
@@ -395,7 +396,8 @@ def test_a_run_killed_in_its_upload_goes_on_elsewhere_to_the_same_result(
     assert "no run at 's3://bucket/rum'" in err
 
 
-def test_uploads_that_fail_are_made_good(server, command, recordings_folder, tmp_path):
+def test_uploads_that_fail_are_made_good_with_the_next(server, tmp_path, capsys):
+    mirror = Mirror("s3://bucket/run", tmp_path / "here")
     failed: list[str] = []
 
     def refuse(method: str, path: str) -> bool:
@@ -404,15 +406,22 @@ def test_uploads_that_fail_are_made_good(server, command, recordings_folder, tmp
         return not refused
 
     server.before = refuse
-    code, _, err = command(
-        train.main,
-        *OPTIONS,
-        *("--data.root", recordings_folder, "--workdir", "s3://bucket/run", "--cache-dir", tmp_path),
-    )
-    assert code == 0, err
+    state = {"weights": jax.numpy.arange(1000.0)}
+    checkpoints = UploadedCheckpoints(mirror.folder / "checkpoints", mirror, keep=2)
+    checkpoints.save(2, state, {"clip": 3}, {}, None)
+    checkpoints.wait()
     assert failed
-    assert "It is uploaded with the next checkpoint." in err
-    assert "checkpoints/6.whole" in objects("s3://bucket/run")
+    assert "It is uploaded with the next checkpoint." in capsys.readouterr().err
+    assert "checkpoints/2.whole" not in objects("s3://bucket/run")
+    checkpoints.save(4, state, {"clip": 5}, {}, None)
+    checkpoints.close()
+    there = Mirror("s3://bucket/run", tmp_path / "there")
+    there.fetch()
+    found = Checkpoints(there.folder / "checkpoints")
+    assert found.steps() == [2, 4]
+    assert found.restore(2, state).data == {"clip": 3}
+    np.testing.assert_array_equal(found.restore(4, state).state["weights"], state["weights"])
+    found.close()
 
 
 def test_data_in_a_store_has_the_digests_of_the_files(server, recordings_folder, tmp_path):
