@@ -30,6 +30,7 @@ from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.remote import local_folder
 from jaxgen.serial import to_json
 from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
@@ -56,7 +57,8 @@ class Config:
     audio: AudioPolicy = AudioPolicy()
     """How recordings are decoded, and which are refused."""
     workdir: str = ""
-    """Folder of the run; none takes runs/ and the name of the config file or data folder."""
+    """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name); none takes runs/ and the name of
+    the config file or data folder."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of downloads and decoded data."""
     profile: str = ""
@@ -72,6 +74,11 @@ class Config:
 
     def __post_init__(self) -> None:
         span(self.profile)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are on this machine: `workdir`, or the local copy of one in an object store."""
+        return local_folder(self.workdir, self.cache_dir)
 
 
 def load(path: str | Path) -> Config:

@@ -12,6 +12,7 @@ from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
@@ -32,7 +33,7 @@ class Options:
     """Measures a trained run: report.json and report.html."""
 
     workdir: str
-    """Folder of the run."""
+    """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     data: Data = Data()
     """What the model is measured on."""
     out: str | None = None
@@ -41,6 +42,8 @@ class Options:
     """Checkpoint to use; none takes the best."""
     seed: int = 0
     """The same seed generates the same clips."""
+    cache_dir: str = "~/.cache/jaxgen"
+    """Folder of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -48,7 +51,15 @@ class Options:
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
-    trained = Run.open(options.workdir, options.step)
+    with (
+        copied(options.workdir, options.cache_dir) as folder,
+        delivered(options.out or folder / "evaluation") as out,
+    ):
+        return _evaluate(options, folder, out)
+
+
+def _evaluate(options: Options, workdir: Path, out: Path) -> int:
+    trained = Run.open(workdir, options.step)
     config = trained.config
     training = _training_data(config)
     trained.check_data(training)
@@ -67,7 +78,6 @@ def main() -> int:
         seed=options.seed,
     )
     findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
-    out = Path(options.out or trained.workdir / "evaluation")
     write_report(
         out,
         f"jaxgen: {trained.workdir.resolve().name}",
@@ -77,13 +87,15 @@ def main() -> int:
         num_players=config.evaluation.num_previews,
         about=trained.about()
         | {
+            "run": options.workdir,
             "held-out data": options.data.root or "the run's validation clips",
             "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
         },
     )
+    shown = (options.out or f"{options.workdir.rstrip('/')}/evaluation").rstrip("/")
     if refused := len(store.report["refused"]):
         print(f"{refused} files were refused; the report lists them")
-    print(f"{headline(findings)}\nreport: {out / 'report.html'}, figures: {out / 'report.json'}")
+    print(f"{headline(findings)}\nreport: {shown}/report.html, figures: {shown}/report.json")
     return ExitCode.DONE
 
 

@@ -23,6 +23,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.files import writing
 from jaxgen.generation import Generator, use_all_cores
+from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
@@ -33,7 +34,7 @@ class Options:
     """New clips from a trained run, with a provenance file beside each."""
 
     workdir: str
-    """Folder of the run."""
+    """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     num: int = 8
     """Clips, all made in one batch."""
     seconds: float | None = None
@@ -56,6 +57,8 @@ class Options:
     """Folder of the clips; none takes generated/seed_N in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
+    cache_dir: str = "~/.cache/jaxgen"
+    """Folder of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -68,7 +71,16 @@ class Options:
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.generate")
     use_all_cores()
-    trained = Run.open(options.workdir, options.step)
+    shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
+    with (
+        copied(options.workdir, options.cache_dir) as folder,
+        delivered(options.out or folder / "generated" / f"seed_{options.seed}") as out,
+    ):
+        return _generate(options, folder, out, shown)
+
+
+def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
+    trained = Run.open(workdir, options.step)
     generator = Generator(trained.training.module, trained.config.model, trained.spec)
     labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
     prompt = None if options.prompt is None else read_prompt(options.prompt, rate)
@@ -83,14 +95,13 @@ def main() -> int:
         seed=options.seed,
         progress=True,
     )
-    out = Path(options.out or trained.workdir / "generated" / f"seed_{options.seed}")
     save = functools.partial(trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "")
     with Interrupts() as interrupts:
         num_samples = write_as_made(stream, out, options.num, save, lambda: interrupts.requested)
     elapsed = time.perf_counter() - started
     if num_samples:
         print(
-            f"{options.num} clips in {out} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
+            f"{options.num} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
             f"real-time factor {num_samples / rate / elapsed:.1f})"
         )
     if interrupts.requested:

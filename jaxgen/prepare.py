@@ -1,12 +1,12 @@
 """Decodes data ahead of training and reports on it: `python -m jaxgen.prepare --data.root DIR`."""
 
 import sys
-from pathlib import Path
 
 from jaxgen.data import report
 from jaxgen.data.store import prepare
 from jaxgen.errors import ExitCode, run
 from jaxgen.presets import load_config
+from jaxgen.remote import delivered
 from jaxgen.runs import keep_compiled
 
 
@@ -14,9 +14,11 @@ def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
     keep_compiled(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
-    out = Path(config.workdir)
-    report.write(store.report, out)
-    print(f"{report.summary(store.report)}\nreport: {out / 'data_report.json'} and .png; decoded in {store.directory}")
+    with delivered(config.workdir) as out:
+        report.write(store.report, out)
+    print(
+        f"{report.summary(store.report)}\nreport: {config.workdir}/data_report.json and .png; decoded in {store.directory}"
+    )
     return ExitCode.DONE
 
 

@@ -20,6 +20,7 @@ from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import LSTM
+from jaxgen.remote import is_remote
 
 _HIGHEST_RATE = 22_050
 _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
@@ -34,20 +35,21 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     args = split_values(argv)
     path = _value(args, "--config")
     root, name = _value(args, "--data.root"), _value(args, "--data.name")
+    cache_dir = _value(args, "--cache-dir") or Config.cache_dir
     if path is not None:
         at = args.index("--config")
         args = args[:at] + args[at + 2 :]
         default, stem = load(path), Path(path).stem
     elif name is not None:
-        default, stem = any_sound(Named(name=name, root=root or "")), name
+        default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
     elif root is not None:
-        default, stem = any_sound(Folder(root=root)), Path(root).resolve().name
+        default, stem = any_sound(Folder(root=root), cache_dir), Path(root).resolve().name
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _USAGE)
     data: Any = config.data
-    if getattr(data, "root", ""):  # so that a run finds its data from any folder
-        config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(data.root)))
+    if (root := getattr(data, "root", "")) and not is_remote(root):  # so that a run finds its data from any folder
+        config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(root)))
     return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
 
 
@@ -70,9 +72,9 @@ def quickstart() -> Config:
     )
 
 
-def any_sound(data: Dataset) -> Config:
+def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
     """Log-mel frames at the recordings' own rate (at most 22,050 Hz) and an LSTM: a start for any kind of sound."""
-    rate = min(_first_rate(data), _HIGHEST_RATE)
+    rate = min(_first_rate(data.fetched(cache_dir)), _HIGHEST_RATE)
     n_fft = 1 << (rate // 20).bit_length() - 1  # 32 to 50 ms
     return Config(
         data=data,

@@ -224,8 +224,7 @@ def is_finished(config: Config) -> bool:
 
     Raises UserError where the folder holds a run of another config.
     """
-    workdir = Path(config.workdir)
-    checkpoints = checkpoints_of(workdir)
+    checkpoints = checkpoints_of(config.folder)
     if checkpoints is None:
         return False
     try:
@@ -237,16 +236,16 @@ def is_finished(config: Config) -> bool:
         checkpoints.close()
     if changed := differences(saved, config, _MAY_DIFFER):
         raise UserError(
-            f"'{workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
+            f"'{config.workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
             "Pass another --workdir, or the run's own settings to continue it."
         )
-    ended = latest >= config.train.steps or not_improving(read_metrics(workdir / "metrics.jsonl"), config.train)
-    return ended and (workdir / "report.json").exists()
+    ended = latest >= config.train.steps or not_improving(read_metrics(config.folder / "metrics.jsonl"), config.train)
+    return ended and (config.folder / "report.json").exists()
 
 
 def check_data(config: Config, spec: DataSpec) -> None:
     """Raises UserError where the run in the workdir was trained on other clips than `spec` describes."""
-    checkpoints = checkpoints_of(Path(config.workdir))
+    checkpoints = checkpoints_of(config.folder)
     if checkpoints is None:
         return
     try:
@@ -265,12 +264,11 @@ def _check_manifest(workdir: str | Path, saved: DataSpec, manifest_hash: str) ->
         )
 
 
-def save_config(config: Config) -> None:
-    """Writes the resolved config into the run's folder, which it makes."""
-    workdir = Path(config.workdir)
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+def save_config(config: Config, folder: Path) -> None:
+    """Writes the resolved config into a folder, which it makes."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _described(checkpoints: "Checkpoints", step: int, run: Any) -> tuple[Config, DataSpec]:

@@ -6,13 +6,12 @@ command continues an interrupted run, and finds a finished one.
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import importlib
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.presets import load_config
+from jaxgen.remote import Mirror, is_remote, trained_in
 from jaxgen.runs import (
     Run,
     bind,
@@ -40,45 +40,59 @@ from jaxgen.runs import (
 )
 from jaxgen.serial import to_json
 from jaxgen.starts import locked, note_start
-from jaxgen.training.distributed import check_alike, from_first, gathered, is_first, joined
+from jaxgen.training.distributed import check_alike, from_first, gathered, is_first, joined, several
 from jaxgen.training.interrupts import preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.telemetry import read_metrics
 
+if TYPE_CHECKING:  # orbax is slow to import
+    from jaxgen.training.checkpoint import Checkpoints
+    from jaxgen.training.upload import KeptByFirst
+
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
-    workdir = Path(config.workdir)
-    keep_freed_memory()
-    with joined(config.distributed, config.coordinator, config.num_processes, config.process_id):
+    with (
+        joined(config.distributed, config.coordinator, config.num_processes, config.process_id),
+        preemptible(),
+        _uploaded(config) as mirror,
+    ):
         if from_first(lambda: is_finished(config)):
-            print(
-                f"{workdir} holds this run, finished; its report is {workdir / 'report.html'}.\n"
-                f"{_next_commands(workdir)}"
-            )
+            report = config.folder / "report.html"
+            print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
             return ExitCode.DONE
         keep_compiled(config.cache_dir)
-        with preemptible(), concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
+        keep_freed_memory()
+        with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
             beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
-            return _run(config, beside)
+            return _run(config, mirror, beside)
 
 
 @contextlib.contextmanager
-def _own_folder(workdir: Path) -> Iterator[Path]:
+def _uploaded(config: Config) -> Iterator[Mirror | None]:
+    """The copy of a run in an object store, which the first process keeps for all; None elsewhere."""
+    mirrors: list[Mirror | None] = []
+    with contextlib.ExitStack() as stack:
+        from_first(lambda: mirrors.append(stack.enter_context(trained_in(config.workdir, config.cache_dir))))
+        yield mirrors[0] if mirrors else None
+
+
+@contextlib.contextmanager
+def _own_folder(config: Config) -> Iterator[Path]:
     """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
     with contextlib.ExitStack() as stack:
-        from_first(lambda: stack.enter_context(locked(workdir)))
-        seen = gathered((workdir / ".lock").exists())
+        from_first(lambda: stack.enter_context(locked(config.folder)))
+        seen = gathered(is_remote(config.workdir) or (config.folder / ".lock").exists())
         if not all(seen):
             raise UserError(
-                f"process {seen.index(False)} does not see '{workdir}' of process 0; pass --workdir a folder that all share."
+                f"process {seen.index(False)} does not see '{config.workdir}' of process 0; pass --workdir a folder that all "
+                "share."
             )
-        yield workdir if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
+        yield config.folder if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
 
 
-def _run(config: Config, beside: concurrent.futures.Executor) -> int:
-    workdir = Path(config.workdir)
+def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Executor) -> int:
     devices = devices_of(config)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
@@ -100,14 +114,16 @@ def _run(config: Config, beside: concurrent.futures.Executor) -> int:
         seq_len=config.train.seq_len,
         seed=config.train.seed,
     )
-    with _own_folder(workdir) as own:
-        save_config(dataclasses.replace(config, workdir=str(own)))
+    with _own_folder(config) as own:
+        save_config(config, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
-        outcome = _train(config, own, devices, store, training, spec, evaluator)
+        outcome = _train(config, own, mirror, devices, store, training, spec, evaluator)
         drawn.result()
         if outcome is Outcome.PREEMPTED:
-            print(f"\nStopped; everything is saved in {workdir}. The same command continues it.", file=sys.stderr)
+            print(
+                f"\nStopped; everything is saved in {config.workdir}. The same command continues it.", file=sys.stderr
+            )
             return ExitCode.PREEMPTED
         if outcome is Outcome.EARLY:
             print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
@@ -119,14 +135,13 @@ def _run(config: Config, beside: concurrent.futures.Executor) -> int:
 def _train(
     config: Config,
     own: Path,
+    mirror: Mirror | None,
     devices: Devices,
     store: Store,
     training: LikelihoodTraining,
     spec: DataSpec,
     evaluator: Evaluator,
 ) -> Outcome:
-    from jaxgen.training.checkpoint import Checkpoints
-
     train = config.train
     clips = store.indices("validation")
     batches = training_batches(config, store, spec, devices.rows)
@@ -141,9 +156,7 @@ def _train(
 
         return Validation(from_first(measure), heard, spec.features.sample_rate)
 
-    with Checkpoints(
-        Path(config.workdir) / "checkpoints", keep=train.keep, best_metric=train.best_metric
-    ) as checkpoints:
+    with _checkpoints(config, mirror) as checkpoints:
         return fit(
             training,
             batches,
@@ -158,32 +171,45 @@ def _train(
         )
 
 
+def _checkpoints(config: Config, mirror: Mirror | None) -> "Checkpoints | KeptByFirst":
+    from jaxgen.training.checkpoint import Checkpoints
+    from jaxgen.training.upload import KeptByFirst, UploadedCheckpoints
+
+    folder, train = config.folder / "checkpoints", config.train
+    if not is_remote(config.workdir):
+        return Checkpoints(folder, keep=train.keep, best_metric=train.best_metric)
+    own = None
+    if mirror is not None:
+        own = UploadedCheckpoints(folder, mirror, keep=train.keep, best_metric=train.best_metric)
+    return KeptByFirst(own) if own is None or several() else own
+
+
 def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
     """Evaluates the best checkpoint, saves its clips and the report, and says where all is."""
-    workdir = Path(config.workdir)
-    trained = Run.open(workdir)
+    folder = config.folder
+    trained = Run.open(folder)
     print("evaluating the best checkpoint ...", file=sys.stderr)
     findings = evaluator.evaluate(trained.params, trained.untrained(), store, store, store.indices("validation"))
     generated = next(column.clips for column in findings.columns if column.name == "generated")
     shown, seed = config.evaluation.num_previews, config.train.seed
-    trained.save_clips(workdir / "generated", generated[:shown], findings.labels[:shown], seed=seed)
+    trained.save_clips(folder / "generated", generated[:shown], findings.labels[:shown], seed=seed)
     write_report(
-        workdir,
-        f"jaxgen: {workdir.resolve().name}",
+        folder,
+        f"jaxgen: {folder.resolve().name}",
         findings,
-        read_metrics(workdir / "metrics.jsonl"),
+        read_metrics(folder / "metrics.jsonl"),
         sample_rate=trained.spec.features.sample_rate,
         num_players=shown,
-        about=trained.about() | {"held-out data": "the validation clips of the training data"},
+        about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{workdir}\n{headline(findings)}\n{_next_commands(workdir)}")
+    print(f"{config.workdir}\n{headline(findings)}\n{_next_commands(config)}")
 
 
-def _next_commands(workdir: Path) -> str:
+def _next_commands(config: Config) -> str:
     return (
         "Next:\n"
-        f"  python -m jaxgen.generate --workdir {workdir} --num 4 --seconds 6\n"
-        f"  tensorboard --logdir {workdir / 'tensorboard'}   (pip install tensorboard)\n"
+        f"  python -m jaxgen.generate --workdir {config.workdir} --num 4 --seconds 6\n"
+        f"  tensorboard --logdir {config.folder / 'tensorboard'}   (pip install tensorboard)\n"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"errors"},
     {"files", "machine", "spread"},
-    {"serial", "audio", "features", "recurrent", "distributions"},
+    {"serial", "remote", "audio", "features", "recurrent", "distributions"},
     {"data", "provenance"},
     {"models"},
     {"objectives"},

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 from jaxgen.audio import Recording, Waveform
@@ -86,6 +87,13 @@ class Dataset:
     def pattern(self) -> str | None:
         """How file names hold fields, as {digit}_{speaker}_{index}; None where they hold none."""
         return None
+
+    def fetched(self, cache_dir: str | Path) -> "Dataset":
+        """The same data on this machine: for data in an object store, those of a local copy, which this brings up to date.
+
+        Raises UserError where there is none, or the store cannot be reached.
+        """
+        return self
 
     def clips(self) -> list[Clip]:
         """Every clip, in a stable order. Raises UserError where there is none to be had."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from jaxgen import audio
+from jaxgen import audio, remote
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
 from jaxgen.errors import UserError
+from jaxgen.remote import is_remote
 
 _MANIFESTS = ("manifest.csv", "manifest.jsonl")
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")
@@ -30,7 +31,7 @@ class Folder(Dataset):
     """
 
     root: str = ""
-    """Folder of .wav, .flac, .ogg or .mp3 files, nested or not."""
+    """Folder of .wav, .flac, .ogg or .mp3 files, nested or not, also in an object store (s3://..., gs://...)."""
     pattern: str | None = None
     """Fields in the file names, as {digit}_{speaker}_{index}; with a slash it describes the path below the root."""
     unmatched: Literal["refuse", "unlabelled"] = "refuse"
@@ -49,6 +50,9 @@ class Folder(Dataset):
         root = Path(self.root)
         names = [path.relative_to(root).as_posix() for path in _files(root) if not _is_audio(path)]
         return [name for name in names if name not in _MANIFESTS]
+
+    def fetched(self, cache_dir: str | Path) -> "Folder":
+        return dataclasses.replace(self, root=fetched_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
         root = Path(self.root)
@@ -86,6 +90,13 @@ class Folder(Dataset):
             stamp=_stamp(path),
             refused="" if found is not None or self.unmatched == "unlabelled" else f"name is not {self.pattern}",
         )
+
+
+def fetched_root(root: str, cache_dir: str | Path) -> str:
+    """The folder of recordings on this machine; what is in an object store is copied there, as far as it is audio."""
+    if not is_remote(root):
+        return root
+    return str(remote.fetched(root, cache_dir, lambda name: name in _MANIFESTS or _is_audio(Path(name))))
 
 
 def _fields_of(pattern: str, name: str) -> dict[str, str] | None:

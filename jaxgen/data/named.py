@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
-from jaxgen.data.folder import Folder
+from jaxgen.data.folder import Folder, fetched_root
 from jaxgen.errors import UserError
 
 _RETRIES = 2
@@ -116,6 +116,9 @@ class Named(Dataset):
     @property
     def pattern(self) -> str | None:
         return SOURCES[self.name].pattern
+
+    def fetched(self, cache_dir: str | Path) -> "Named":
+        return dataclasses.replace(self, root=fetched_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
         """The recordings; other sounds of the archive, such as background noise, are named otherwise and left out.

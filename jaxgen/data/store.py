@@ -140,6 +140,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
 
     Raises UserError where there is nothing to decode, too many clips are refused, or the cache cannot be written.
     """
+    dataset = dataset.fetched(cache_dir)
     clips = dataset.clips()
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -47,15 +47,16 @@ class Checkpoints:
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
     and asynchronously: a checkpoint is either whole or absent. A seal over all of it, written with it, tells whether what
     is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed. To save, all processes
-    that train meet here, at the same calls; each reads on its own.
+    that train meet here, at the same calls, unless this one is to be `alone`; each reads on its own.
     """
 
-    def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss"):
+    def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss", alone: bool = False):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told by us, once
         self.directory, self.best_metric = directory, best_metric
-        self._together = keep is not None and several()
+        self._together = keep is not None and several() and not alone
         self._options = ocp.CheckpointManagerOptions(
             read_only=keep is None,
+            create=self._together or not several(),  # orbax cannot where not all processes meet
             multiprocessing_options=_all_processes() if self._together else _this_process(),
             cleanup_tmp_directories=keep is not None,  # what a killed save left
             preservation_policy=_NewestAndBest(self, keep or 1),
@@ -82,7 +83,7 @@ class Checkpoints:
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         about = {"position": data, "metrics": metrics}
         with self._saving():
-            free = from_first(lambda: shutil.disk_usage(self.directory).free)
+            free = self._alike(lambda: shutil.disk_usage(self.directory).free)
             if free < needed:  # orbax fails loudly, from its threads
                 raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {needed / 1e6:.1f} MB")
             self.manager.wait_until_finished()
@@ -196,6 +197,9 @@ class Checkpoints:
             raise SaveFailed(
                 f"cannot save a checkpoint in '{self.directory}' ({reason}); free space, or choose another --workdir."
             )
+
+    def _alike(self, make: Callable[[], Any]) -> Any:
+        return from_first(make) if self._together else make()
 
     def _read(self, step: int, **items: Any) -> Any:
         try:

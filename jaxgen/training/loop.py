@@ -28,6 +28,7 @@ from jaxgen.training.watchdog import Watchdog
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
+    from jaxgen.training.upload import KeptByFirst
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Outcome(enum.Enum):
 def fit(
     training: LikelihoodTraining,
     batches: TrainingBatches,
-    checkpoints: "Checkpoints",
+    checkpoints: "Checkpoints | KeptByFirst",
     validate: Callable[[Any, int], Validation],
     train: Train,
     workdir: Path,

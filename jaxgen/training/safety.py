@@ -20,6 +20,7 @@ from jaxgen.training.telemetry import Telemetry
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
+    from jaxgen.training.upload import KeptByFirst
 
 _NAMED = 5  # clips in a message; all are in a file
 
@@ -30,7 +31,7 @@ class Safety:
 
     training: LikelihoodTraining
     batches: TrainingBatches
-    checkpoints: "Checkpoints"
+    checkpoints: "Checkpoints | KeptByFirst"
     train: Train
     workdir: Path
     telemetry: Telemetry

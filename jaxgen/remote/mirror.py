@@ -1,0 +1,252 @@
+"""A folder that is a local copy of one in an object store.
+
+Programs read and write plain files; the copy is brought up to date when they start, and what changed is uploaded as
+whole objects. A checkpoint is uploaded as a whole: an empty object `checkpoints/N.whole` is written after all others of
+`checkpoints/N/` and removed before them. What has none, from an upload that was interrupted, counts for nothing.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxgen.errors import UserError
+from jaxgen.files import write_whole, writing
+from jaxgen.remote.lease import leased
+from jaxgen.remote.store import Gone, ObjectStore, is_remote
+
+_AT_ONCE = 16  # transfers
+_CHECKPOINT = re.compile(r"(checkpoints/\d+)/")
+_WHOLE = ".whole"
+
+
+def local_folder(path: str, cache_dir: str | Path, use: str = "runs") -> Path:
+    """Where the files of a folder are on this machine: there, or for one in an object store in the cache.
+
+    use: those that change the copy and those that only read it have one each.
+    """
+    if not is_remote(path):
+        return Path(path)
+    url = path.rstrip("/")
+    return (
+        Path(cache_dir).expanduser() / "remote" / use / hashlib.sha256(url.encode()).hexdigest()[:16] / Path(url).name
+    )
+
+
+def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> Path:
+    """A local copy of the wanted files below an address; only what is new or has changed is downloaded.
+
+    Raises UserError where there is none, or the store cannot be reached.
+    """
+    mirror = Mirror(url, local_folder(url, cache_dir, "data"))
+    if not mirror.fetch(wanted):
+        raise UserError(f"nothing to use at '{url}'; check the address.")
+    return mirror.folder
+
+
+@contextlib.contextmanager
+def copied(workdir: str, cache_dir: str | Path) -> Iterator[Path]:
+    """The folder of a run; where that is in an object store, a copy of it, whose new files are uploaded at the end.
+    Checkpoints are left alone.
+
+    Raises UserError where there is none, or the store cannot be reached.
+    """
+    if not is_remote(workdir):
+        yield Path(workdir)
+        return
+    mirror = Mirror(workdir, local_folder(workdir, cache_dir, "copies"))
+    if not mirror.fetch():
+        raise UserError(f"no run at '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
+    with _at_the_end(mirror.push_files):
+        yield mirror.folder
+
+
+@contextlib.contextmanager
+def delivered(path: str | Path) -> Iterator[Path]:
+    """A folder to write into; where `path` is in an object store, a temporary one, whose files are uploaded at the end."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxgen-") as temporary:
+        mirror = Mirror(str(path), Path(temporary) / Path(path).name)
+        with _at_the_end(mirror.push_files):
+            yield mirror.folder
+
+
+@contextlib.contextmanager
+def trained_in(workdir: str, cache_dir: str | Path) -> Iterator["Mirror | None"]:
+    """While entered, this process alone trains in a run's folder in an object store; the copy is up to date.
+
+    None for a folder on a disk. Raises UserError where another process trains there.
+    """
+    if not is_remote(workdir):
+        yield None
+        return
+    mirror = Mirror(workdir, local_folder(workdir, cache_dir))
+    with leased(mirror.store) as mirror.check:
+        mirror.fetch()
+        with _at_the_end(mirror.push):
+            yield mirror
+
+
+@contextlib.contextmanager
+def _at_the_end(push: Callable[[], None]) -> Iterator[None]:
+    """Uploads also what was made until an error, which goes before those of the upload."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(UserError):
+            push()
+        raise
+    push()
+
+
+class Mirror:
+    """The files below an address, and their copy in `folder`. Names with a part that starts with a dot are not copied."""
+
+    def __init__(self, url: str, folder: Path):
+        self.store, self.folder = ObjectStore(url), folder
+        self.check: Callable[[], None] = lambda: None
+        """Raises UserError where nothing must be uploaded any more."""
+        self._known_path = folder.with_name(f".{folder.name}.json")
+        try:
+            self._known: dict[str, list[Any]] = json.loads(self._known_path.read_text())
+        except (OSError, ValueError):
+            self._known = {}  # of files that are the same here and there: what the store tells, and the file's size and time
+
+    def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
+        """Makes the folder hold what the store holds, and nothing else; how many files that is.
+
+        Raises UserError where the store cannot be reached or the disk is full.
+        """
+        try:
+            return self._fetch(wanted)
+        except Gone:  # removed since it was listed, by the process that trains
+            return self._fetch(wanted)
+
+    def push_files(self) -> None:
+        """Uploads every file outside of checkpoints that has changed. Raises UserError where that cannot be done."""
+        self.check()
+        here = self._files()
+        changed = [name for name in here if not _CHECKPOINT.match(name) and not self._is_known(name, here)]
+        for name in changed:
+            with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile
+                self.store.write(name, (self.folder / name).read_bytes())
+        if changed:
+            self._remember(changed, here)
+
+    def push(self) -> None:
+        """Uploads every file that has changed, then new checkpoints; then removes checkpoints that are no longer here.
+
+        Raises UserError where that cannot be done; what is in the store is a whole run at any moment.
+        """
+        self.push_files()
+        listed, here = self.store.list(), self._files()
+        steps_here, steps_there = _by_step(here), _by_step(listed)
+        for step, names in steps_here.items():
+            if step + _WHOLE not in listed or not all(self._is_known(name, here) for name in names):
+                if step + _WHOLE in listed:
+                    self.store.remove(step + _WHOLE)
+                _in_threads(self._upload, names, "uploading")
+                self.store.write(step + _WHOLE, b"")
+                self._remember(names, here)
+        for step in steps_there.keys() - steps_here.keys():
+            self.store.remove(step + _WHOLE)
+            _in_threads(self.store.remove, steps_there[step], "removing")
+
+    def _fetch(self, wanted: Callable[[str], bool]) -> int:
+        listed = self.store.list()
+        names = {name for name in listed if _is_whole(name, listed) and not _is_hidden(name) and wanted(name)}
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        here = self._files()
+        for name in here.keys() - names:
+            (self.folder / name).unlink()
+        new = [name for name in sorted(names) if not self._is_known(name, here) or self._known[name][0] != listed[name]]
+        _in_threads(self._download, new, "downloading")
+        self._remove_empty_folders()
+        self._remember(new, self._files(), listed)
+        return len(names)
+
+    def _is_known(self, name: str, here: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether the file is as it was when it was last the same here and there."""
+        return name in here and self._known.get(name, [""])[1:] == list(here[name])
+
+    def _remember(
+        self, same: Iterable[str], here: Mapping[str, tuple[int, int]], listed: Mapping[str, str] | None = None
+    ) -> None:
+        """Notes which files are the same here and there."""
+        listed = self.store.list() if listed is None else listed
+        self._known |= {name: [listed[name], *here[name]] for name in same if name in listed}
+        self._known = {name: about for name, about in self._known.items() if name in here}
+        write_whole(self._known_path, json.dumps(self._known))
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of every file, by name; none of a checkpoint that is being written."""
+        found = {}
+        for folder, _, files in os.walk(self.folder):
+            for path in (Path(folder, name) for name in files):
+                name = path.relative_to(self.folder).as_posix()
+                if not _is_hidden(name) and (not name.startswith("checkpoints/") or _CHECKPOINT.match(name)):
+                    with contextlib.suppress(FileNotFoundError):
+                        found[name] = (path.stat().st_size, path.stat().st_mtime_ns)
+        return found
+
+    def _upload(self, name: str) -> None:
+        self.store.upload(self.folder / name, name)
+
+    def _download(self, name: str) -> None:
+        path = self.folder / name
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.store.download(name, partial)
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _remove_empty_folders(self) -> None:
+        for folder, _, _ in os.walk(self.folder, topdown=False):
+            if Path(folder) != self.folder:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+
+def _by_step(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := _CHECKPOINT.match(name):
+            found.setdefault(match[1], []).append(name)
+    return found
+
+
+def _is_whole(name: str, listed: Iterable[str]) -> bool:
+    match = _CHECKPOINT.match(name)
+    return match[1] + _WHOLE in listed if match else not name.endswith(_WHOLE)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _in_threads(work: Callable[[str], None], names: list[str], what: str) -> None:
+    bar = tqdm(
+        total=len(names), unit="file", desc=what, disable=len(names) < 50 or not sys.stderr.isatty(), leave=False
+    )
+    with bar, concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            for _ in pool.map(work, names):
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
