@@ -1,0 +1,107 @@
+"""Checkpoints that are damaged while nothing runs: noticed and told, or without effect."""
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.faults.trainer import Lost, Trainer, assert_equal
+
+Damage = Callable[[Path, random.Random], None]
+
+
+def file_cut_short(step: Path, rng: random.Random) -> None:
+    """Cuts a file short, perhaps to nothing."""
+    path = _some_file(step, rng)
+    with path.open("r+b") as file:
+        file.truncate(rng.choice([0, rng.randrange(path.stat().st_size)]))
+
+
+def bit_flipped(step: Path, rng: random.Random) -> None:
+    """Flips one bit of a file."""
+    path = _some_file(step, rng)
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def file_zeroed(step: Path, rng: random.Random) -> None:
+    """Leaves a file its length but not its content, as a file system may after a power cut."""
+    path = _some_file(step, rng)
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def file_gone(step: Path, rng: random.Random) -> None:
+    """Removes a file."""
+    _some_file(step, rng).unlink()
+
+
+def folder_gone(step: Path, rng: random.Random) -> None:
+    """Removes a folder within the step's."""
+    shutil.rmtree(rng.choice(sorted(path for path in step.rglob("*") if path.is_dir())))
+
+
+def step_emptied(step: Path, rng: random.Random) -> None:
+    """Removes all that is in the step's folder."""
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def garbage_in_json(step: Path, rng: random.Random) -> None:
+    """Puts something else into a file that holds JSON."""
+    files = [path for path in _files(step) if path.read_bytes()[:1] in (b"{", b"[")]
+    garbage = [b"", b"{", b"null", b"[]", b"{}", b"not JSON", b'{"a": NaN}', rng.randbytes(100)]
+    rng.choice(files).write_bytes(rng.choice(garbage))
+
+
+DAMAGES: tuple[Damage, ...] = (
+    *(file_cut_short, bit_flipped, bit_flipped, file_zeroed, file_gone, folder_gone, step_emptied, garbage_in_json),
+)
+_TWO_NEWEST = 0.2  # share of damages that befall both
+
+
+def stopped_runs(folder: Path, twin: Trainer, saves: Sequence[int]) -> list[Trainer]:
+    """Runs that were killed in their n-th save, and one in its report."""
+    runs = []
+    for count in (*saves, None):
+        trainer = Trainer(folder / f"stopped-{count}")
+        trainer.take_compiled(twin)
+        life = trainer.start()
+        while life.running() and not (life.reporting() if count is None else life.saves >= count):
+            life.check_patience()
+        life.end()
+        runs.append(trainer)
+    return runs
+
+
+def damaged_run(folder: Path, stopped: Sequence[Trainer], twin: Trainer, seed: int) -> tuple[str, str]:
+    """Damages a copy of a stopped run, has it go on to its end; returns (what was done, what came of it).
+
+    Raises Lost where the end is not the twin's, or where it is told in less than a line.
+    """
+    rng = random.Random(seed)
+    trainer = Trainer(folder)
+    shutil.copytree(rng.choice(stopped).folder, folder, dirs_exist_ok=True)
+    damage, both = rng.choice(DAMAGES), rng.random() < _TWO_NEWEST
+    befallen = trainer.steps()[-2 if both else -1 :]
+    for step in befallen:
+        damage(trainer.checkpoints / str(step), rng)
+    what = damage.__name__.replace("_", " ") + (" in the two newest" if both else "")
+    life = trainer.finish()
+    try:
+        assert_equal(trainer, twin)
+    except Lost as lost:
+        raise Lost(f"{what}: {lost}; see {life.log}") from None
+    kept = {path.name.split("-")[0] for path in (trainer.workdir / "damaged").glob("*")}
+    told = {str(step) for step in befallen if f"the checkpoint of step {step} is damaged" in life.said()}
+    if kept != told:
+        raise Lost(f"{what}: {sorted(kept)} were put aside, {sorted(told)} were told; see {life.log}")
+    return what, "noticed" if told else "no effect"
+
+
+def _files(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def _some_file(step: Path, rng: random.Random) -> Path:
+    return rng.choice([path for path in _files(step) if path.stat().st_size])
