@@ -1,6 +1,8 @@
 """The one exception that carries a user's mistake to the entry point, and the exit codes."""
 
 import enum
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -29,7 +31,10 @@ class ExitCode(enum.IntEnum):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug."""
+    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug.
+
+    A signal that comes after the end of `main` ends the process at once, with the code that it has earned.
+    """
     try:
         code = main()
     except UserError as error:
@@ -38,12 +43,18 @@ def run(main: Callable[[], int | None]) -> None:
     except Diverged as error:
         print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
         code = ExitCode.DIVERGED
-    except Preempted as signal:
-        print(f"\njaxgen: stopped by {signal}; the same command goes on.", file=sys.stderr)
+    except Preempted as stop:
+        print(f"\njaxgen: stopped by {stop}; the same command goes on.", file=sys.stderr)
         code = ExitCode.PREEMPTED
     except KeyboardInterrupt:
         print("\njaxgen: interrupted", file=sys.stderr)
         code = ExitCode.INTERRUPTED
+    sys.stdout.flush()
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # else one that comes now tears apart what the interpreter still does
+        signal.signal(number, lambda *_: os._exit(int(code or 0)))
     sys.exit(int(code or 0))
 
 

@@ -142,8 +142,9 @@ def check_cut(life: Life, cut: Cut, phase: str) -> None:
         return
     last = max((row["step"] for row in life.trainer.rows()), default=0)
     in_training = phase in ("training", "validation", "save") and last <= STEPS - LOG_EVERY
-    life.check(*([_SAVED] if in_training and len(cut.signals) == 1 else _AT_ONCE))
+    asked_once = len(cut.signals) == 1
+    life.check(*([_SAVED] if in_training and asked_once else _AT_ONCE))
     if "Traceback" in life.said() and phase not in ("start", "decoding"):
         raise Lost(f"a traceback in {life.log}")
-    if life.process.returncode == _SAVED and max(life.trainer.steps(), default=0) < last:
+    if in_training and asked_once and max(life.trainer.steps(), default=0) < last:
         raise Lost(f"it said that it saved, but step {last} is in no checkpoint; see {life.log}")

@@ -106,8 +106,8 @@ class Life:
         return time.monotonic() - self._born
 
     def running(self) -> bool:
-        """Whether it goes on, two milliseconds later; notices the saves that have begun meanwhile."""
-        time.sleep(0.002)
+        """Whether it goes on, some milliseconds later; notices the saves that have begun meanwhile."""
+        time.sleep(0.002 if self.saves else 0.01)
         saving = self.trainer.saving()
         self.saves += len(saving - self._saving)
         self._saving = saving
