@@ -49,11 +49,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\njaxgen: interrupted", file=sys.stderr)
         code = ExitCode.INTERRUPTED
-    sys.stdout.flush()
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # else one that comes now tears apart what the interpreter still does
+    for number in (signal.SIGINT, signal.SIGTERM):  # one that comes now would tear the interpreter's end apart
         signal.signal(number, lambda *_: os._exit(int(code or 0)))
     sys.exit(int(code or 0))
 

@@ -1,5 +1,6 @@
 """The fault campaigns in short: `python -m tests.faults` does the same a hundred times."""
 
+import random
 import shutil
 import signal
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.faults import kills
+from tests.faults import damage, kills
 from tests.faults.kills import Cut
 from tests.faults.trainer import Lost, Trainer, assert_equal, assert_same_state
 
@@ -19,16 +20,22 @@ def twin(tmp_path_factory):
     return kills.twin_of(tmp_path_factory.mktemp("faults") / "twin")
 
 
-def test_a_run_that_is_killed_and_stopped_ends_as_its_twin(twin, tmp_path):
+def test_a_run_that_is_killed_damaged_and_stopped_ends_as_its_twin(twin, tmp_path):
     twin, pace = twin
-    trainer, told = Trainer(tmp_path), []
+    trainer, told, damaged = Trainer(tmp_path), [], []
     trainer.take_compiled(twin)
-    cuts = [
-        Cut((signal.SIGKILL,), lambda life: life.saves >= 4, 0.3 * pace.save, 0.0),
-        Cut((signal.SIGTERM,), lambda life: life.saves >= 3, 0.0, 0.0),
-    ]
-    kills.killed_run(trainer, twin, cuts, lambda *what: told.append(what))
-    assert [signal for signal, _ in told] == ["SIGKILL", "SIGTERM"]
+
+    def cuts():
+        yield Cut((signal.SIGKILL,), lambda life: life.saves >= 4, 0.3 * pace.save, 0.0)
+        damaged.append(trainer.steps()[-1])
+        damage.file_zeroed(trainer.checkpoints / f"{damaged[0]}/state/d", random.Random(0))
+        yield Cut((signal.SIGTERM,), lambda life: life.saves >= 3, 0.0, 0.0)
+
+    kills.killed_run(trainer, twin, cuts(), lambda *what: told.append(what))
+    assert [name for name, _ in told] == ["SIGKILL", "SIGTERM"]
+    second = (tmp_path / "life-002.log").read_text()
+    assert f"the checkpoint of step {damaged[0]} is damaged" in second
+    assert [path.name.split("-")[0] for path in (trainer.workdir / "damaged").iterdir()] == [str(damaged[0])]
     assert trainer.lives == 3
 
 
