@@ -28,7 +28,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT
 _MOST_CUTS = 12  # of one run
 _MOST_LOST = 5  # runs, after which no more are killed
 _COMPILED = 0.9  # share of runs that need not compile: the others do it anew, and are killed meanwhile
-_STOPPED_AT = (4, 10, 17)  # saves after which the runs to be damaged are killed
+_STOPPED_AT = (6, 16)  # saves after which the runs to be damaged are killed
 
 
 @dataclasses.dataclass(frozen=True)

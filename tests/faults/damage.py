@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,28 +61,31 @@ DAMAGES: tuple[Damage, ...] = (
 _TWO_NEWEST = 0.2  # share of damages that befall both
 
 
-def stopped_runs(folder: Path, twin: Trainer, saves: Sequence[int]) -> list[Trainer]:
-    """Runs that were killed in their n-th save, and one in its report."""
-    runs = []
-    for count in (*saves, None):
-        trainer = Trainer(folder / f"stopped-{count}")
-        trainer.take_compiled(twin)
-        life = trainer.start()
-        while life.running() and not (life.reporting() if count is None else life.saves >= count):
+def stopped_runs(folder: Path, twin: Trainer, saves: Sequence[int]) -> list[Path]:
+    """Folders of a run as a kill would have left them, in its n-th saves and in its report."""
+    trainer = Trainer(folder / "stopped")
+    trainer.take_compiled(twin)
+    life, found = trainer.start(), []
+    moments = [lambda count=count: life.saves >= count for count in saves]
+    for number, reached in enumerate([*moments, life.reporting]):
+        while life.running() and not reached():
             life.check_patience()
-        life.end()
-        runs.append(trainer)
-    return runs
+        life.process.send_signal(signal.SIGSTOP)
+        found.append(folder / f"stopped-{number}")
+        shutil.copytree(trainer.folder, found[-1])
+        life.process.send_signal(signal.SIGCONT)
+    life.end()
+    return found
 
 
-def damaged_run(folder: Path, stopped: Sequence[Trainer], twin: Trainer, seed: int) -> tuple[str, str]:
+def damaged_run(folder: Path, stopped: Sequence[Path], twin: Trainer, seed: int) -> tuple[str, str]:
     """Damages a copy of a stopped run, has it go on to its end; returns (what was done, what came of it).
 
     Raises Lost where the end is not the twin's, or where it is told in less than a line.
     """
     rng = random.Random(seed)
     trainer = Trainer(folder)
-    shutil.copytree(rng.choice(stopped).folder, folder, dirs_exist_ok=True)
+    shutil.copytree(rng.choice(stopped), folder, dirs_exist_ok=True)
     damage, both = rng.choice(DAMAGES), rng.random() < _TWO_NEWEST
     befallen = trainer.steps()[-2 if both else -1 :]
     for step in befallen:
