@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints in `directory`: the newest `keep` and the one with the lowest validation metric.
 
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
-    and asynchronously: a checkpoint is either whole or absent. A seal over all of it, written with it, tells whether what
+    and asynchronously: a checkpoint is either whole or absent. Seals over all of it, written with it, tell whether what
     is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed.
     """
 
@@ -68,7 +68,7 @@ class Checkpoints:
         Raises SaveFailed where this save, or the one before, which went on while training did, cannot be written.
         """
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        about = {"position": data, "metrics": metrics}
+        about = {"position": data, "metrics": metrics, "fingerprint": int(fingerprint(state))}
         with self._saving():
             free = shutil.disk_usage(self.directory).free
             if free < needed:  # orbax fails loudly, from its threads
@@ -80,8 +80,8 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(about | {"seal": _seal(state, about, run)}),
-                    run=ocp.args.JsonSave(run),
+                    data=ocp.args.JsonSave(_sealed(about)),
+                    run=ocp.args.JsonSave(_sealed(run)),
                 ),
                 force=True,  # else orbax says nothing where a later step is there
             )
@@ -89,13 +89,10 @@ class Checkpoints:
     def restore(self, step: int, state: Any) -> Saved:
         """The checkpoint of a step; `state` gives structure, shapes and dtypes. Raises Damaged."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        saved = self._read(
-            step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), run=ocp.args.JsonRestore()
-        )
-        about = saved["data"]
-        if about.pop("seal", None) != _seal(saved["state"], about, saved["run"]):
-            raise Damaged("its content is not what was saved")
-        return Saved(step, saved["state"], about["position"])
+        saved = self._read(step, "data", "run", state=ocp.args.StandardRestore(target))
+        if int(fingerprint(saved["state"])) != saved["data"]["fingerprint"]:
+            raise Damaged("its arrays are not what was saved")
+        return Saved(step, saved["state"], saved["data"]["position"])
 
     def restore_newest(self, state: Any) -> Saved | None:
         """The newest whole checkpoint, or None where there is none. Damaged ones are told and moved beside, to
@@ -111,10 +108,10 @@ class Checkpoints:
 
     def run(self, step: int) -> Any:
         """What `save` was given as `run`. Raises Damaged."""
-        return self._read(step, run=ocp.args.JsonRestore())["run"]
+        return self._read(step, "run")["run"]
 
     def newest_run(self) -> tuple[int, Any] | None:
-        """The newest step whose `run` can be read, and it; None where there is none."""
+        """The newest step whose `run` is what was saved, and it; None where there is none."""
         for step in reversed(self.steps()):
             with contextlib.suppress(Damaged):
                 return step, self.run(step)
@@ -133,8 +130,8 @@ class Checkpoints:
         """The validation figures at a step; empty where it was not validated, or its checkpoint is damaged."""
         if step not in self._figures:
             try:
-                self._figures[step] = dict(self._read(step, data=ocp.args.JsonRestore())["data"]["metrics"] or {})
-            except (Damaged, KeyError, TypeError, ValueError):
+                self._figures[step] = self._read(step, "data")["data"]["metrics"] or {}
+            except Damaged:
                 self._figures[step] = {}
         return self._figures[step]
 
@@ -166,9 +163,12 @@ class Checkpoints:
                 "--workdir."
             ) from None
 
-    def _read(self, step: int, **items: Any) -> Any:
+    def _read(self, step: int, *sealed: str, **items: Any) -> dict[str, Any]:
+        """Parts of a checkpoint, by name: JSON under its seal, and others. Raises Damaged."""
+        items |= {name: ocp.args.JsonRestore() for name in sealed}
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            return {name: _opened(found[name]) if name in sealed else found[name] for name in items}
         except Exception as error:  # orbax, tensorstore and json: what they raise of damaged files is not written down
             raise Damaged(_reason(error)) from None
 
@@ -219,10 +219,16 @@ def _words(array: jax.Array) -> jax.Array:
     return bits.astype(jnp.uint32)
 
 
-def _seal(state: Any, about: Any, run: Any) -> str:
-    """SHA-256 over the state's fingerprint and the JSON beside it, hexadecimal."""
-    content = [int(fingerprint(state)), about, run]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _sealed(content: Any) -> dict[str, Any]:
+    """JSON with its SHA-256, hexadecimal."""
+    return {"content": content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def _opened(sealed: Any) -> Any:
+    """The JSON under a seal. Raises ValueError where it is not what was sealed."""
+    if not isinstance(sealed, dict) or sealed != _sealed(sealed.get("content")):
+        raise ValueError("its content is not what was saved")
+    return sealed["content"]
 
 
 def _reason(error: BaseException) -> str:
