@@ -40,7 +40,9 @@ class Options:
     signals: tuple[Literal["kill", "term", "int"], ...] = ("kill",)
     """Which, drawn at random; some SIGTERM and SIGINT are followed by a second one."""
     damages: int = 0
-    """Stopped runs whose newest checkpoint is damaged."""
+    """Newest checkpoints to damage and to read as the next start would."""
+    damaged_runs: int = 0
+    """Stopped runs to damage likewise, and to train to their end."""
     full_disks: int = 0
     """Runs whose disk is full for a while; needs the right to mount a tmpfs."""
     jobs: int = 2
@@ -82,9 +84,9 @@ class Campaign:
 
 def main() -> int:
     options = parse(Options, Options(), sys.argv[1:], "python -m tests.faults")
-    total = options.kills + options.damages + options.full_disks
+    total = options.kills + options.damages + options.damaged_runs + options.full_disks
     if not total:
-        raise UserError("there is nothing to do; pass --kills, --damages or --full-disks a number.")
+        raise UserError("there is nothing to do; pass --kills, --damages, --damaged-runs or --full-disks a number.")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; processes inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):  # each run has a cache of its own
@@ -121,8 +123,12 @@ def main() -> int:
                 campaign.count(*disk.starved_run(place, twin, seed))
 
         list(pool.map(killed_runs, range(options.jobs)))
-        stopped = damage.stopped_runs(folder, twin, _STOPPED_AT) if options.damages else []
-        list(pool.map(damaged_run, range(options.seed, options.seed + options.damages)))
+        stopped = damage.stopped_runs(folder, twin, _STOPPED_AT) if options.damages + options.damaged_runs else []
+        readers = [damage.Reader(each) for each in stopped]
+        for seed in range(options.seed, options.seed + options.damages):
+            with campaign.run(folder / f"read-{seed}") as place:
+                campaign.count(*readers[seed % len(readers)](place, seed))
+        list(pool.map(damaged_run, range(options.seed, options.seed + options.damaged_runs)))
         list(pool.map(starved_run, range(options.seed, options.seed + options.full_disks)))
     campaign.close()
     summary = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgen.runs import bind
 from jaxgen.serial import from_json
-from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.checkpoint import Checkpoints, Saved
 from jaxgen.training.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
@@ -205,15 +205,18 @@ def assert_same_state(step: int, got: Any, wanted: Any) -> None:
             raise Lost(f"the checkpoint of step {step} differs from the twin's in {jax.tree_util.keystr(path)}")
 
 
-def _contents(trainer: Trainer, step: int) -> Any:
-    """(train state, data position) of a checkpoint: parameters, average, optimiser, carry, key; all as it is resumed."""
+def _contents(trainer: Trainer, step: int) -> Saved:
+    """The train state (parameters, average, optimiser, carry, key) and the data position of a checkpoint."""
     checkpoints = Checkpoints(trainer.checkpoints)
     try:
-        run = checkpoints.run(step)
-        training = bind(from_json(run["config"]), from_json(run["data"]))
-        return checkpoints.restore(step, jax.eval_shape(training.init, jax.random.key(0)))
+        return checkpoints.restore(step, state_like(checkpoints.run(step)))
     finally:
         checkpoints.close()
+
+
+def state_like(run: Any) -> Any:
+    """Structure, shapes and dtypes of the train state that a checkpoint's `run` describes."""
+    return jax.eval_shape(bind(from_json(run["config"]), from_json(run["data"])).init, jax.random.key(0))
 
 
 def _figures(trainer: Trainer) -> dict[str, Any]:
