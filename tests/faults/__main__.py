@@ -2,8 +2,8 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -52,88 +52,88 @@ class Options:
 
 
 class Campaign:
-    """What befell the runs of a campaign, counted, and a progress bar. Shared by threads."""
+    """Runs in folders of their own beside their twin, and what befell them, counted. Shared by threads."""
 
-    def __init__(self, total: int):
+    def __init__(self, options: Options, folder: Path):
         self.counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.lost: list[str] = []
         self.faults = self.runs = 0
+        self._options, self._folder = options, folder
+        print(f"in {folder}; first a twin that nobody touches", file=sys.stderr)
+        self._twin, self.pace = kills.twin_of(folder / "twin")
+        total = options.kills + options.damages + options.damaged_runs + options.full_disks
         self._bar = tqdm(total=total, unit="fault", dynamic_ncols=True)
 
-    def count(self, what: str, outcome: str) -> None:
-        """Counts a fault."""
+    def __call__(self) -> None:
+        """Does all that is asked for."""
+        options, first = self._options, self._options.seed
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            seeds = itertools.count(first)
+            list(pool.map(self._kill_runs, [seeds] * options.jobs))
+            if options.damages + options.damaged_runs:
+                stopped = damage.stopped_runs(self._folder, self._twin, _STOPPED_AT)
+                readers = [damage.Reader(each) for each in stopped]
+                for seed in range(first, first + options.damages):
+                    self._train("read", seed, lambda place, seed: readers[seed % len(readers)](place, seed))
+                for seed in range(first, first + options.damaged_runs):
+                    pool.submit(
+                        self._train, "damaged", seed, functools.partial(damage.damaged_run, stopped, self._twin)
+                    )
+            for seed in range(first, first + options.full_disks):
+                pool.submit(self._train, "starved", seed, functools.partial(disk.starved_run, self._twin))
+        self._bar.close()
+
+    def _kill_runs(self, seeds: Iterator[int]) -> None:
+        """Kills one run after another, until there were enough kills."""
+        while self.faults < self._options.kills and len(self.lost) < _MOST_LOST:
+            self._train("killed", next(seeds), self._kill_run)
+
+    def _kill_run(self, folder: Path, seed: int) -> None:
+        rng, trainer = random.Random(seed), Trainer(folder)
+        if rng.random() < _COMPILED:
+            trainer.take_compiled(self._twin)
+        kills.killed_run(trainer, self._twin, self._cuts(rng), self._count)
+
+    def _cuts(self, rng: random.Random) -> Iterator[kills.Cut]:
+        numbers = [_SIGNALS[name] for name in self._options.signals]
+        for _ in range(_MOST_CUTS):
+            if self.faults < self._options.kills:
+                yield kills.random_cut(rng, self.pace, numbers)
+
+    def _train(self, kind: str, seed: int, train: Callable[[Path, int], tuple[str, str] | None]) -> None:
+        """A run in a folder, which stays where anything is lost. What `train` returns is counted."""
+        folder = self._folder / f"{kind}-{seed}"
+        try:
+            if fault := train(folder, seed):
+                self._count(*fault)
+            shutil.rmtree(folder)
+        except Exception as error:  # also those of our own making: a campaign goes on
+            self.lost.append(f"{folder}: {error if isinstance(error, Lost) else repr(error)}")
+            self._bar.write(f"LOST in {self.lost[-1]}", file=sys.stderr)
+        self.runs += 1
+
+    def _count(self, what: str, outcome: str) -> None:
         self.counts[what][outcome] += 1
         self.faults += 1
         self._bar.update()
 
-    @contextlib.contextmanager
-    def run(self, folder: Path) -> Iterator[Path]:
-        """A run in a folder; it stays there if anything is lost."""
-        try:
-            yield folder
-            shutil.rmtree(folder)
-        except Lost as lost:
-            self.lost.append(f"{folder.name}: {lost}")
-            self._bar.write(f"LOST in {self.lost[-1]}", file=sys.stderr)
-        self.runs += 1
-
-    def close(self) -> None:
-        """Ends the progress bar."""
-        self._bar.close()
-
 
 def main() -> int:
     options = parse(Options, Options(), sys.argv[1:], "python -m tests.faults")
-    total = options.kills + options.damages + options.damaged_runs + options.full_disks
-    if not total:
+    if not options.kills + options.damages + options.damaged_runs + options.full_disks:
         raise UserError("there is nothing to do; pass --kills, --damages, --damaged-runs or --full-disks a number.")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; processes inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):  # each run has a cache of its own
         os.environ.pop(name, None)
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="jaxgen_faults_"))
-    print(f"in {folder}; first a twin that nobody touches", file=sys.stderr)
-    twin, pace = kills.twin_of(folder / "twin")
-    seconds = {name: round(value, 3) for name, value in dataclasses.asdict(pace).items()}
-    print(f"its parts took (seconds) {seconds}", file=sys.stderr)
-    campaign = Campaign(total)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        seeds = itertools.count(options.seed)
-
-        def cuts(rng: random.Random) -> Iterator[kills.Cut]:
-            numbers = [_SIGNALS[name] for name in options.signals]
-            for _ in range(_MOST_CUTS):
-                if campaign.faults < options.kills:
-                    yield kills.random_cut(rng, pace, numbers)
-
-        def killed_runs(_: int) -> None:
-            while campaign.faults < options.kills and len(campaign.lost) < _MOST_LOST:
-                with campaign.run(folder / f"killed-{(seed := next(seeds))}") as place:
-                    rng, trainer = random.Random(seed), Trainer(place)
-                    if rng.random() < _COMPILED:
-                        trainer.take_compiled(twin)
-                    kills.killed_run(trainer, twin, cuts(rng), campaign.count)
-
-        def damaged_run(seed: int) -> None:
-            with campaign.run(folder / f"damaged-{seed}") as place:
-                campaign.count(*damage.damaged_run(place, stopped, twin, seed))
-
-        def starved_run(seed: int) -> None:
-            with campaign.run(folder / f"starved-{seed}") as place:
-                campaign.count(*disk.starved_run(place, twin, seed))
-
-        list(pool.map(killed_runs, range(options.jobs)))
-        stopped = damage.stopped_runs(folder, twin, _STOPPED_AT) if options.damages + options.damaged_runs else []
-        readers = [damage.Reader(each) for each in stopped]
-        for seed in range(options.seed, options.seed + options.damages):
-            with campaign.run(folder / f"read-{seed}") as place:
-                campaign.count(*readers[seed % len(readers)](place, seed))
-        list(pool.map(damaged_run, range(options.seed, options.seed + options.damaged_runs)))
-        list(pool.map(starved_run, range(options.seed, options.seed + options.full_disks)))
-    campaign.close()
+    if options.full_disks:
+        disk.check(folder / "disk")
+    campaign = Campaign(options, folder)
+    campaign()
     summary = {
         "options": dataclasses.asdict(options),
-        "seconds": seconds,
+        "seconds": {name: round(value, 3) for name, value in dataclasses.asdict(campaign.pace).items()},
         "runs": campaign.runs,
         "faults": campaign.counts,
         "lost": campaign.lost,

@@ -125,7 +125,7 @@ class Reader:
         return what, _noticed(what, befallen, folder, said.getvalue())
 
 
-def damaged_run(folder: Path, stopped: Sequence[Path], twin: Trainer, seed: int) -> tuple[str, str]:
+def damaged_run(stopped: Sequence[Path], twin: Trainer, folder: Path, seed: int) -> tuple[str, str]:
     """Damages a copy of a stopped run, has it go on to its end; returns (what was done, what came of it).
 
     Raises Lost where the end is not the twin's, or damage is passed over in silence.

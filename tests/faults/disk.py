@@ -33,6 +33,12 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def check(folder: Path) -> None:
+    """Raises UserError where there is no such disk to be had."""
+    with small_disk(folder):
+        pass
+
+
 @contextlib.contextmanager
 def filled(folder: Path) -> Iterator[None]:
     """The disk of a folder without a free byte, until the end."""
@@ -48,10 +54,10 @@ def filled(folder: Path) -> Iterator[None]:
         filler.unlink(missing_ok=True)
 
 
-def starved_run(folder: Path, twin: Trainer, seed: int) -> tuple[str, str]:
+def starved_run(twin: Trainer, folder: Path, seed: int) -> tuple[str, str]:
     """Trains a run whose disk fills up at a random moment and is freed later; returns (policy, what came of it).
 
-    Raises Lost where anything is lost, or said with a traceback, UserError where there is no such disk to be had.
+    Raises Lost where anything is lost, or said with a traceback.
     """
     rng = random.Random(seed)
     policy = rng.choice(["stop", "continue"])
@@ -71,7 +77,7 @@ def _starve(trainer: Trainer, twin: Trainer, rng: random.Random) -> str:
         while life.running() and life.saves < saves:
             life.check_patience()
         time.sleep(rng.uniform(0, 0.05))
-        newest = max(trainer.steps())
+        newest = max(trainer.steps(), default=0)
         with filled(trainer.workdir):
             freed = time.monotonic() + full_for
             while life.running() and time.monotonic() < freed:

@@ -28,7 +28,7 @@ SETTINGS = (
     *("--evaluation.num-clips", "2", "--evaluation.num-previews", "1", "--evaluation.seconds", "0.3"),
 )
 """The quickstart in small: dropout, noise, several updates a call, labels, and 20 saves."""
-PATIENCE = 300.0  # seconds after which a process hangs
+PATIENCE = 900.0  # seconds after which a process hangs
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _compare_lock = threading.Lock()  # orbax changes its threads' names and logs for the whole process
 
