@@ -28,7 +28,7 @@ def test_a_run_that_is_killed_damaged_and_stopped_ends_as_its_twin(twin, tmp_pat
     def cuts():
         yield Cut((signal.SIGKILL,), lambda life: life.saves >= 4, 0.3 * pace.save, 0.0)
         damaged.append(trainer.steps()[-1])
-        damage.file_zeroed(trainer.checkpoints / f"{damaged[0]}/state/d", random.Random(0))
+        damage.step_emptied(trainer.checkpoints / str(damaged[0]), random.Random(0))
         yield Cut((signal.SIGTERM,), lambda life: life.saves >= 3, 0.0, 0.0)
 
     kills.killed_run(trainer, twin, cuts(), lambda *what: told.append(what))
