@@ -1,6 +1,8 @@
 """The one exception that carries a user's mistake to the entry point, and the exit codes."""
 
 import enum
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,11 +32,16 @@ class ExitCode(enum.IntEnum):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug."""
+    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug.
+
+    A signal that comes after the end of `main` ends the process at once, with the code that it has earned.
+    """
     try:
         code = main()
     except (UserError, Diverged, KeyboardInterrupt) as error:
         code = told(error)
+    for number in (signal.SIGINT, signal.SIGTERM):  # one that comes now would tear the interpreter's end apart
+        signal.signal(number, lambda *_: os._exit(int(code or 0)))
     sys.exit(int(code or 0))
 
 

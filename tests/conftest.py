@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -71,8 +72,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def call(main: Callable[[], int], *arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["jaxgen", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with pytest.raises(SystemExit) as stop:
             run(main)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         out, err = capsys.readouterr()
         return int(stop.value.code or 0), out, err
 

@@ -221,8 +221,10 @@ def flip(path):
         lambda step: [os.truncate(p, p.stat().st_size // 2) for p in step.rglob("*") if p.is_file()],
         lambda step: [flip(p) for p in (step / "state").rglob("d/*") if p.is_file()],
         lambda step: [(step / "data" / "metadata").write_text('{"position": {"next": 9}, "metrics": {}}')],
+        lambda step: [(step / "data" / "metadata").write_text("[]")],
+        lambda step: [p.write_text(p.read_text().replace("1", "2", 1)) for p in [step / "run" / "metadata"]],
     ],
-    ids=["empty", "no state", "no data", "truncated", "bits flipped", "no seal"],
+    ids=["empty", "no state", "no data", "truncated", "bits flipped", "no seal", "other JSON", "another run"],
 )
 def test_the_newest_whole_checkpoint_is_found_and_the_damaged_one_told(saved, damage, capsys):
     damage(saved / "3")
@@ -243,6 +245,8 @@ def test_reading_a_damaged_checkpoint_moves_nothing(saved):
         with pytest.raises(Damaged):
             checkpoints.restore(3, STATE)
         assert checkpoints.newest_run() == (3, {"config": 1})
+        (saved / "3" / "run" / "metadata").write_text('{"config": 2}')
+        assert checkpoints.newest_run() == (2, {"config": 1})
     assert (saved / "3").is_dir()
 
 

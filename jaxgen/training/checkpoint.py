@@ -45,7 +45,7 @@ class Checkpoints:
     """The checkpoints in `directory`: the newest `keep` and the one with the lowest validation metric.
 
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
-    and asynchronously: a checkpoint is either whole or absent. A seal over all of it, written with it, tells whether what
+    and asynchronously: a checkpoint is either whole or absent. Seals over all of it, written with it, tell whether what
     is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed. To save, all processes
     that train meet here, at the same calls, unless this one is to be `alone`; each reads on its own.
     """
@@ -81,7 +81,7 @@ class Checkpoints:
         Raises SaveFailed where this save, or the one before, which went on while training did, cannot be written.
         """
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        about = {"position": data, "metrics": metrics}
+        about = {"position": data, "metrics": metrics, "fingerprint": int(fingerprint(state))}
         with self._saving():
             free = self._alike(lambda: shutil.disk_usage(self.directory).free)
             if free < needed:  # orbax fails loudly, from its threads
@@ -93,8 +93,8 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(about | {"seal": _seal(state, about, run)}),
-                    run=ocp.args.JsonSave(run),
+                    data=ocp.args.JsonSave(_sealed(about)),
+                    run=ocp.args.JsonSave(_sealed(run)),
                 ),
                 force=True,  # else orbax says nothing where a later step is there
             )
@@ -109,13 +109,10 @@ class Checkpoints:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
 
         target = jax.tree.map(target_of, state)
-        saved = self._read(
-            step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), run=ocp.args.JsonRestore()
-        )
-        about = saved["data"]
-        if about.pop("seal", None) != _seal(saved["state"], about, saved["run"]):
-            raise Damaged("its content is not what was saved")
-        return Saved(step, saved["state"], about["position"])
+        saved = self._read(step, "data", "run", state=ocp.args.StandardRestore(target))
+        if int(fingerprint(saved["state"])) != saved["data"]["fingerprint"]:
+            raise Damaged("its arrays are not what was saved")
+        return Saved(step, saved["state"], saved["data"]["position"])
 
     def restore_newest(self, state: Any) -> Saved | None:
         """The newest whole checkpoint, or None where there is none. Damaged ones are told and moved beside, to
@@ -141,10 +138,10 @@ class Checkpoints:
 
     def run(self, step: int) -> Any:
         """What `save` was given as `run`. Raises Damaged."""
-        return self._read(step, run=ocp.args.JsonRestore())["run"]
+        return self._read(step, "run")["run"]
 
     def newest_run(self) -> tuple[int, Any] | None:
-        """The newest step whose `run` can be read, and it; None where there is none."""
+        """The newest step whose `run` is what was saved, and it; None where there is none."""
         for step in reversed(self.steps()):
             with contextlib.suppress(Damaged):
                 return step, self.run(step)
@@ -163,8 +160,8 @@ class Checkpoints:
         """The validation figures at a step; empty where it was not validated, or its checkpoint is damaged."""
         if step not in self._figures:
             try:
-                self._figures[step] = dict(self._read(step, data=ocp.args.JsonRestore())["data"]["metrics"] or {})
-            except (Damaged, KeyError, TypeError, ValueError):
+                self._figures[step] = self._read(step, "data")["data"]["metrics"] or {}
+            except Damaged:
                 self._figures[step] = {}
         return self._figures[step]
 
@@ -201,9 +198,12 @@ class Checkpoints:
     def _alike(self, make: Callable[[], Any]) -> Any:
         return from_first(make) if self._together else make()
 
-    def _read(self, step: int, **items: Any) -> Any:
+    def _read(self, step: int, *sealed: str, **items: Any) -> dict[str, Any]:
+        """Parts of a checkpoint, by name: JSON under its seal, and others. Raises Damaged."""
+        items |= {name: ocp.args.JsonRestore() for name in sealed}
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            return {name: _opened(found[name]) if name in sealed else found[name] for name in items}
         except Exception as error:  # orbax, tensorstore and json: what they raise of damaged files is not written down
             raise Damaged(_reason(error)) from None
 
@@ -274,10 +274,16 @@ def _words(array: jax.Array) -> jax.Array:
     return bits.astype(jnp.uint32)
 
 
-def _seal(state: Any, about: Any, run: Any) -> str:
-    """SHA-256 over the state's fingerprint and the JSON beside it, hexadecimal."""
-    content = [int(fingerprint(state)), about, run]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _sealed(content: Any) -> dict[str, Any]:
+    """JSON with its SHA-256, hexadecimal."""
+    return {"content": content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def _opened(sealed: Any) -> Any:
+    """The JSON under a seal. Raises ValueError where it is not what was sealed."""
+    if not isinstance(sealed, dict) or sealed != _sealed(sealed.get("content")):
+        raise ValueError("its content is not what was saved")
+    return sealed["content"]
 
 
 def _reason(error: BaseException) -> str:
