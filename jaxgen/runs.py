@@ -83,7 +83,7 @@ class Run:
             newest = checkpoints.newest_run()
             if newest is None:
                 raise _all_damaged(workdir)
-            best = checkpoints.best(_described(checkpoints, *newest)[0].train.best_metric)
+            best = checkpoints.best(_described(newest[1])[0].train.best_metric)
             if step is not None and step not in checkpoints.steps():
                 kept = ", ".join(map(str, checkpoints.steps()))
                 raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
@@ -98,7 +98,7 @@ class Run:
 
         for step in dict.fromkeys(steps):
             try:
-                config, spec = _described(checkpoints, step, checkpoints.run(step))
+                config, spec = _described(checkpoints.run(step))
                 keep_compiled(config.cache_dir)
                 training = bind(config, spec)
                 state = checkpoints.restore(step, jax.eval_shape(training.init, jax.random.key(0))).state
@@ -231,7 +231,7 @@ def is_finished(config: Config) -> bool:
         newest = checkpoints.newest_run()
         if newest is None:
             return False
-        latest, (saved, _) = newest[0], _described(checkpoints, *newest)
+        latest, (saved, _) = newest[0], _described(newest[1])
     finally:
         checkpoints.close()
     if changed := differences(saved, config, _MAY_DIFFER):
@@ -250,7 +250,7 @@ def check_data(config: Config, spec: DataSpec) -> None:
         return
     try:
         newest = checkpoints.newest_run()
-        saved = spec if newest is None else _described(checkpoints, *newest)[1]
+        saved = spec if newest is None else _described(newest[1])[1]
     finally:
         checkpoints.close()
     _check_manifest(config.workdir, saved, spec.manifest_hash)
@@ -271,12 +271,6 @@ def save_config(config: Config, folder: Path) -> None:
     write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _described(checkpoints: "Checkpoints", step: int, run: Any) -> tuple[Config, DataSpec]:
+def _described(run: Any) -> tuple[Config, DataSpec]:
     """What the `run` of a checkpoint describes."""
-    config, spec = from_json(run["config"]), from_json(run["data"])
-    if config.features != spec.features:
-        raise UserError(
-            f"the checkpoint of step {step} in '{checkpoints.directory}' has features that do not match: trained with "
-            f"{spec.features}, configured as {config.features}. Use the checkpoint that belongs to this config."
-        )
-    return config, spec
+    return from_json(run["config"]), from_json(run["data"])

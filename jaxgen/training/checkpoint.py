@@ -1,5 +1,6 @@
 """Checkpoints of a run. The only file that knows orbax."""
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -51,7 +52,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss", alone: bool = False):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told by us, once
+        for name in ("absl", "asyncio"):  # what fails is told by us, once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.directory, self.best_metric = directory, best_metric
         self._together = keep is not None and several() and not alone
         self._options = ocp.CheckpointManagerOptions(
@@ -215,6 +217,24 @@ class Checkpoints:
         self._figures.pop(step, None)
         self.manager.reload()
         return aside
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """At a damaged array orbax closes its loop, while TensorStore still reads others: each of those answers would print a
+    traceback.
+    """
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        with contextlib.suppress(RuntimeError):
+            return super().call_soon_threadsafe(*args, **options)
+        return None
+
+
+class _PatientLoops(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _PatientLoop
+
+
+asyncio.set_event_loop_policy(_PatientLoops())
 
 
 def _newest_whole(directory: Path, state: Any) -> int | None:
