@@ -16,8 +16,9 @@ srun python -m jaxgen.train --config configs/digits_mel.py \
     --data.root "$SCRATCH/fsdd" --workdir "$SCRATCH/runs/digits_mel" --distributed auto "$@"
 code=$?
 
-# 75: stopped and saved, the same command goes on. Anything else is done (0), or would only fail again.
-if [ "$code" -eq 75 ]; then
+# 75: stopped and saved, the same command goes on. From 128 on: killed, or aborted by jax because another process was, which
+# is worth some more tries. Anything else is done (0), or would only fail again.
+if [ "$code" -eq 75 ] || { [ "$code" -ge 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake the user can mend. Its text is the whole message: what was got, what was expected, what to change."""
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be written: the disk is full, or not to be written to."""
+
+
 class Diverged(Exception):
     """Training cannot go on: the loss or a gradient is not finite."""
 

@@ -96,7 +96,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         progress=True,
     )
     save = functools.partial(trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "")
-    with Interrupts() as interrupts:
+    with Interrupts(ExitCode.INTERRUPTED) as interrupts:
         num_samples = write_as_made(stream, out, options.num, save, lambda: interrupts.requested)
     elapsed = time.perf_counter() - started
     if num_samples:

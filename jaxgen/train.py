@@ -54,19 +54,26 @@ if TYPE_CHECKING:  # orbax is slow to import
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
     with (
-        joined(config.distributed, config.coordinator, config.num_processes, config.process_id),
         preemptible(),
+        joined(config.distributed, config.coordinator, config.num_processes, config.process_id),
         _uploaded(config) as mirror,
     ):
-        if from_first(lambda: is_finished(config)):
-            report = config.folder / "report.html"
-            print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
+        if _is_finished(config):
             return ExitCode.DONE
         keep_compiled(config.cache_dir)
         keep_freed_memory()
         with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
             beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
             return _run(config, mirror, beside)
+
+
+def _is_finished(config: Config) -> bool:
+    """Whether there is nothing to do, which is said. Raises UserError where the folder holds another run."""
+    finished = from_first(lambda: is_finished(config))
+    if finished:
+        report = config.folder / "report.html"
+        print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
+    return finished
 
 
 @contextlib.contextmanager
@@ -115,15 +122,16 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         seed=config.train.seed,
     )
     with _own_folder(config) as own:
+        if _is_finished(config):  # by a process that has held the folder meanwhile
+            return ExitCode.DONE
+        from_first(lambda: check_data(config, spec))
         save_config(config, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
         outcome = _train(config, own, mirror, devices, store, training, spec, evaluator)
         drawn.result()
         if outcome is Outcome.PREEMPTED:
-            print(
-                f"\nStopped; everything is saved in {config.workdir}. The same command continues it.", file=sys.stderr
-            )
+            print(f"\nStopped; the same command continues {config.workdir} from its last checkpoint.", file=sys.stderr)
             return ExitCode.PREEMPTED
         if outcome is Outcome.EARLY:
             print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)

@@ -183,8 +183,8 @@ def slurm(tmp_path):
         (programs / name).chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
 
-    def start(*options: str) -> subprocess.Popen:
-        env = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path / "a scratch"), "SLURM_JOB_ID": "41"}
+    def start(*options: str, **variables: str) -> subprocess.Popen:
+        env = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path / "a scratch"), "SLURM_JOB_ID": "41", **variables}
         return subprocess.Popen(["bash", DEPLOY / "slurm.sh", *options], cwd=tmp_path, env=env)
 
     return start
@@ -195,15 +195,21 @@ def end(folder: Path, code: int) -> None:
     (folder / "part").rename(folder / "end")
 
 
-@pytest.mark.parametrize("code", [*ExitCode, 1, 128 + signal.SIGKILL])
-def test_slurm_starts_again_what_was_saved(slurm, tmp_path, code):
+KILLED = 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("code", "before"),
+    [*((code, "50") for code in ExitCode if code != ExitCode.INTERRUPTED), (1, "0"), (KILLED, "9"), (KILLED, "10")],
+)
+def test_slurm_starts_again_what_was_saved_and_for_a_while_what_was_killed(slurm, tmp_path, code, before):
     end(tmp_path, code)
-    with slurm("--train.steps", "9") as script:
+    with slurm("--train.steps", "9", SLURM_RESTART_COUNT=before) as script:
         status = script.wait(timeout=60)
     asked = (tmp_path / "srun").read_text()
     assert f"--data.root {tmp_path}/a scratch/fsdd" in asked
     assert asked.endswith("--train.steps 9\n")
-    if code == ExitCode.PREEMPTED:
+    if code == ExitCode.PREEMPTED or (code, before) == (KILLED, "9"):
         assert (tmp_path / "scontrol").read_text() == "requeue 41\n"
     else:
         assert not (tmp_path / "scontrol").exists()

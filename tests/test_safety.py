@@ -397,7 +397,7 @@ def test_a_trace_is_of_the_updates_asked_for(tmp_path):
     step = jax.jit(lambda x: x + 1)
     with Profile("2:2", tmp_path) as profile:
         for number in range(1, 6):
-            profile.before(number)
+            profile.before(number, 1)
             profile.after(number, step(number))
             assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (number >= 3)
     with pytest.raises(UserError, match=r"--profile is '5', expected START:N"):

@@ -93,7 +93,7 @@ def test_an_interrupted_run_resumes_exactly(quickstart, cache, command, tmp_path
         patch.setattr(loop.Telemetry, "record", interrupt)
         code, _, err = command(train.main, *asked)
     assert code == 75
-    assert "The same command continues it" in err
+    assert "the same command continues" in err
     assert not (tmp_path / "quickstart" / "report.json").exists()
     code, _, _ = command(train.main, *asked)
     assert code == 0

@@ -64,6 +64,10 @@ class Likelihood:
         return LikelihoodTraining(self, model, data, steps, batch_size)
 
 
+def _is_schedule(part: Any) -> bool:
+    return isinstance(part, optax.ScaleByScheduleState)
+
+
 class LikelihoodTraining:
     """Pure functions over `TrainState`, to be jitted by the caller."""
 
@@ -121,7 +125,7 @@ class LikelihoodTraining:
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
         gradient_norm = optax.tree.norm(gradient)
         good, guard = state.guard.judge(metrics["loss"], gradient_norm, self.config.spike)
-        metrics |= {"gradient_norm": gradient_norm, "learning_rate": self.schedule(state.step)}
+        metrics |= {"gradient_norm": gradient_norm, "learning_rate": self._learning_rate(state.opt_state)}
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         new = state._replace(
             params=updated,
@@ -170,6 +174,11 @@ class LikelihoodTraining:
         sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
         # Counted beside the scores: devices then sum once, at the end. A sum at the start would hold a thread of the CPU.
         return sums | {_STEPS: batch["mask"].sum(dtype=jnp.float32)}, carry
+
+    def _learning_rate(self, opt_state: Any) -> jax.Array:
+        """The optimiser's own, whose count stands still where updates are skipped."""
+        count = next(part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part))
+        return jnp.asarray(self.schedule(count), jnp.float32)
 
     def _part(self, batch: Batch, start: jax.Array) -> Batch:
         """A segment of a batch: its steps, and in x the lookback before them."""

@@ -44,18 +44,19 @@ def leased(store: ObjectStore) -> Iterator[Callable[[], None]]:
 class _Lease:
     def __init__(self, store: ObjectStore):
         self._store = store
-        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": uuid.uuid4().hex}
         self._count = 0
         self._taken_by: dict[str, Any] | None = None
         self.done = threading.Event()
 
     def take(self) -> None:
-        try:
-            self._store.write(_NAME, self._content(), new=True)
-            return
-        except FileExistsError:
-            pass
         found = self._store.read(_NAME)
+        if found is None:
+            try:
+                self._store.write(_NAME, self._content(), new=True)
+                return self._settle()
+            except FileExistsError:
+                found = self._store.read(_NAME)
         holder = _parsed(found)
         if holder and not _died_here(holder):
             print(
@@ -69,8 +70,10 @@ class _Lease:
             if now is not None and now != found:
                 raise self._refusal(_parsed(now))
         self._store.write(_NAME, self._content())
+        self._settle()
+
+    def _settle(self) -> None:
         time.sleep(_SETTLE)
-        self._look()
         self.check()
 
     def keep(self) -> None:
@@ -82,6 +85,7 @@ class _Lease:
                 self._store.write(_NAME, self._content())
 
     def check(self) -> None:
+        self._look()
         if self._taken_by is not None:
             raise self._refusal(self._taken_by)
 
@@ -110,7 +114,7 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
     """What a lease says; nothing where it says nothing that can be read."""
     try:
         holder = json.loads(content or b"{}")
-        return {name: holder[name] for name in ("host", "pid", "id")}
+        return {name: holder[name] for name in ("host", "pid", "machine", "id")}
     except (ValueError, KeyError, TypeError):
         return {}
 
@@ -120,7 +124,17 @@ def _name(holder: dict[str, Any]) -> str:
 
 
 def _died_here(holder: dict[str, Any]) -> bool:
-    """Whether it was a process of this machine that is no more; that of a restarted container had our own number."""
-    if holder["host"] != socket.gethostname():
+    """Whether it was a process beside us that is no more."""
+    if not _machine() or holder["machine"] != _machine():
         return False
-    return holder["pid"] == os.getpid() or (not Path(f"/proc/{holder['pid']}").exists() and Path("/proc").exists())
+    return holder["pid"] == os.getpid() or not Path(f"/proc/{holder['pid']}").exists()
+
+
+def _machine() -> str:
+    """This start of this machine, and the space in which process numbers are those of one process each; "" where Linux
+    does not tell.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

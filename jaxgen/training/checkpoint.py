@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,19 +20,16 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jaxgen.errors import UserError
+from jaxgen.errors import SaveFailed, UserError
 from jaxgen.files import writing
 from jaxgen.training.distributed import from_first, gathered, several
 
+_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ETIMEDOUT)
 _ROOM = 1.5  # times the state's own size, for the files around it
 
 
 class Damaged(Exception):
     """A checkpoint is not what was saved; the text says how."""
-
-
-class SaveFailed(UserError):
-    """A checkpoint could not be written: the disk is full, or not to be written to."""
 
 
 class Saved(NamedTuple):
@@ -85,7 +84,7 @@ class Checkpoints:
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         about = {"position": data, "metrics": metrics, "fingerprint": int(fingerprint(state))}
         with self._saving():
-            free = self._alike(lambda: shutil.disk_usage(self.directory).free)
+            free = from_first(self._free) if self._together else self._free()
             if free < needed:  # orbax fails loudly, from its threads
                 raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {needed / 1e6:.1f} MB")
             self.manager.wait_until_finished()
@@ -155,7 +154,8 @@ class Checkpoints:
 
     def best(self, metric: str) -> int | None:
         """Step with the lowest validation metric of this name, or None where none was validated."""
-        values = {step: figures[metric] for step in self.steps() if metric in (figures := self.figures(step))}
+        values = {step: self.figures(step).get(metric, math.nan) for step in self.steps()}
+        values = {step: value for step, value in values.items() if math.isfinite(value)}
         return min(values, key=lambda step: values[step], default=None)
 
     def figures(self, step: int) -> dict[str, float]:
@@ -197,17 +197,29 @@ class Checkpoints:
                 f"cannot save a checkpoint in '{self.directory}' ({reason}); free space, or choose another --workdir."
             )
 
-    def _alike(self, make: Callable[[], Any]) -> Any:
-        return from_first(make) if self._together else make()
+    def _free(self) -> float:
+        """Bytes; where nothing tells, the save itself will."""
+        try:
+            return shutil.disk_usage(self.directory).free
+        except OSError:
+            return math.inf
 
     def _read(self, step: int, *sealed: str, **items: Any) -> dict[str, Any]:
         """Parts of a checkpoint, by name: JSON under its seal, and others. Raises Damaged."""
         items |= {name: ocp.args.JsonRestore() for name in sealed}
+        loops = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(_PatientLoops())
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
             return {name: _opened(found[name]) if name in sealed else found[name] for name in items}
         except Exception as error:  # orbax, tensorstore and json: what they raise of damaged files is not written down
+            if _says_nothing_of_the_files(error):
+                raise UserError(
+                    f"the checkpoint of step {step} in '{self.directory}' cannot be read now ({_reason(error)}); try again."
+                ) from None
             raise Damaged(_reason(error)) from None
+        finally:
+            asyncio.set_event_loop_policy(loops)
 
     def _set_aside(self, step: int) -> Path:
         aside = self.directory.parent / "damaged" / f"{step}-{time.time_ns()}"
@@ -232,9 +244,6 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 class _PatientLoops(asyncio.DefaultEventLoopPolicy):
     _loop_factory = _PatientLoop
-
-
-asyncio.set_event_loop_policy(_PatientLoops())
 
 
 def _newest_whole(directory: Path, state: Any) -> int | None:
@@ -304,6 +313,15 @@ def _opened(sealed: Any) -> Any:
     if not isinstance(sealed, dict) or sealed != _sealed(sealed.get("content")):
         raise ValueError("its content is not what was saved")
     return sealed["content"]
+
+
+def _says_nothing_of_the_files(error: BaseException) -> bool:
+    """Whether reading failed for want of memory, handles, rights or a working disk, so that another try may do."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno in _PASSING)
+        or any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE"))
+    )
 
 
 def _reason(error: BaseException) -> str:

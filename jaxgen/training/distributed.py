@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgen.errors import Diverged, ExitCode, UserError, told
+from jaxgen.errors import Diverged, ExitCode, SaveFailed, UserError, told
 
 Mode = Literal["auto", "off", "on"]
 
@@ -37,6 +37,10 @@ _NUMBERS = (
     ("", "JOB_COMPLETION_INDEX"),
 )
 """Where a launcher says how many processes there are and which one this is."""
+
+
+_TOLD = (SaveFailed, UserError, Diverged)
+"""What one process tells the others that it stumbled over."""
 
 
 def meeting(
@@ -132,10 +136,13 @@ def joined(mode: Mode, coordinator: str, num_processes: int | None, process_id: 
                 quiet.enter_context(contextlib.redirect_stdout(nowhere))
                 quiet.enter_context(contextlib.redirect_stderr(nowhere))
             yield
+            leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+            leaving.start()
+            while leaving.is_alive():  # in Python, so that a signal is heard while the first process writes its report
+                leaving.join(0.2)
     except BaseException as error:
         # Others would wait for us in a sum, and we, at the exit of Python, for them.
         _end(error)
-    jax.distributed.shutdown()
 
 
 def _initialise(found: dict[str, Any]) -> None:
@@ -227,12 +234,12 @@ def from_first(make: Callable[[], Any]) -> Any:
     if is_first():
         try:
             answer = {"value": make()}
-        except (UserError, Diverged) as error:
-            answer = {type(error).__name__: str(error)}
+        except _TOLD as error:
+            kind = next(place for place, kind in enumerate(_TOLD) if isinstance(error, kind))
+            answer = {"error": kind, "text": str(error)}
     answer = gathered(answer)[0]
-    for kind in (UserError, Diverged):
-        if kind.__name__ in answer:
-            raise kind(answer[kind.__name__])
+    if "error" in answer:
+        raise _TOLD[answer["error"]](answer["text"])
     return answer["value"]
 
 

@@ -27,6 +27,11 @@ class Call:
     position: dict[str, Any]
     """Where the data stands after them."""
 
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(jax.tree.leaves(self.batches)[0])
+
 
 def calls(
     stream: Streams, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put

@@ -94,7 +94,7 @@ def fit(
             return Outcome.EARLY
         for call in telemetry.waiting(watchdog.waiting("the wait for data", coming)):
             step = call.last
-            tracing.before(step)
+            tracing.before(step, call.size)
             with watchdog.doing("an update"):
                 state, metrics = train_steps(state, call.batches)
                 telemetry.record(step, metrics)
@@ -112,10 +112,11 @@ def fit(
                 telemetry.validated(step, figures)
                 telemetry.heard(step, validation.clips, validation.sample_rate)
             due = step % train.checkpoint_every == 0 or stop
-            if figures is not None or (due and safety.settled()):
+            saving = figures is not None or (due and safety.settled())
+            if saving:
                 with watchdog.doing("a save"):
                     safety.save(state, call, run, figures)
-            if stop and step < train.steps:
+            if stop and saving and step < train.steps:
                 return Outcome.PREEMPTED
             if not_improving(telemetry.history, train):
                 return Outcome.EARLY

@@ -32,9 +32,9 @@ class Profile:
         if self._running:
             self._stop()
 
-    def before(self, last: int) -> None:
-        """To be called before the call that ends with the update `last`."""
-        if self._span and not self._running and last >= self._span[0]:
+    def before(self, last: int, size: int) -> None:
+        """To be called before the call of `size` updates that ends with the update `last`."""
+        if self._span and not self._running and last >= self._span[0] and last - size + 1 < sum(self._span):
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 

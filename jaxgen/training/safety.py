@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.errors import Diverged, UserError
+from jaxgen.errors import Diverged, SaveFailed
 from jaxgen.files import write_whole
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.objectives.state import TrainState
@@ -47,8 +47,7 @@ class Safety:
         limit, last = min(self.train.max_skipped, self.train.steps), call.last == self.train.steps
         if not last and call.last % self.train.log_every:
             return state
-        size = len(jax.tree.leaves(call.batches)[0])
-        if self.telemetry.skipped_in_row + size < limit:  # known without asking the device
+        if self.telemetry.skipped_in_row + call.size < limit:  # known without asking the device
             return state
         self.telemetry.flush()
         if self.telemetry.skipped_in_row < limit:
@@ -63,14 +62,19 @@ class Safety:
         return self.telemetry.skipped_in_row == 0
 
     def save(self, state: TrainState, call: Call, run: Any, figures: dict[str, float] | None) -> None:
-        """Starts a checkpoint. Raises UserError where none can be written, unless training is to go on without."""
+        """Starts a checkpoint. Raises SaveFailed where none can be written, unless training is to go on without."""
         self.telemetry.flush()
         try:
             self.checkpoints.save(call.last, state, call.position, run, figures)
-        except UserError as error:
-            if self.train.on_full_disk == "stop" or call.last == self.train.steps:
+        except SaveFailed as error:
+            if self.train.on_full_disk == "stop":
                 raise
-            self.telemetry.tell(f"jaxgen: {error} Training goes on; the next save is at the next checkpoint.")
+            self.telemetry.tell(f"jaxgen: {error} Training goes on.")
+            try:  # it may have been the save before that failed, and now there may be room
+                self.checkpoints.save(call.last, state, call.position, run, figures)
+            except SaveFailed:
+                if call.last == self.train.steps:
+                    raise
 
     def _back(self, state: TrainState, step: int) -> TrainState:
         self.checkpoints.wait()

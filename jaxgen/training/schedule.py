@@ -41,7 +41,7 @@ class Train:
     """Validation clips scored while training; the report scores all."""
     max_skipped: int = 10
     """Updates that may be skipped in a row, where their loss or gradient is not finite (or spikes, see
-    --objective.spike); then the parameters of the last checkpoint are put back."""
+    --objective.spike); then, at the next step that is logged, the parameters of the last checkpoint are put back."""
     max_rollbacks: int = 1
     """Times that parameters may be put back before training stops."""
     on_full_disk: Literal["stop", "continue"] = "stop"
@@ -89,7 +89,7 @@ def last_steps(start: int, train: Train) -> Iterator[int]:
 
 def not_improving(history: Sequence[Mapping[str, Any]], train: Train) -> bool:
     """Whether early stopping is due: the last `early_stopping` validations were no better than one before them."""
-    values = [row[train.best_metric] for row in history if row["split"] == "validation"]
+    values = [row[train.best_metric] for row in history if row["split"] == "validation" and train.best_metric in row]
     if not train.early_stopping or not values:
         return False
     return len(values) - 1 - values.index(min(values)) >= train.early_stopping

@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl for scripts, TensorBoard for looking, a progress bar for waiting."""
 
+import contextlib
 import json
 import math
 import sys
@@ -22,11 +23,18 @@ T = TypeVar("T")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; none where the file is not there. A last line cut short by a crash is left out."""
+    """The rows of a metrics.jsonl; none where the file is not there. Lines that are damaged, or cut short by a crash, are
+    left out.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for line in path.read_text(errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
+                rows.append(row)
+    return rows
 
 
 class Telemetry:
@@ -96,7 +104,9 @@ class Telemetry:
         self._bar.update(len(metrics["loss"]))
 
     def flush(self) -> None:
-        """Reads and writes the metrics still on the device."""
+        """Reads and writes the metrics still on the device, and rows that the disk had no room for."""
+        if self._unwritten:
+            self._writing(self._write_rows)
         if self._pending is None:
             return
         last, on_device = self._pending
