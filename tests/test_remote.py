@@ -229,7 +229,8 @@ def hurry(monkeypatch):
 
 
 def holder(host: str, pid: int) -> bytes:
-    return json.dumps({"host": host, "pid": pid, "id": "another", "refreshed": 1}).encode()
+    machine = lease._machine() if host == lease.socket.gethostname() else host
+    return json.dumps({"host": host, "pid": pid, "machine": machine, "id": "another", "refreshed": 1}).encode()
 
 
 def test_two_processes_do_not_train_in_one_folder(server, hurry, monkeypatch, tmp_path, capsys):

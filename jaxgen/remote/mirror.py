@@ -157,6 +157,7 @@ class Mirror:
                 if step + _WHOLE in listed:
                     self.store.remove(step + _WHOLE)
                 _in_threads(self._upload, names, "uploading")
+                self.check()  # else it might be half of another process's
                 self.store.write(step + _WHOLE, b"")
                 self._remember(names, here)
         for step in steps_there.keys() - steps_here.keys():

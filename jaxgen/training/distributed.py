@@ -65,12 +65,11 @@ def meeting(
     if address or asked:
         return _explicit(address, num_processes, process_id, environment)
     if all(name in environment for name in _SLURM) and _number(environment, "SLURM_NTASKS") != 1:
-        alone_here = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
-        return {"local_device_ids": []} if alone_here else {}  # none named: all; jax gives a process one of several
+        return _devices_of_the_node(environment)
     if (_number(environment, "OMPI_COMM_WORLD_SIZE") or 1) > 1:
         if "OMPI_MCA_orte_hnp_uri" not in environment:
             raise UserError("this Open MPI does not say where its processes meet; pass --coordinator HOST:PORT.")
-        return {"local_device_ids": []} if environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" else {}
+        return _devices_of_the_node(environment)
     if on_tpu:
         return {}
     if "JOB_COMPLETION_INDEX" in environment:
@@ -106,7 +105,15 @@ def _explicit(
         raise UserError(
             f"--process-id is {process_id}, expected 0 to {num_processes - 1} for {num_processes} processes."
         )
-    return {"coordinator_address": address, "num_processes": num_processes, "process_id": process_id}
+    place = {"coordinator_address": address, "num_processes": num_processes, "process_id": process_id}
+    return place | _devices_of_the_node(environment)
+
+
+def _devices_of_the_node(environment: Mapping[str, str]) -> dict[str, Any]:
+    """All for a process that is alone on its node; jax would give it one of several."""
+    by_slurm = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    alone = by_slurm or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return {"local_device_ids": []} if alone and "JAX_LOCAL_DEVICE_IDS" not in environment else {}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
