@@ -42,6 +42,11 @@ def run(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
+    except Preempted as stop:
+        code = told(stop)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that compile or import now would crash in the interpreter's end
     except (UserError, Diverged, KeyboardInterrupt) as error:
         code = told(error)
     for number in (signal.SIGINT, signal.SIGTERM):  # one that comes now would tear the interpreter's end apart

@@ -207,8 +207,6 @@ class Checkpoints:
     def _read(self, step: int, *sealed: str, **items: Any) -> dict[str, Any]:
         """Parts of a checkpoint, by name: JSON under its seal, and others. Raises Damaged."""
         items |= {name: ocp.args.JsonRestore() for name in sealed}
-        loops = asyncio.get_event_loop_policy()
-        asyncio.set_event_loop_policy(_PatientLoops())
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
             return {name: _opened(found[name]) if name in sealed else found[name] for name in items}
@@ -218,8 +216,6 @@ class Checkpoints:
                     f"the checkpoint of step {step} in '{self.directory}' cannot be read now ({_reason(error)}); try again."
                 ) from None
             raise Damaged(_reason(error)) from None
-        finally:
-            asyncio.set_event_loop_policy(loops)
 
     def _set_aside(self, step: int) -> Path:
         aside = self.directory.parent / "damaged" / f"{step}-{time.time_ns()}"
@@ -232,18 +228,23 @@ class Checkpoints:
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
-    """At a damaged array orbax closes its loop, while TensorStore still reads others: each of those answers would print a
-    traceback.
+    """At a damaged array, or a full disk, orbax closes its loop while TensorStore still works at others: each of those
+    answers would print a traceback.
     """
 
     def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        with contextlib.suppress(RuntimeError):
+        try:
             return super().call_soon_threadsafe(*args, **options)
-        return None
+        except RuntimeError:
+            if not self.is_closed():
+                raise
 
 
 class _PatientLoops(asyncio.DefaultEventLoopPolicy):
     _loop_factory = _PatientLoop
+
+
+asyncio.set_event_loop_policy(_PatientLoops())  # orbax makes a loop for each read and save, in threads of its own
 
 
 def _newest_whole(directory: Path, state: Any) -> int | None:

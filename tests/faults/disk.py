@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxgen.errors import UserError
-from tests.faults.trainer import Lost, Trainer, assert_equal
+from tests.faults.trainer import Lost, Trainer, assert_trained_alike
 
 _SIZE = "16M"
 _STOPPED = 2  # exit code of a run that a full disk stops
@@ -96,7 +96,9 @@ def _starve(trainer: Trainer, twin: Trainer, rng: random.Random) -> str:
         )
     if life.process.returncode:
         trainer.finish()
-    assert_equal(trainer, twin)
+    assert_trained_alike(
+        trainer, twin
+    )  # what is generated comes of the best checkpoint, which may be the one not saved
     if life.process.returncode:
         return "stopped"
     return "went on, reported" if "jaxgen: cannot" in said else "no effect"

@@ -180,18 +180,28 @@ class Life:
 
 def assert_equal(trainer: Trainer, twin: Trainer) -> None:
     """Raises Lost where the finished run differs from its twin in one bit of what was trained, logged or generated."""
+    assert_trained_alike(trainer, twin)
+    names = sorted(f"generated/{path.name}" for path in (twin.workdir / "generated").iterdir())
+    _assert_same_files(trainer, twin, names)
+    if (got := _figures(trainer)) != (wanted := _figures(twin)):
+        raise Lost(f"the report's figures are {got}, the twin's {wanted}")
+
+
+def assert_trained_alike(trainer: Trainer, twin: Trainer) -> None:
+    """Raises Lost where the finished run differs from its twin in one bit of what was trained or logged."""
     mine, others = trainer.steps(), twin.steps()
     if mine[-1:] != others[-1:]:
         raise Lost(f"the checkpoints are {mine}, the twin's {others}")
-    names = ("metrics.jsonl", *sorted(f"generated/{path.name}" for path in (twin.workdir / "generated").iterdir()))
-    different = [name for name in names if _bytes(trainer.workdir / name) != _bytes(twin.workdir / name)]
-    if different:
-        raise Lost(f"{', '.join(different)} differ from the twin's")
-    if (got := _figures(trainer)) != (wanted := _figures(twin)):
-        raise Lost(f"the report's figures are {got}, the twin's {wanted}")
+    _assert_same_files(trainer, twin, ["metrics.jsonl"])
     with _compare_lock:
         for step in set(mine) & set(others):
             assert_same_state(step, _contents(trainer, step), _contents(twin, step))
+
+
+def _assert_same_files(trainer: Trainer, twin: Trainer, names: list[str]) -> None:
+    different = [name for name in names if _bytes(trainer.workdir / name) != _bytes(twin.workdir / name)]
+    if different:
+        raise Lost(f"{', '.join(different)} differ from the twin's")
 
 
 def assert_same_state(step: int, got: Any, wanted: Any) -> None:
