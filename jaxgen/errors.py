@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake the user can mend. Its text is the whole message: what was got, what was expected, what to change."""
 
 
+class TryAgain(UserError):
+    """Something outside that may have passed when the same command is started again."""
+
+
 class SaveFailed(UserError):
     """A checkpoint could not be written: the disk is full, or not to be written to."""
 
@@ -36,7 +40,8 @@ class ExitCode(enum.IntEnum):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2, anything else is our bug.
+    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2 (75 for a `TryAgain`), anything else is
+    our bug.
 
     A signal that comes after the end of `main` ends the process at once, with the code that it has earned.
     """
@@ -58,7 +63,7 @@ def told(error: BaseException) -> int:
     """Says on stderr what ended a command, in one line unless it is a bug of ours; returns the exit code."""
     if isinstance(error, UserError):
         print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
-        return ExitCode.BAD_INPUT
+        return ExitCode.PREEMPTED if isinstance(error, TryAgain) else ExitCode.BAD_INPUT
     if isinstance(error, Diverged):
         print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
         return ExitCode.DIVERGED

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Raises UserError where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers' process numbers are alike
     with writing(path):
         try:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from jaxgen import __version__
-from jaxgen.errors import UserError
+from jaxgen.errors import TryAgain
 from jaxgen.files import append_whole, writing
 
 _STARTS = "starts.jsonl"
@@ -28,7 +28,7 @@ _PACKAGES = ("jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 def locked(workdir: Path) -> Iterator[None]:
     """While entered, no other process trains in this folder, which it makes; a process that dies lets go of it.
 
-    Raises UserError where one does.
+    Raises TryAgain where one does.
     """
     import filelock
 
@@ -38,7 +38,7 @@ def locked(workdir: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except filelock.Timeout:
-            raise UserError(
+            raise TryAgain(
                 f"another process trains in '{workdir}'{_holder(workdir)}. Wait for it, stop it, or pass another --workdir."
             ) from None
     try:

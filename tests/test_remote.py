@@ -1,5 +1,6 @@
 """Runs and data in an object store that is served on loopback: the same results as on a disk, and nothing half-uploaded."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
@@ -23,8 +24,9 @@ import pytest
 from jaxgen import audio, evaluate, generate, prepare, train
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import UserError
-from jaxgen.remote import Mirror, delivered, fetched, lease, local_folder, trained_in
+from jaxgen.errors import ExitCode, TryAgain, UserError, told
+from jaxgen.remote import Mirror, copied, delivered, fetched, lease, local_folder, trained_in
+from jaxgen.remote.store import StoreFailed, Unreachable
 from jaxgen.runs import Run, bind
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.upload import UploadedCheckpoints
@@ -238,7 +240,7 @@ def test_two_processes_do_not_train_in_one_folder(server, hurry, monkeypatch, tm
     with first:
         monkeypatch.setattr(lease, "_died_here", lambda holder: False)  # else it would take us for its own past
         message = rf"another process trains in 's3://bucket/run' \(process {os.getpid()} on .*pass another --workdir"
-        with pytest.raises(UserError, match=message), second:
+        with pytest.raises(TryAgain, match=message), second:
             pass
     assert "waiting up to 1 s" in capsys.readouterr().err
     assert objects("s3://bucket/run") == set()  # nothing is left of it
@@ -293,6 +295,19 @@ def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path, monkeypatc
         patch.setitem(sys.modules, "s3fs", None)
         patch.delitem(importlib.import_module("fsspec.registry")._registry, "s3")
         assert "pip install 'jaxgen[cloud]'" in told("s3://bucket/run")
+
+
+def test_what_may_pass_is_told_from_what_will_not(monkeypatch, capsys):
+    import s3fs
+
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": "http://localhost:1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)  # nobody is there
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(Unreachable) as caught:
+        Mirror("s3://bucket/run", Path("none")).store.list()
+    assert told(caught.value) == ExitCode.PREEMPTED
+    assert told(StoreFailed("the key is wrong")) == ExitCode.BAD_INPUT
+    assert "check the address, the network" in capsys.readouterr().err
 
 
 # a whole run
@@ -423,6 +438,78 @@ def test_uploads_that_fail_are_made_good_with_the_next(server, tmp_path, capsys)
     assert found.restore(2, state).data == {"clip": 3}
     np.testing.assert_array_equal(found.restore(4, state).state["weights"], state["weights"])
     found.close()
+
+
+def refused_uploads(method: str, path: str) -> bool:
+    return method == "GET" or ".lease" in path
+
+
+def test_what_could_not_be_uploaded_is_uploaded_at_the_next_start(server, hurry, tmp_path):
+    def start(machine):
+        server.before = lambda method, path: True
+        return trained_in("s3://bucket/run", tmp_path / machine)
+
+    with start("a") as here:
+        make(here.folder, {"metrics.jsonl": b"a\n", **STEP_2})
+    shutil.rmtree(here.folder / "checkpoints")
+    make(here.folder, newer := {"metrics.jsonl": b"a\nb\n", **STEP_4})
+    server.before = refused_uploads
+    with pytest.raises(StoreFailed):
+        here.push()
+    with start("a") as here:
+        assert files(here.folder) == newer
+    with start("b") as there:
+        assert files(there.folder) == newer
+
+
+def test_what_another_machine_has_done_counts_for_more(server, hurry, tmp_path):
+    def start(machine):
+        server.before = lambda method, path: True
+        return trained_in("s3://bucket/run", tmp_path / machine)
+
+    with start("a") as here:
+        make(here.folder, {"metrics.jsonl": b"a\n"})
+    make(here.folder, {"metrics.jsonl": b"of an upload that failed\n"})
+    server.before = refused_uploads
+    with pytest.raises(StoreFailed):
+        here.push()
+    with start("b") as there:
+        make(there.folder, {"metrics.jsonl": b"a\nb\n"})
+    with start("a") as here:
+        assert files(here.folder) == {"metrics.jsonl": b"a\nb\n"}
+    shutil.rmtree(here.folder)  # an emptied copy is no news
+    make(here.folder, {"generated/0.wav": b"sound"})
+    with start("a") as here:
+        assert files(here.folder) == {"metrics.jsonl": b"a\nb\n"}
+
+
+def test_a_download_that_breaks_off_goes_on(server, tmp_path):
+    with delivered("s3://bucket/sounds") as folder:
+        make(folder, {f"{number}.wav": bytes([number]) for number in range(9)})
+    left = iter(range(4))
+    server.before = lambda method, path: not path.endswith(".wav") or next(left, None) is not None
+    with pytest.raises(StoreFailed):
+        fetched("s3://bucket/sounds", tmp_path, lambda name: True)
+    server.before = lambda method, path: True
+    server.seen.clear()
+    assert len(files(fetched("s3://bucket/sounds", tmp_path, lambda name: True))) == 9
+    assert len({path for path in server.paths("GET") if path.endswith(".wav")}) == 5
+
+
+def test_a_copy_is_used_by_one_command_after_another(server, tmp_path):
+    with delivered("s3://bucket/run") as folder:
+        make(folder, {"config.json": b"{}"})
+
+    def second():
+        with copied("s3://bucket/run", tmp_path) as folder:
+            return files(folder)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with copied("s3://bucket/run", tmp_path) as folder:
+            waiting = pool.submit(second)
+            assert not concurrent.futures.wait([waiting], 0.3).done
+            make(folder, {"generated/0.wav": b"sound"})
+        assert waiting.result(30) == {"config.json": b"{}", "generated/0.wav": b"sound"}
 
 
 def test_data_in_a_store_has_the_digests_of_the_files(server, recordings_folder, tmp_path):

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import UserError
-from jaxgen.remote.store import ObjectStore, Unreachable
+from jaxgen.errors import TryAgain, UserError
+from jaxgen.remote.store import ObjectStore, StoreFailed
 
 _NAME = ".lease"
 _REFRESH = 15.0  # seconds
@@ -23,9 +23,9 @@ _SETTLE = 1.0  # seconds, for another one that takes the same dead lease
 
 @contextlib.contextmanager
 def leased(store: ObjectStore) -> Iterator[Callable[[], None]]:
-    """While entered, this process alone holds the lease; gives a function that raises UserError once it does not.
+    """While entered, this process alone holds the lease; gives a function that raises TryAgain once it does not.
 
-    Where another one holds it, waits for a minute, in which that is seen to live or to have died. Raises UserError where
+    Where another one holds it, waits for a minute, in which that is seen to live or to have died. Raises TryAgain where
     it lives.
     """
     lease = _Lease(store)
@@ -78,7 +78,7 @@ class _Lease:
 
     def keep(self) -> None:
         while not self.done.wait(_REFRESH):
-            with contextlib.suppress(Unreachable):  # the next one may reach it
+            with contextlib.suppress(StoreFailed):  # the next one may reach it
                 self._look()
                 if self._taken_by is not None:
                     return
@@ -103,8 +103,8 @@ class _Lease:
         self._count += 1
         return json.dumps(self._me | {"refreshed": self._count}).encode()
 
-    def _refusal(self, holder: dict[str, Any]) -> UserError:
-        return UserError(
+    def _refusal(self, holder: dict[str, Any]) -> TryAgain:
+        return TryAgain(
             f"another process trains in '{self._store.url}' ({_name(holder)}). Wait for it, stop it, or pass another "
             "--workdir."
         )

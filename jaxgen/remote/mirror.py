@@ -48,15 +48,16 @@ def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> P
     Raises UserError where there is none, or the store cannot be reached.
     """
     mirror = Mirror(url, local_folder(url, cache_dir, "data"))
-    if not mirror.fetch(wanted):
-        raise UserError(f"nothing to use at '{url}'; check the address.")
+    with mirror.alone():
+        if not mirror.fetch(wanted):
+            raise UserError(f"nothing to use at '{url}'; check the address.")
     return mirror.folder
 
 
 @contextlib.contextmanager
 def copied(workdir: str, cache_dir: str | Path) -> Iterator[Path]:
     """The folder of a run; where that is in an object store, a copy of it, whose new files are uploaded at the end.
-    Checkpoints are left alone.
+    Checkpoints are left alone. Commands on this machine use the copy one after another.
 
     Raises UserError where there is none, or the store cannot be reached.
     """
@@ -64,10 +65,11 @@ def copied(workdir: str, cache_dir: str | Path) -> Iterator[Path]:
         yield Path(workdir)
         return
     mirror = Mirror(workdir, local_folder(workdir, cache_dir, "copies"))
-    if not mirror.fetch():
-        raise UserError(f"no run at '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
-    with _at_the_end(mirror.push_files):
-        yield mirror.folder
+    with mirror.alone():
+        if not mirror.fetch():
+            raise UserError(f"no run at '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
+        with _at_the_end(mirror.push_files):
+            yield mirror.folder
 
 
 @contextlib.contextmanager
@@ -86,13 +88,18 @@ def delivered(path: str | Path) -> Iterator[Path]:
 def trained_in(workdir: str, cache_dir: str | Path) -> Iterator["Mirror | None"]:
     """While entered, this process alone trains in a run's folder in an object store; the copy is up to date.
 
-    None for a folder on a disk. Raises UserError where another process trains there.
+    What an earlier process could not upload is uploaded now, unless another machine has trained there meanwhile.
+
+    None for a folder on a disk. Raises TryAgain where another process trains there.
     """
     if not is_remote(workdir):
         yield None
         return
     mirror = Mirror(workdir, local_folder(workdir, cache_dir))
     with leased(mirror.store) as mirror.check:
+        if mirror.is_ahead():
+            print(f"jaxgen: uploading what '{workdir}' does not have yet of the run on this machine", file=sys.stderr)
+            mirror.push()
         mirror.fetch()
         with _at_the_end(mirror.push):
             yield mirror
@@ -122,6 +129,25 @@ class Mirror:
             self._known: dict[str, list[Any]] = json.loads(self._known_path.read_text())
         except (OSError, ValueError):
             self._known = {}  # of files that are the same here and there: what the store tells, and the file's size and time
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While entered, no other process of this machine is within this for the same folder; waits for it."""
+        import filelock
+
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        with writing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            yield
+
+    def is_ahead(self) -> bool:
+        """Whether the store is as this folder left it, and the folder has changed since."""
+        listed, here = self.store.list(), self._files()
+        told = {name: about[0] for name, about in self._known.items()}
+        in_store = {name: about for name, about in listed.items() if _is_whole(name, listed) and not _is_hidden(name)}
+        kept = all(name in here for name in told if not _CHECKPOINT.match(name))  # nobody has emptied it
+        return bool(told) and in_store == told and kept and not all(self._is_known(name, here) for name in here)
 
     def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
         """Makes the folder hold what the store holds, and nothing else; how many files that is.
@@ -173,9 +199,12 @@ class Mirror:
         for name in here.keys() - names:
             (self.folder / name).unlink()
         new = [name for name in sorted(names) if not self._is_known(name, here) or self._known[name][0] != listed[name]]
-        _in_threads(self._download, new, "downloading")
+        done: list[str] = []
+        try:
+            _in_threads(lambda name: done.append(self._download(name)), new, "downloading")
+        finally:
+            self._remember(done, self._files(), listed)
         self._remove_empty_folders()
-        self._remember(new, self._files(), listed)
         return len(names)
 
     def _is_known(self, name: str, here: Mapping[str, tuple[int, int]]) -> bool:
@@ -205,9 +234,9 @@ class Mirror:
     def _upload(self, name: str) -> None:
         self.store.upload(self.folder / name, name)
 
-    def _download(self, name: str) -> None:
+    def _download(self, name: str) -> str:
         path = self.folder / name
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        partial = path.with_name(f".{path.name}.tmp")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -215,6 +244,7 @@ class Mirror:
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
+        return name
 
     def _remove_empty_folders(self) -> None:
         for folder, _, _ in os.walk(self.folder, topdown=False):
@@ -240,7 +270,7 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _in_threads(work: Callable[[str], None], names: list[str], what: str) -> None:
+def _in_threads(work: Callable[[str], object], names: list[str], what: str) -> None:
     bar = tqdm(
         total=len(names), unit="file", desc=what, disable=len(names) < 50 or not sys.stderr.isatty(), leave=False
     )

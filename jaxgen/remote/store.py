@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import UserError
+from jaxgen.errors import TryAgain, UserError
 
 _EXTRA = "pip install 'jaxgen[cloud]'"
 _IDENTITY = ("ETag", "etag", "md5Hash", "generation", "mtime", "created")
@@ -19,18 +19,26 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-class Unreachable(UserError):
-    """An object store does not answer, or not as it should."""
+class StoreFailed(UserError):
+    """What was asked of an object store was not done."""
 
 
-class Gone(Unreachable):
+class Unreachable(StoreFailed, TryAgain):
+    """It does not answer, or not as it should."""
+
+
+class Gone(StoreFailed):
     """A bucket or an object is not there."""
+
+
+class NotAllowed(StoreFailed):
+    """A package, credentials or rights are missing."""
 
 
 class ObjectStore:
     """The objects below an address; names are relative to it, with forward slashes.
 
-    Every method raises Unreachable where the store cannot be reached, or does not let us.
+    Every method raises StoreFailed where the store cannot be reached, or does not let us.
     """
 
     def __init__(self, url: str):
@@ -90,8 +98,8 @@ class ObjectStore:
         except Exception as error:  # each backend has its own
             if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise
-            kind = Gone if isinstance(error, FileNotFoundError) else Unreachable
-            raise kind(f"cannot reach '{self.url}' ({_reason(error)}); {_remedy(error)}.") from None
+            kind, remedy = _kind_and_remedy(error)
+            raise kind(f"cannot reach '{self.url}' ({_reason(error)}); {remedy}.") from None
 
 
 def _identity(about: Mapping[str, Any]) -> str:
@@ -104,15 +112,18 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0].rstrip(".")[:200] if text else type(error).__name__
 
 
-def _remedy(error: Exception) -> str:
-    kind = type(error).__name__
+def _kind_and_remedy(error: Exception) -> tuple[type[StoreFailed], str]:
+    name = type(error).__name__
     if isinstance(error, ImportError):
-        return _EXTRA
+        return NotAllowed, _EXTRA
     if isinstance(error, FileNotFoundError):
-        return "make the bucket, or change the address"
-    if isinstance(error, PermissionError) or "Credential" in kind or "Auth" in kind:
-        return (
+        return Gone, "make the bucket, or change the address"
+    if isinstance(error, PermissionError) or "Credential" in name or "Auth" in name:
+        return NotAllowed, (
             "set credentials that may read and write there (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE "
             "for s3, GOOGLE_APPLICATION_CREDENTIALS for gs)"
         )
-    return "check the address, the network and, for a store of your own, AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST"
+    return (
+        Unreachable,
+        "check the address, the network and, for a store of your own, AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST",
+    )

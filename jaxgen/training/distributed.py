@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgen.errors import Diverged, ExitCode, SaveFailed, UserError, told
+from jaxgen.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, told
 
 Mode = Literal["auto", "off", "on"]
 
@@ -27,8 +27,11 @@ _HEARTBEAT_SECONDS = 60  # of silence until a process counts as dead
 _LEAVE_SECONDS = 24 * 3600  # until the first process, which others wait for at the end, has written its report
 
 _LAST_SECONDS = 3  # that the first process stays when it fails: without it jax aborts the others before they tell why
-_LOST = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL): ")
-"""What XLA's errors begin with where a process does not answer."""
+_LOST = re.compile(
+    r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): |[A-Z_]+: .*(gloo|nccl|peer|connection|socket|barrier|heartbeat|timed out)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What XLA says where a process does not answer; its other errors are bugs, or a lack of memory."""
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # what jax reads
 _NUMBERS = (
     ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
@@ -39,7 +42,7 @@ _NUMBERS = (
 """Where a launcher says how many processes there are and which one this is."""
 
 
-_TOLD = (SaveFailed, UserError, Diverged)
+_TOLD = (SaveFailed, TryAgain, UserError, Diverged)
 """What one process tells the others that it stumbled over."""
 
 
@@ -167,18 +170,18 @@ def _initialise(found: dict[str, Any]) -> None:
         )
         jax.devices()  # all processes tell each other of their devices
     except Exception as error:  # of whatever kind: jax asks drivers, metadata servers and interfaces of clusters
-        _not_met(_brief(error))
+        _not_met(_brief(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
     late.cancel()
 
 
-def _not_met(reason: str) -> None:
+def _not_met(reason: str, code: ExitCode = ExitCode.PREEMPTED) -> None:
     print(
         f"jaxgen: the processes do not meet ({reason}). Check that all are started and reach the coordinator, or pass "
         "--distributed off to train in this process alone.",
         file=sys.stderr,
         flush=True,
     )
-    os._exit(ExitCode.PREEMPTED)  # another one may be late: to start again may help
+    os._exit(code)  # another one may be late: to start again may help
 
 
 def _end(error: BaseException) -> None:
@@ -190,6 +193,8 @@ def _end(error: BaseException) -> None:
             file=sys.stderr,
         )
         code: int = ExitCode.PREEMPTED
+    elif isinstance(error, Diverged) and not is_first():  # which all see
+        code = ExitCode.DIVERGED
     else:
         code = told(error)
     sys.stdout.flush()
@@ -218,6 +223,11 @@ def several() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
     return not several() or jax.process_index() == 0
+
+
+def say_aloud(text: str) -> None:
+    """Says on stderr what only this process knows, also where it is not the first."""
+    print(f"process {jax.process_index()}: {text}", file=sys.__stderr__, flush=True)
 
 
 def gathered(value: Any) -> list[Any]:

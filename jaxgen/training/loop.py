@@ -16,7 +16,7 @@ import numpy as np
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.errors import UserError
 from jaxgen.objectives.likelihood import LikelihoodTraining
-from jaxgen.training.distributed import AnyOf
+from jaxgen.training.distributed import AnyOf, is_first, say_aloud
 from jaxgen.training.feed import calls
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.mesh import Devices
@@ -85,7 +85,7 @@ def fit(
         skipped_in_row=int(state.guard.in_row),
         must_write=train.on_full_disk == "stop",
     )
-    watchdog = Watchdog(telemetry.tell, train.stuck_after)
+    watchdog = Watchdog(telemetry.tell if is_first() else say_aloud, train.stuck_after)
     safety = Safety(training, batches, checkpoints, train, workdir, telemetry, devices)
     feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train), devices.place))
     any_process = AnyOf()

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from jaxgen.files import writing
 from jaxgen.remote import Mirror
-from jaxgen.remote.store import Unreachable
+from jaxgen.remote.store import StoreFailed
 from jaxgen.training.checkpoint import Checkpoints, Saved
 from jaxgen.training.distributed import from_first
 
@@ -62,7 +62,7 @@ class UploadedCheckpoints(Checkpoints):
         try:
             if upload is not None:
                 upload.result()
-        except Unreachable as error:
+        except StoreFailed as error:
             print(f"jaxgen: {error} It is uploaded with the next checkpoint.", file=sys.stderr)
 
 
