@@ -165,7 +165,8 @@ class Generator:
         model = self._module(params)
         batch_size, num_steps = first.shape[:2]
         silence = jnp.broadcast_to(self._spec.features.silence(), (batch_size, model.lookback, *first.shape[2:]))
-        x = jnp.concatenate([silence, first], axis=1)
+        beyond = num_steps % self._model.stride  # a model that works frame by frame goes on from a whole one
+        x, num_steps = jnp.concatenate([silence, first], axis=1)[:, beyond:], num_steps - beyond
         carry = model.init_carry(batch_size)
         if num_steps:
             over_time = {name: jnp.repeat(value[:, None], num_steps, axis=1) for name, value in conditions.items()}

@@ -202,6 +202,7 @@ def training_batches(
         spec,
         model.labels,
         lookback=model.lookback,
+        stride=model.stride,
         batch_size=train.batch_size,
         seq_len=train.seq_len,
         seed=train.seed,

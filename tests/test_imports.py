@@ -10,7 +10,7 @@ LAYERS = [
     {"errors"},
     {"files", "machine", "spread"},
     {"serial", "remote", "audio", "features", "recurrent", "distributions"},
-    {"data", "provenance"},
+    {"data", "provenance", "heads"},
     {"models"},
     {"objectives"},
     {"generation", "evaluation"},

@@ -10,7 +10,8 @@ one batch to the next. A batch is a dictionary of numpy arrays:
     clip   int32 [B, T]     index of the clip in the store
     labels {name: int32 [B, T]}    0 is "unknown"
 
-A clip enters its row behind `lookback` steps of silence, whose places are masked out of the loss.
+A clip enters its row behind `lookback` steps of silence, whose places are masked out of the loss. Clips start at
+multiples of `stride`, with further masked silence between them, for models that work frame by frame.
 """
 
 import dataclasses
@@ -58,6 +59,7 @@ class TrainingBatches:
         batch_size: int,
         seq_len: int,
         seed: int,
+        stride: int = 1,
         rows: Sequence[int] | None = None,
     ):
         longest = _CHUNKS_PER_SEGMENT * seq_len
@@ -70,7 +72,7 @@ class TrainingBatches:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         order = _Shuffled(segments, seed)
         self._store = store
-        packer = _Packer(store, spec, labels, lookback, seq_len)
+        packer = _Packer(store, spec, labels, lookback, seq_len, stride)
         self._streams = lambda: Streams(packer, order, batch_size, rows)
 
     def __iter__(self) -> "Streams":
@@ -90,11 +92,12 @@ def scoring_batches(
     lookback: int,
     batch_size: int,
     seq_len: int,
+    stride: int = 1,
 ) -> Iterator[Batch]:
     """Every step of every clip once, each clip from a fresh start. Label values never seen in training are unknown."""
     longest_first = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
     segments = [Segment(clip, 0, store.clips[clip].num_steps) for clip in longest_first]
-    return Streams(_Packer(store, spec, labels, lookback, seq_len), segments, batch_size)
+    return Streams(_Packer(store, spec, labels, lookback, seq_len, stride), segments, batch_size)
 
 
 class _Shuffled:
@@ -118,8 +121,12 @@ class _Shuffled:
 class _Packer:
     """Reads segments into the arrays of a batch."""
 
-    def __init__(self, store: Store, spec: DataSpec, labels: Sequence[str], lookback: int, seq_len: int):
-        self.store, self.lookback, self.seq_len = store, lookback, seq_len
+    def __init__(self, store: Store, spec: DataSpec, labels: Sequence[str], lookback: int, seq_len: int, stride: int):
+        if seq_len % stride:
+            raise UserError(
+                f"--train.seq-len is {seq_len}, expected a multiple of {stride}, the steps that the model takes together."
+            )
+        self.store, self.lookback, self.seq_len, self.stride = store, lookback, seq_len, stride
         self.silence = spec.features.silence()
         vocabularies = dict(spec.vocabularies)
         self.label_indices: Mapping[str, list[int]] = {}
@@ -140,11 +147,16 @@ class _Packer:
         }
 
     def length(self, segment: Segment) -> int:
-        """Stream elements of a segment: its lookback and its steps."""
+        """Stream elements of a segment: its lookback, its steps, and silence up to a multiple of the stride."""
+        return -(-self._used(segment) // self.stride) * self.stride
+
+    def _used(self, segment: Segment) -> int:
         return self.lookback + segment.stop - segment.start
 
     def write(self, batch: Batch, row: int, at: int, segment: Segment, offset: int, count: int) -> None:
         """Writes stream elements offset..offset+count of a segment into a row, from place `at` on."""
+        if (count := min(count, self._used(segment) - offset)) <= 0:
+            return
         first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
         silent = min(max(-first, 0), count)
         steps = self.store.steps(segment.clip)
@@ -153,7 +165,7 @@ class _Packer:
         batch["mask"][row, at + real : at + count] = True
         if offset <= self.lookback < offset + count:
             batch["reset"][row, at + self.lookback - offset] = True
-        if offset + count == self.length(segment):
+        if offset + count == self._used(segment):
             batch["end"][row, at + count - 1] = segment.stop == self.store.clips[segment.clip].num_steps
         batch["clip"][row, at : at + count] = segment.clip
         for name, indices in self.label_indices.items():

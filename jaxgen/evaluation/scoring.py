@@ -47,6 +47,7 @@ class Scorer:
             clips,
             self._model.labels,
             lookback=self._model.lookback,
+            stride=self._model.stride,
             batch_size=self._batch_size,
             seq_len=self._seq_len,
         )

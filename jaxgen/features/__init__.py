@@ -1,7 +1,8 @@
-"""Features: what a model sees of sound, and the way back: `MuLaw` codes samples, `LogMel` frames. Both are jit-able."""
+"""Features: what a model sees of sound, and the way back: `MuLaw` and `Pcm16` code samples, `LogMel` frames. All are jit-able."""
 
 from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
-from jaxgen.features.spec import FeatureSpec
+from jaxgen.features.pcm16 import Pcm16
+from jaxgen.features.spec import FeatureSpec, SampleSpec
 
-__all__ = ["FeatureSpec", "LogMel", "MuLaw"]
+__all__ = ["FeatureSpec", "LogMel", "MuLaw", "Pcm16", "SampleSpec"]

@@ -2,23 +2,23 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.features.spec import SampleSpec, require
+
+_MU = 255.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MuLaw(FeatureSpec):
+class MuLaw(SampleSpec):
     """Samples as mu-law codes: `librosa.mu_compress`, quantised, shifted to 0..q_levels-1."""
 
     q_levels: int = 256
     """Quantisation levels, 2 to 256; 256 is 8 bits a sample."""
-
-    step_unit: ClassVar[str] = "sample"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -28,25 +28,8 @@ class MuLaw(FeatureSpec):
         )
 
     @property
-    def hop_length(self) -> int:
-        return 1
-
-    @property
-    def step_shape(self) -> tuple[int, ...]:
-        return ()
-
-    @property
     def step_dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
-
-    def num_steps(self, num_samples: int) -> int:
-        return num_samples
-
-    def num_samples(self, num_steps: int) -> int:
-        return num_steps
-
-    def num_samples_seen(self, num_steps: int) -> int:
-        return num_steps
 
     @functools.partial(jax.jit, static_argnums=0)
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
@@ -66,6 +49,26 @@ class MuLaw(FeatureSpec):
 
     def silence(self) -> np.ndarray:
         return np.searchsorted(_mu_law_thresholds(self.q_levels), 0, side="right").astype(self.step_dtype)
+
+    def codes(self, steps: jax.Array) -> jax.Array:
+        return steps.astype(jnp.int32)
+
+    def companded(self, steps: jax.Array) -> jax.Array:
+        return steps.astype(jnp.float32) * (2 / self.q_levels) - 1
+
+    def bits_within(self) -> np.ndarray:
+        codes = np.asarray(self.encode(np.arange(-(2**15), 2**15, dtype=np.float32) / 2**15))
+        return np.log2(np.maximum(np.bincount(codes, minlength=self.q_levels), 1))
+
+
+def compand(samples: jax.Array) -> jax.Array:
+    """Samples from -1 to 1 on the mu-law scale (mu = 255) of the same range."""
+    return jnp.sign(samples) * jnp.log1p(_MU * jnp.abs(samples)) / math.log1p(_MU)
+
+
+def expand(places: jax.Array) -> jax.Array:
+    """The samples at these places of the mu-law scale."""
+    return jnp.sign(places) * jnp.expm1(jnp.abs(places) * math.log1p(_MU)) / _MU
 
 
 def _ordered(bits: jax.Array | np.ndarray) -> jax.Array | np.ndarray:

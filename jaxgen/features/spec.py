@@ -20,7 +20,7 @@ def require(condition: bool, message: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """How samples become the steps of a modelled sequence, and back. Subclasses: `MuLaw`, `LogMel`."""
+    """How samples become the steps of a modelled sequence, and back. Subclasses: `MuLaw`, `Pcm16`, `LogMel`."""
 
     sample_rate: int
     """Hz of the samples that are encoded."""
@@ -87,3 +87,42 @@ class FeatureSpec:
         """16 hexadecimal digits that change with the kind of feature and with every setting of it."""
         described = json.dumps([type(self).__name__, dataclasses.asdict(self)], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+class SampleSpec(FeatureSpec):
+    """Steps that are samples, as integer codes. Subclasses: `MuLaw`, `Pcm16`."""
+
+    step_unit: ClassVar[str] = "sample"
+    q_levels: int
+    """Codes that `codes` tells apart."""
+
+    @property
+    def hop_length(self) -> int:
+        return 1
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def num_steps(self, num_samples: int) -> int:
+        return num_samples
+
+    def num_samples(self, num_steps: int) -> int:
+        return num_steps
+
+    def num_samples_seen(self, num_steps: int) -> int:
+        return num_steps
+
+    def codes(self, steps: jax.Array) -> jax.Array:
+        """Mu-law codes int32 [...], 0 to q_levels - 1, of steps [...]: for embeddings."""
+        raise NotImplementedError
+
+    def companded(self, steps: jax.Array) -> jax.Array:
+        """Codes [...] as float32 from -1 to 1 on a mu-law scale, on which loudness is heard about evenly."""
+        raise NotImplementedError
+
+    def bits_within(self) -> np.ndarray:
+        """Bits that tell a 16-bit sample from the others of its code, float64 by code; they make the likelihoods of
+        codes of all kinds one scale, that of 16-bit samples.
+        """
+        raise NotImplementedError

@@ -6,7 +6,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,10 +104,19 @@ class ModelConfig:
 
     labels: tuple[str, ...]
     """Names of the labels that condition the model."""
-    lookback: int
-    """Past steps that `step` reads."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""
+
+    if TYPE_CHECKING:  # a field of some models; a property here would become that field's default value
+
+        @property
+        def lookback(self) -> int:
+            """Past steps that `step` reads."""
+
+    @property
+    def stride(self) -> int:
+        """Steps that advance together: clips start, and chunks are cut, at multiples of it."""
+        return 1
 
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SequenceModel:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""

@@ -1,6 +1,6 @@
-"""Samples, one after another: quantised codes in, a recurrent network, a categorical distribution out.
+"""Samples, one after another: codes in, a recurrent network, a distribution of the next code out.
 
-Negative log-likelihood of a categorical is the softmax cross-entropy. The one-tier sample-level recurrent network of
+The one-tier sample-level recurrent network of
 Mehri et al. 2017 (SampleRNN, section 2.1), which reads an embedding of the previous sample and, as numbers, a few
 samples before it: what a linear predictor would have, so that the recurrence need not learn to remember them.
 """
@@ -14,21 +14,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Categorical, Sampling
+from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
-from jaxgen.features import MuLaw
+from jaxgen.features import MuLaw, SampleSpec
+from jaxgen.heads import DistributionHead, SampleOutput, Softmax
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.gated import GatedCell, runs_natively
 from jaxgen.recurrent.native import free_run
-from jaxgen.recurrent.product import dot_general
-
-NATS_PER_BIT = 0.6931471805599453
 
 
 @dataclasses.dataclass(frozen=True)
 class WaveRNN(ModelConfig):
-    """A recurrent network over mu-law codes."""
+    """A recurrent network over samples: mu-law codes or 16-bit integers."""
 
     cell: Cell = LSTM(hidden_size=256)
     """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
@@ -38,6 +36,8 @@ class WaveRNN(ModelConfig):
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
     """Variational dropout: share of units switched off for a whole chunk."""
+    output: SampleOutput = Softmax()
+    """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     embedding_size: int = 64
     """Features a code is embedded into."""
     lookback: int = 16
@@ -58,25 +58,28 @@ class WaveRNN(ModelConfig):
             raise UserError(f"--model.embedding-size is {self.embedding_size}; a code needs at least 1 feature.")
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveModule":
-        """Raises UserError where the features are not mu-law codes."""
-        if not isinstance(data.features, MuLaw):
+        """Raises UserError where the features are not samples."""
+        if not isinstance(data.features, SampleSpec):
             raise UserError(
-                f"WaveRNN models mu-law samples, but the features are {type(data.features).__name__}; "
-                "use MuLaw features, or MelRNN for frames."
+                f"WaveRNN models samples, but the features are {type(data.features).__name__}; use MuLaw or Pcm16 "
+                "features, or MelRNN for frames."
             )
-        return WaveModule(self, data, data.features.q_levels, dtype, rngs)
+        return WaveModule(self, data, data.features, dtype, rngs)
 
 
 class WaveModule(SequenceModel):
-    """The module that `WaveRNN` configures. Steps are uint8 codes; P = q_levels logits."""
+    """The module that `WaveRNN` configures. Steps are integer codes; outputs are those of its head."""
 
-    def __init__(self, config: WaveRNN, data: DataSpec, q_levels: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: WaveRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
         self.lookback = config.lookback
         self.labels = config.labels
-        self.distribution = Categorical(q_levels)
-        self.q_levels = q_levels
+        self.features = features
         self.embedding = nnx.Embed(
-            q_levels, config.embedding_size, embedding_init=nnx.initializers.normal(1.0), dtype=dtype, rngs=rngs
+            features.q_levels,
+            config.embedding_size,
+            embedding_init=nnx.initializers.normal(1.0),
+            dtype=dtype,
+            rngs=rngs,
         )
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
@@ -90,7 +93,7 @@ class WaveModule(SequenceModel):
             dtype=dtype,
             rngs=rngs,
         )
-        self.head = nnx.Linear(config.cell.hidden_size, q_levels, dtype=dtype, dot_general=dot_general, rngs=rngs)
+        self.head = config.output.make(features, config.cell.hidden_size, dtype=dtype, rngs=rngs)
 
     def init_carry(self, batch_size: int) -> Carry:
         return self.stack.init_carry(batch_size)
@@ -112,18 +115,18 @@ class WaveModule(SequenceModel):
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end  # a wave model has no opinion on where a clip ends: its length is asked for
-        return self.distribution.log_prob(outputs, target)
+        return self.head.log_prob(outputs, target)
 
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
-        nats = -self.log_prob(outputs, target, end)
-        return {"loss": nats, "bits_per_sample": nats / NATS_PER_BIT}
+        del end
+        return self.head.scores(outputs, target)
 
     def noise(self, key: jax.Array) -> jax.Array:
-        return self.distribution.noise(1, key)
+        return self.head.noise(key)
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        codes = self.distribution.sample(outputs, noise, sampling)
-        return codes.astype(jnp.uint8), jnp.zeros(codes.shape, bool)
+        codes = self.head.sample(outputs, noise, sampling)
+        return codes, jnp.zeros(codes.shape, bool)
 
     def free_run(
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
@@ -135,26 +138,26 @@ class WaveModule(SequenceModel):
         return jax.lax.platform_dependent(cpu=natively, default=by_scan)
 
     def uses_all_cores(self, sampling: Sampling) -> bool:
-        return runs_natively(self.stack.cell, self.stack.dtype) and not self.stack.residual and sampling.draws_from_all
+        simple = isinstance(self.features, MuLaw) and not self.stack.residual and sampling.draws_from_all
+        return simple and runs_natively(self.stack.cell, self.stack.dtype)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
-        return self.distribution.mode(outputs).astype(jnp.uint8)
+        return self.head.predict(outputs)
 
     def _inputs(self, windows: jax.Array, labels: Labels) -> jax.Array:
         """Features [..., F] of the last `lookback` codes [..., lookback]."""
-        return join(self.embedding(windows[..., -1].astype(jnp.int32)), self._values(windows), self.condition(labels))
-
-    def _values(self, codes: jax.Array) -> jax.Array:
-        """Codes as numbers from -1 to 1."""
-        return codes.astype(self.embedding.dtype) * (2 / self.q_levels) - 1
+        values = self.features.companded(windows)
+        code = self.features.codes(windows[..., -1])
+        return join(self.embedding(code), values.astype(self.embedding.dtype), self.condition(labels))
 
     def _run_natively(
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling
     ) -> tuple[RunState, jax.Array, jax.Array]:
         """`free_run` by a kernel that stays with the recurrence: what each code adds to the first layer is tabled."""
-        cell, (first, *others), bias = self.stack.cell, self.stack.parameters(), self.head.bias
+        cell, (first, *others), head = self.stack.cell, self.stack.parameters(), self.head
         assert isinstance(cell, GatedCell)
-        assert bias is not None
+        assert isinstance(head, DistributionHead)
+        assert head.linear.bias is not None
         code_part, value_part, label_part = jnp.split(
             first["input"], [self.embedding.features, self.embedding.features + self.lookback]
         )
@@ -166,12 +169,12 @@ class WaveModule(SequenceModel):
         codes, carry = free_run.generate(
             cell,
             [first | {"input": value_part}, *others],
-            self.head.kernel[...] / sampling.temperature,
-            bias[...] / sampling.temperature,
+            head.linear.kernel[...] / sampling.temperature,
+            head.linear.bias[...] / sampling.temperature,
             table,
             constant,
             state.past[:, -1].astype(jnp.int32),
-            self._values(state.past),
+            self.features.companded(state.past),
             state.carry,
             noise[..., 0],
         )
