@@ -13,14 +13,16 @@ from flax import nnx
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Categorical, Normal, NormalMixture, Sampling
 from jaxgen.errors import UserError
-from jaxgen.features import LogMel, MuLaw
+from jaxgen.features import LogMel, MuLaw, Pcm16
+from jaxgen.heads import CoarseFine, Logistics
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import GRU, LSTM, RNN
+from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN
 
-B, T, N_MELS = 3, 6, 5
+B, T, N_MELS = 3, 12, 5
 VOCABULARIES = (("digit", ("one", "two", "zero")), ("speaker", ("ann", "bob")))
 MEL = DataSpec(
     features=LogMel(sample_rate=8000, n_fft=128, hop_length=32, n_mels=N_MELS),
@@ -29,33 +31,44 @@ MEL = DataSpec(
     std=(0.5, 1.0, 2.0, 3.0, 4.0),
 )
 MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABULARIES)
+PCM = DataSpec(features=Pcm16(sample_rate=8000), vocabularies=VOCABULARIES)
 OPTIONS = {"num_layers": 2, "residual": True, "labels": ("digit", "speaker"), "label_size": 3}
 LOOKBACK = 3  # of the wave models
+TIERS = {"sample_size": 5, "embedding_size": 3, "window": 4, **OPTIONS}
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
+    (SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), **TIERS), MU),
+    (SampleRNN(cell=RGLRU(4), frame_sizes=(3,), **TIERS), MU),
+    (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), output=CoarseFine(5), **TIERS), PCM),
+    (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]
 each_model = pytest.mark.parametrize(
-    ("config", "data"), MODELS, ids=[f"{type(m).__name__}-{type(m.cell).__name__}" for m, _ in MODELS]
+    ("config", "data"),
+    MODELS,
+    ids=[f"{type(m).__name__}-{type(m.cell).__name__}-{place}" for place, (m, _) in enumerate(MODELS)],
 )
-one_of_each = pytest.mark.parametrize(("config", "data"), [MODELS[1], MODELS[4]], ids=["MelRNN", "WaveRNN"])
+one_of_each = pytest.mark.parametrize(
+    ("config", "data"), [MODELS[place] for place in (1, 4, 6, 8)], ids=["MelRNN", "WaveRNN", "SampleRNN", "CoarseFine"]
+)
 
 
 def make(config, data, **options):
     model = config.make(data, rngs=nnx.Rngs(0), **options)
-    for layer in model.stack.layers:  # a state to start from that is not 0
-        layer["initial"][...] = jax.random.normal(jax.random.key(1), layer["initial"].shape)
+    for stack in [tier.stack for tier in model.tiers] if isinstance(config, SampleRNN) else [model.stack]:
+        for layer in stack.layers:  # a state to start from that is not 0
+            layer["initial"][...] = jax.random.normal(jax.random.key(1), layer["initial"].shape)
     return model
 
 
-def draw_batch(data, seed=0):
-    """A batch of random steps of which no property of a real recording is asked."""
+def draw_batch(config, data, seed=0):
+    """A batch of random steps of which no property of a real recording is asked, but that clips start at the stride."""
     rng = np.random.default_rng(seed)
-    if data is MU:
-        x = rng.integers(16, size=(B, LOOKBACK + T)).astype(np.uint8)
-    else:
+    if data is MEL:
         x = rng.normal(size=(B, 1 + T, N_MELS)).astype(np.float32) * MEL.std + MEL.mean
-    reset = rng.random((B, T)) < 0.3
+    else:
+        x = rng.integers(*(0, 16) if data is MU else (-(2**15), 2**15), size=(B, config.lookback + T))
+    reset = (rng.random((B, T)) < 0.3) & (np.arange(T) % config.stride == 0)
     return {
         "x": x.astype(data.features.step_dtype),
         "reset": reset,
@@ -79,15 +92,19 @@ def draw_noise(model, rows, seed=0):
     return jax.vmap(model.noise)(jax.random.split(jax.random.key(seed), rows))
 
 
+def restarted(reset, fresh, now):
+    return jnp.where(reset.reshape(-1, *[1] * (now.ndim - 1)), fresh, now)
+
+
 @each_model
 def test_unroll_is_repeated_step(config, data):
     """Teacher forced, one x at a time, with the carry set anew wherever the unroll resets it."""
-    model, batch = make(config, data), draw_batch(data)
+    model, batch = make(config, data), draw_batch(config, data)
     outputs, last = unroll(model, batch)
     fresh = carry = model.init_carry(B)
     for t in range(T):
-        reset = batch["reset"][:, t, None]
-        carry = jax.tree.map(lambda start, now, reset=reset: jnp.where(reset, start, now), fresh, carry)
+        reset = batch["reset"][:, t]
+        carry = jax.tree.map(functools.partial(restarted, reset), fresh, carry)
         labels = {name: values[:, t] for name, values in batch["labels"].items()}
         out, carry = step(model, batch["x"][:, t : t + model.lookback], labels, carry)
         np.testing.assert_allclose(outputs[:, t], out, atol=2e-6)
@@ -97,10 +114,10 @@ def test_unroll_is_repeated_step(config, data):
 @one_of_each
 def test_no_look_ahead(config, data):
     """The output for target t does not know x from the target on; and does know the step before it."""
-    model, batch = make(config, data), draw_batch(data)
+    model, batch = make(config, data), draw_batch(config, data)
     batch["reset"] = np.zeros((B, T), bool)
     before, _ = unroll(model, batch)
-    other = draw_batch(data, seed=1)
+    other = draw_batch(config, data, seed=1)
     for t in range(T):
         x = batch["x"].copy()
         x[:, model.lookback + t] = other["x"][:, model.lookback + t]
@@ -112,7 +129,7 @@ def test_no_look_ahead(config, data):
 @one_of_each
 @pytest.mark.parametrize("name", ["digit", "speaker"])
 def test_labels_change_the_outputs(config, data, name):
-    model, batch = make(config, data), draw_batch(data)
+    model, batch = make(config, data), draw_batch(config, data)
     outputs = [
         unroll(model, batch | {"labels": batch["labels"] | {name: np.full((B, T), value, np.int32)}})[0]
         for value in (0, 1, 2)
@@ -123,7 +140,7 @@ def test_labels_change_the_outputs(config, data, name):
 @one_of_each
 def test_a_model_without_labels_reads_none(config, data):
     model = make(dataclasses.replace(config, labels=()), data)
-    batch = draw_batch(data) | {"labels": {}}
+    batch = draw_batch(config, data) | {"labels": {}}
     assert unroll(model, batch)[0].shape[:2] == (B, T)
 
 
@@ -146,7 +163,7 @@ def test_label_dropout_takes_whole_clips():
 def test_input_noise_is_for_training_only():
     noisy = make(dataclasses.replace(MODELS[1][0], input_noise=1.0, label_dropout=0.0), MEL)
     quiet = make(dataclasses.replace(MODELS[1][0], label_dropout=0.0), MEL)
-    batch, key = draw_batch(MEL), jax.random.key(0)
+    batch, key = draw_batch(MODELS[1][0], MEL), jax.random.key(0)
     np.testing.assert_array_equal(unroll(noisy, batch)[0], unroll(quiet, batch)[0])
     np.testing.assert_array_equal(unroll(quiet, batch)[0], unroll(quiet, batch, key)[0])
     assert np.abs(unroll(noisy, batch, key)[0] - unroll(noisy, batch)[0]).max() > 1e-2
@@ -159,7 +176,7 @@ def bernoulli_nats(end_logit, end):
 def test_mel_log_prob_is_a_density_of_raw_frames():
     """Normal in units of the data's deviation is, of raw frames, Normal(mean + std m, std scale)."""
     model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
-    batch = draw_batch(MEL)
+    batch = draw_batch(MODELS[1][0], MEL)
     outputs = np.random.default_rng(9).normal(size=(B, T, N_MELS + 1)).astype(np.float32)
     target, mean, std = batch["x"][:, 1:], np.array(MEL.mean), np.array(MEL.std)
     expected = scipy.stats.norm.logpdf(target, mean + std * outputs[..., :-1], 0.5 * std).sum(-1)
@@ -174,7 +191,7 @@ def test_mel_log_prob_is_a_density_of_raw_frames():
 
 
 def test_wave_scores_are_softmax_cross_entropy():
-    model, batch = make(*MODELS[4]), draw_batch(MU)
+    model, batch = make(*MODELS[4]), draw_batch(*MODELS[4])
     outputs = np.random.default_rng(0).normal(size=(B, T, 16)).astype(np.float32)
     probs = np.exp(outputs.astype(np.float64))
     probs /= probs.sum(-1, keepdims=True)
@@ -185,9 +202,61 @@ def test_wave_scores_are_softmax_cross_entropy():
     np.testing.assert_allclose(scores["loss"], bits * np.log(2), rtol=1e-5)
 
 
+def test_a_chunk_that_cuts_a_frame_is_refused():
+    model, batch = make(*MODELS[6]), draw_batch(*MODELS[6])
+    short = {
+        "x": batch["x"][:, :-1],
+        "reset": batch["reset"][:, 1:],
+        "labels": {k: v[:, 1:] for k, v in batch["labels"].items()},
+    }
+    with pytest.raises(
+        UserError, match=r"chunks of 11 samples do not divide into frames of 6; change --train\.seq-len"
+    ):
+        unroll(model, short)
+
+
+@pytest.mark.parametrize("output", [CoarseFine(7), Logistics(4)])
+def test_probabilities_of_all_16_bit_samples_sum_to_one(output):
+    head = output.make(PCM.features, 6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    for scale in (1.0, 8.0):
+        outputs = head(scale * jax.random.normal(jax.random.key(1), (6,)))
+        every = jnp.arange(-(2**15), 2**15)
+        nats = head.log_prob(jnp.broadcast_to(outputs, (len(every), *outputs.shape)), every)
+        np.testing.assert_allclose(np.exp(np.asarray(nats, np.float64)).sum(), 1.0, atol=2e-4)
+
+
+@pytest.mark.parametrize("output", [CoarseFine(7), Logistics(4)])
+def test_16_bit_samples_are_drawn_as_often_as_they_are_likely(output):
+    head = output.make(PCM.features, 6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    outputs = head(3 * jax.random.normal(jax.random.key(1), (6,)))
+    noise = jax.vmap(head.noise)(jax.random.split(jax.random.key(2), 20_000))
+    drawn = np.asarray(head.sample(jnp.broadcast_to(outputs, (20_000, *outputs.shape)), noise, Sampling()), np.int64)
+    every = jnp.arange(-(2**15), 2**15)
+    probs = np.exp(
+        np.asarray(head.log_prob(jnp.broadcast_to(outputs, (len(every), *outputs.shape)), every), np.float64)
+    )
+    edges = 2048 * np.arange(33) - 2**15
+    expected = probs.reshape(32, 2048).sum(1)
+    found = np.histogram(drawn, edges)[0] / 20_000
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.25 / 20_000))
+    likeliest = head.sample(outputs, noise[0], Sampling(temperature=0))
+    assert int(likeliest) == int(head.predict(outputs))
+
+
+def test_codes_of_all_kinds_are_scored_on_one_scale():
+    """A uniform distribution of 16-bit samples has 16 bits, however they are coded."""
+    samples = np.arange(-(2**15), 2**15, dtype=np.float32) / 2**15
+    for features in (MuLaw(sample_rate=8000), MuLaw(sample_rate=8000, q_levels=16), Pcm16(sample_rate=8000)):
+        codes = np.asarray(features.encode(samples)).astype(int)
+        counts = np.bincount(codes - codes.min())
+        likely = counts[codes - codes.min()] / len(samples)  # of its code, where samples are uniform
+        within = features.bits_within()[codes - np.iinfo(features.step_dtype).min]
+        np.testing.assert_allclose(-np.log2(likely) + within, 16.0, rtol=1e-6)
+
+
 @one_of_each
 def test_samples_are_steps(config, data):
-    model, batch = make(config, data), draw_batch(data)
+    model, batch = make(config, data), draw_batch(config, data)
     outputs, _ = unroll(model, batch)
     x, ended = model.sample(outputs[:, 0], draw_noise(model, B), Sampling())
     assert x.shape == model.predict(outputs[:, 0]).shape == (B, *data.features.step_shape)
@@ -210,7 +279,7 @@ def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
 
 @one_of_each
 def test_bfloat16_outputs_are_near_float32_and_scored_in_float32(config, data):
-    batch = draw_batch(data)
+    batch = draw_batch(config, data)
     wide, _ = unroll(make(config, data), batch)
     half_model = make(config, data, dtype=jnp.bfloat16)
     half, _ = unroll(half_model, batch)
@@ -227,7 +296,7 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
     training = Likelihood(dtype=dtype).bind(config, data, steps=10, batch_size=B)
     state = jax.eval_shape(training.init, jax.random.key(0))
     train_step = jax.jit(training.train_step, donate_argnums=0)
-    exported = jax.export.export(train_step, platforms=("cuda", "tpu"))(state, draw_batch(data))
+    exported = jax.export.export(train_step, platforms=("cuda", "tpu"))(state, draw_batch(config, data))
     assert exported.platforms == ("cuda", "tpu")
 
 
@@ -235,7 +304,18 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
     ("words", "make"),
     [
         ("log-mel", functools.partial(MelRNN().make, MU, rngs=nnx.Rngs(0))),
-        ("mu-law", functools.partial(WaveRNN().make, MEL, rngs=nnx.Rngs(0))),
+        ("models samples", functools.partial(WaveRNN().make, MEL, rngs=nnx.Rngs(0))),
+        ("models samples", functools.partial(SampleRNN().make, MEL, rngs=nnx.Rngs(0))),
+        (
+            "Softmax draws MuLaw samples, but the features are Pcm16",
+            functools.partial(WaveRNN().make, PCM, rngs=nnx.Rngs(0)),
+        ),
+        (
+            "CoarseFine draws Pcm16 samples",
+            functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
+        ),
+        ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
+        ("--model.window is 0", functools.partial(SampleRNN, window=0)),
         ("--model.distribution", functools.partial(MelRNN(distribution=Categorical(4)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(MelRNN(labels=("accent",)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(WaveRNN(labels=("accent",)).make, MU, rngs=nnx.Rngs(0))),

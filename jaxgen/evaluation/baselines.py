@@ -1,7 +1,7 @@
 """Floors: what the simplest predictors score. A model that does not beat them has learned nothing."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxgen.errors import UserError
+from jaxgen.features import MuLaw
 
 Codes = NDArray[np.integer]
 
@@ -23,6 +24,16 @@ class CopyFloor:
     """Mean squared error a dimension of "the next frame is the last one"."""
     nats_per_frame: float
     """Negative log likelihood a frame of a diagonal Normal around the last frame."""
+
+
+def bits_per_sample(
+    train_codes: Callable[[], Iterable[Codes]], test_codes: Callable[[], Iterable[Codes]], law: MuLaw
+) -> tuple[float, float]:
+    """Those of unigrams and of bigrams over mu-law codes; the clips are read once for each."""
+    return (
+        unigram_bits_per_sample(train_codes(), test_codes(), law.q_levels),
+        bigram_bits_per_sample(train_codes(), test_codes(), law.q_levels, int(law.silence())),
+    )
 
 
 def unigram_bits_per_sample(train_codes: Iterable[Codes], test_codes: Iterable[Codes], q_levels: int) -> float:

@@ -26,7 +26,7 @@ from jaxgen.evaluation.metrics import (
     silence_rate,
 )
 from jaxgen.evaluation.scoring import Scorer
-from jaxgen.features import FeatureSpec, MuLaw
+from jaxgen.features import FeatureSpec, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
@@ -187,7 +187,6 @@ def _describe(column: Column, sample_rate: int, metrics: Sequence[AudioMetric]) 
 
 def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
     """What the simplest predictors score on the held-out clips."""
-    start = features.silence()
 
     def train_steps():
         return (training.steps(i) for i in training.indices("train"))
@@ -196,15 +195,22 @@ def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequenc
         return (store.steps(i) for i in clips)
 
     if isinstance(features, MuLaw):
+        unigram, bigram = baselines.bits_per_sample(train_steps, test_steps, features)
+        return {"unigram_bits_per_sample": unigram, "bigram_bits_per_sample": bigram}
+    if isinstance(features, SampleSpec):  # counts of 16-bit samples would be too few: those of their mu-law codes
+        law = MuLaw(sample_rate=features.sample_rate)
+
+        def coded(steps):
+            return (np.asarray(law.encode(features.decode(s))) for s in steps)
+
+        unigram, bigram = baselines.bits_per_sample(lambda: coded(train_steps()), lambda: coded(test_steps()), law)
+        sums = [(law.bits_within()[codes].sum(), len(codes)) for codes in coded(test_steps())]
+        within = sum(bits for bits, _ in sums) / sum(count for _, count in sums)
         return {
-            "unigram_bits_per_sample": baselines.unigram_bits_per_sample(
-                train_steps(), test_steps(), features.q_levels
-            ),
-            "bigram_bits_per_sample": baselines.bigram_bits_per_sample(
-                train_steps(), test_steps(), features.q_levels, int(start)
-            ),
+            "unigram_bits_per_16_bit_sample": unigram + within,
+            "bigram_bits_per_16_bit_sample": bigram + within,
         }
-    floor = baselines.copy_previous_frame(train_steps(), test_steps(), start, 1.0)
+    floor = baselines.copy_previous_frame(train_steps(), test_steps(), features.silence(), 1.0)
     return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from jaxgen.data.pipeline import TrainingBatches, scoring_batches
+from jaxgen.errors import UserError
 
 
-def _training(store, *, labels=(), lookback=1, batch_size=3, seq_len=7, seed=0):
+def _training(store, *, labels=(), lookback=1, batch_size=3, seq_len=7, seed=0, stride=1):
     spec = store.spec(labels)
-    options = {"lookback": lookback, "batch_size": batch_size, "seq_len": seq_len, "seed": seed}
+    options = {"lookback": lookback, "batch_size": batch_size, "seq_len": seq_len, "seed": seed, "stride": stride}
     return TrainingBatches(store, spec, labels, **options)
 
 
@@ -51,6 +52,34 @@ def test_rows_read_whole_clips_behind_silence(mel_store, lookback):
         assert (stream[row, t : t + lookback] == silence).all()
     # the only places without a loss are the silence before each clip
     assert (~flags["mask"]).sum() <= lookback * flags["reset"].sum() + lookback * len(x)
+
+
+def test_clips_start_at_multiples_of_the_stride(mel_store):
+    stride, lookback = 4, 6
+    batches = list(itertools.islice(_training(mel_store, lookback=lookback, seq_len=8, stride=stride), 30))
+    x, flags = _streams(batches, lookback)
+    read = list(_clips_read(x, flags))
+    assert len(read) > 10
+    for clip, steps in read:
+        np.testing.assert_array_equal(steps, mel_store.steps(clip))
+    assert (np.argwhere(flags["reset"])[:, 1] % stride == 0).all()
+    assert {len(steps) % stride for _, steps in read} != {0}  # else nothing was filled up
+    silence = mel_store.features.silence()
+    assert (x[~flags["mask"]] == silence).all()
+    scored = list(
+        scoring_batches(
+            mel_store, mel_store.spec(()), [0, 1, 2], (), lookback=lookback, batch_size=2, seq_len=8, stride=stride
+        )
+    )
+    assert sum(int(batch["mask"].sum()) for batch in scored) == sum(
+        mel_store.clips[clip].num_steps for clip in (0, 1, 2)
+    )
+    assert sum(int(batch["end"].sum()) for batch in scored) == 3
+
+
+def test_chunks_that_cut_a_stride_are_refused(mel_store):
+    with pytest.raises(UserError, match=r"--train\.seq-len is 7, expected a multiple of 4"):
+        _training(mel_store, seq_len=7, stride=4)
 
 
 def test_chunks_of_a_row_overlap_by_the_lookback(wave_store):
