@@ -40,7 +40,8 @@ class Options:
     seconds: float | None = None
     """Longest clip in seconds, beyond the prompt; none takes the length of the training clips."""
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A label all clips shall have, as name=value; repeat the option for several."""
+    """A label all clips shall have, as name=value; repeat the option for several. name=value:share,value:share
+    mixes values."""
     prompt: str | None = None
     """Audio file that every clip begins with and continues."""
     temperature: float | None = None

@@ -156,9 +156,14 @@ class Generator:
         return steps[: whole[-1]]  # those that do not see the silence beyond its end
 
     def _conditions(self, labels: Sequence[Mapping[str, str]]) -> Labels:
-        """Label indices int32 [B] of each label that the model knows."""
-        indices = [{name: self._spec.label_index(name, value) for name, value in row.items()} for row in labels]
-        return {name: np.array([row.get(name, 0) for row in indices], np.int32) for name in self._model.labels}
+        """Of each label that the model knows the indices int32 [B], or where values are mixed the shares float32 [B, V]."""
+        shares = [{name: self._spec.label_shares(name, value) for name, value in row.items()} for row in labels]
+        conditions: dict[str, np.ndarray] = {}
+        for name in self._model.labels:
+            unknown = np.eye(1, 1 + len(dict(self._spec.vocabularies)[name]), dtype=np.float32)[0]
+            rows = np.stack([row.get(name, unknown) for row in shares])
+            conditions[name] = rows.argmax(axis=1).astype(np.int32) if (rows.max(axis=1) == 1).all() else rows
+        return conditions
 
     def _consume_prompt(self, params: Any, first: jax.Array, conditions: Labels) -> RunState:
         """The state after the prompt [B, nstep, ...]."""

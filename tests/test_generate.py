@@ -19,6 +19,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
+from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance import read as read_mark
@@ -36,6 +37,30 @@ def endless(trained):
 
 
 BLOCK = generation._STEPS_PER_BLOCK["sample"]
+
+
+def tiers():
+    """A generator of samples from tiers, and parameters that nobody trained."""
+    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, window=3)
+    spec = DataSpec(features=MuLaw(sample_rate=8_000))
+    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
+    return Generator(training.module, model, spec), params
+
+
+def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
+    """Whatever its length: the tiers' frames are laid to its end."""
+    generator, params = tiers()
+    whole = generator(params, [{}], seconds=0.03).clips[0]
+    prompt = whole[:160]  # whole frames
+    options = {"seconds": 0.01, "prompt": prompt, "sampling": Sampling(temperature=0)}
+    greedy = generator(params, [{}], seconds=0.03, sampling=Sampling(temperature=0)).clips[0]
+    followed = generator(params, [{}], **options | {"prompt": greedy[:160]}).clips[0]
+    np.testing.assert_array_equal(followed, greedy)
+    for length in (157, 160):
+        clip = generator(params, [{}], **options | {"prompt": prompt[:length]}).clips[0]
+        np.testing.assert_array_equal(clip[:length], prompt[:length])
+        assert len(clip) == length + 80
 
 
 def wave(sample_rate=8_000, cell=LSTM(4)):

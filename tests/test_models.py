@@ -144,6 +144,34 @@ def test_a_model_without_labels_reads_none(config, data):
     assert unroll(model, batch)[0].shape[:2] == (B, T)
 
 
+@one_of_each
+def test_mixed_labels_lie_between_their_values(config, data):
+    """Shares of 1 are the value; equal shares of a value and itself too; a mix is the mean of the vectors."""
+    model = make(config, data)
+    batch = draw_batch(config, data)
+    indices = {"digit": np.array([1, 2, 3]), "speaker": np.array([0, 1, 2])}
+    shares = {name: np.eye(1 + len(values), dtype=np.float32)[indices[name]] for name, values in VOCABULARIES}
+    x, carry = batch["x"][:, : model.lookback], model.init_carry(B)
+    np.testing.assert_allclose(step(model, x, shares, carry)[0], step(model, x, indices, carry)[0], atol=1e-6)
+    mixed = model.condition({"digit": np.float32([0, 0.25, 0.75, 0]), "speaker": np.float32([0, 1, 0])})
+    one, two = (model.condition({"digit": np.int32(value), "speaker": np.int32(1)}) for value in (1, 2))
+    np.testing.assert_allclose(mixed, 0.25 * one + 0.75 * two, atol=1e-6)
+
+
+def test_label_shares_are_read_from_text():
+    np.testing.assert_allclose(MEL.label_shares("digit", "two"), [0, 0, 1, 0])
+    np.testing.assert_allclose(MEL.label_shares("digit", "one:3,zero"), [0, 0.75, 0, 0.25])
+    odd = dataclasses.replace(MEL, vocabularies=(("key", ("a", "a:2,b", "b")),))
+    np.testing.assert_allclose(odd.label_shares("key", "a:2,b"), [0, 0, 1, 0])  # a value of that name comes first
+    for text, words in {
+        "one:x": "share of 'one' is 'x'",
+        "one:-1": "above 0",
+        "one,six": "'six' was never seen",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            MEL.label_shares("digit", text)
+
+
 def test_label_dropout_takes_whole_clips():
     """In a chunk every clip keeps all its labels or none; about `dropout` of the clips lose them."""
     rows, steps = 200, 12

@@ -1,6 +1,9 @@
 """All that a model or a generator must know of the data it was trained on; stored in every checkpoint."""
 
 import dataclasses
+import math
+
+import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
@@ -27,6 +30,21 @@ class DataSpec:
     max_seconds: float = 1.0
     """Longest training clip in seconds."""
 
+    def label_shares(self, name: str, value: str) -> np.ndarray:
+        """How much there is of each index, float32 [V + 1], for a value, or for a mix of some as in "3:0.7,8:0.3".
+
+        Shares are divided by their sum; those that are not said are equal. Raises UserError as `label_index`, and for a
+        share that is not a number above 0.
+        """
+        if value in dict(self.vocabularies).get(name, ()) or not set(value) & set(",:"):
+            parts = {value: 1.0}
+        else:
+            parts = dict(map(_share, value.split(",")))
+        shares = np.zeros(1 + len(dict(self.vocabularies).get(name, ())), np.float32)
+        for part, share in parts.items():
+            shares[self.label_index(name, part)] = share / sum(parts.values())
+        return shares
+
     def label_index(self, name: str, value: str) -> int:
         """The index that models know a label value by. Raises UserError for a name or value never seen in training."""
         known = dict(self.vocabularies)
@@ -38,3 +56,17 @@ class DataSpec:
             some = ", ".join(known[name][:20]) + (", ..." if len(known[name]) > 20 else "")
             raise UserError(f"'{value}' was never seen in training as {name}; expected one of {some}.")
         return 1 + known[name].index(value)
+
+
+def _share(text: str) -> tuple[str, float]:
+    """A value and its share: "3:0.7", or "3" for 1."""
+    value, colon, share = text.partition(":")
+    try:
+        number = float(share) if colon else 1.0
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UserError(
+            f"the share of '{value}' is '{share}', expected a number above 0, as in --label digit=3:0.7,8:0.3."
+        )
+    return value.strip(), number

@@ -161,10 +161,19 @@ class LabelEmbedding(nnx.Module):
         )
 
     def __call__(self, labels: Labels) -> jax.Array | None:
-        """labels: int32 [...] each -> [..., num_features]; None where the model has no labels."""
+        """labels: int32 [...] each -> [..., num_features]; None where the model has no labels.
+
+        Where values are mixed: their shares, float32 [..., V], for which their vectors are.
+        """
         if not self.names:
             return None
-        return jnp.concatenate([self.tables[name](jnp.asarray(labels[name])) for name in self.names], axis=-1)
+        return jnp.concatenate([self._vectors(name, jnp.asarray(labels[name])) for name in self.names], axis=-1)
+
+    def _vectors(self, name: str, label: jax.Array) -> jax.Array:
+        table = self.tables[name]
+        if jnp.issubdtype(label.dtype, jnp.integer):
+            return table(label)
+        return label.astype(table.dtype) @ table.embedding[...].astype(table.dtype)
 
     def drop(self, labels: Labels, reset: jax.Array, key: jax.Array | None) -> Labels:
         """Sets labels of randomly chosen clips to unknown, all steps of a clip in this chunk alike."""
