@@ -1,5 +1,6 @@
 """Runs and data in an object store that is served on loopback: the same results as on a disk, and nothing half-uploaded."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -106,9 +107,12 @@ def google() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, fake.FakeGCSServer() as server:  # it sets STORAGE_EMULATOR_HOST
         patch.setenv("NO_GCE_CHECK", "true")  # looks for no other machine
         process = server._process
+        log = threading.Thread(target=collections.deque, args=(process.stderr, 0))  # a full pipe would stop the server
+        log.start()
         gcsfs.GCSFileSystem(token="anon", project="test").mkdir("bucket")
         yield "gs://bucket"
         gcsfs.GCSFileSystem.clear_instance_cache()
+    log.join()
     process.stderr.close()
 
 
@@ -438,6 +442,31 @@ def test_uploads_that_fail_are_made_good_with_the_next(server, tmp_path, capsys)
     assert found.restore(2, state).data == {"clip": 3}
     np.testing.assert_array_equal(found.restore(4, state).state["weights"], state["weights"])
     found.close()
+
+
+def test_a_run_in_the_other_kind_of_store_is_killed_and_goes_on_elsewhere(
+    google, command, recordings_folder, cache, tmp_path
+):
+    local, url = tmp_path / "local" / "run", f"{google}/run"
+    sounds = ("--data.root", recordings_folder)
+    code, _, err = command(train.main, *OPTIONS, *sounds, "--workdir", local, "--cache-dir", cache)
+    assert code == 0, err
+    remote = (*map(str, sounds), "--workdir", url, "--cache-dir")
+    with (tmp_path / "said").open("w") as said:
+        arguments = [sys.executable, "-m", "jaxgen.train", *OPTIONS, *remote, str(tmp_path / "one")]
+        process = subprocess.Popen(arguments, stderr=said, stdout=said)
+        try:
+            while process.poll() is None and not {"checkpoints/2.whole", "checkpoints/3.whole"} & objects(url):
+                time.sleep(0.05)
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "said").read_text()
+    code, _, err = command(train.main, *OPTIONS, *remote, tmp_path / "two")
+    assert code == 0, err
+    copy = local_folder(url, tmp_path / "two")
+    assert (copy / "metrics.jsonl").read_bytes() == (local / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, state_of(copy, 6), state_of(local, 6))
+    assert {"report.html", "metrics.jsonl", "checkpoints/6.whole"} <= objects(url)
 
 
 def refused_uploads(method: str, path: str) -> bool:
