@@ -17,7 +17,7 @@ LAYERS = [
     {"training"},
     {"config"},
     {"presets", "runs", "starts"},
-    {"train", "generate", "evaluate", "prepare"},
+    {"train", "generate", "evaluate", "prepare", "evaluation.judge"},
 ]
 """Packages and modules of jaxgen from the bottom up."""
 
@@ -29,8 +29,8 @@ MODULES = {
 
 
 def _layer(module: str) -> int:
-    top = module.split(".")[0]
-    return next(index for index, names in enumerate(LAYERS) if top in names)
+    names = {module} if module in LAYERS[-1] else {module.split(".")[0]}
+    return next(index for index, layer in enumerate(LAYERS) if names & layer)
 
 
 def _imported(path: Path) -> set[str]:
