@@ -76,6 +76,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=options.seed,
+        cache_dir=config.cache_dir,
     )
     findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
     write_report(

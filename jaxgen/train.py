@@ -120,6 +120,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=config.train.seed,
+        cache_dir=config.cache_dir,
     )
     with _own_folder(config) as own:
         if _is_finished(config):  # by a process that has held the folder meanwhile

@@ -1,13 +1,56 @@
 """The base of metrics that know one kind of data; a config names those it wants (`Evaluation.metrics`)."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from jaxgen.data.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSet:
+    """Clips and what is known of them."""
+
+    samples: Sequence[np.ndarray]
+    """float32 [nsamp] each, full scale 1.0."""
+    sample_rate: int
+    labels: Sequence[Mapping[str, str]]
+    """Of each clip: what it was asked to be, or is; empty where nobody says."""
+
+    def some(self, places: Sequence[int]) -> "ClipSet":
+        """The clips at these places."""
+        return ClipSet([self.samples[i] for i in places], self.sample_rate, [self.labels[i] for i in places])
+
+    def places(self, names: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
+        """The places of clips with equal values of some labels, by those; without the clips that lack one."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for place, labels in enumerate(self.labels):
+            if all(name in labels for name in names):
+                found.setdefault(tuple(labels[name] for name in names), []).append(place)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What a metric may compare with."""
+
+    training: Store
+    """The data trained on."""
+    real: ClipSet
+    """Held-out real recordings; scored like any other set, they are the ceiling."""
+    cache_dir: str | Path
+    """Where a metric may keep what took it long to make."""
+
+
+Measure = Callable[[ClipSet], dict[str, float]]
+"""Figures of a set by unit-bearing name; NaN where its clips cannot say. Given `Reference.real` itself, the ceiling."""
+
 
 class AudioMetric:
-    """A frozen dataclass that scores a set of clips. One new metric is one file with one subclass."""
+    """A frozen dataclass that scores sets of clips. One new metric is one file with one subclass."""
 
-    def __call__(self, clips: Sequence[np.ndarray], sample_rate: int) -> dict[str, float]:
-        """Figures by unit-bearing name; NaN where the clips cannot say. clips: float32 [nsamp] each."""
+    def prepare(self, reference: Reference) -> Measure:
+        """What scores sets of clips beside the reference. Raises UserError where that cannot be made."""
         raise NotImplementedError

@@ -44,6 +44,7 @@ RANGE_DB = 50.0
 _FORMAT = 1  # of a judge's file; a change trains every judge anew
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from
+_MOST_HEARD = 100  # times that a clip is learned from
 _WORN_SECONDS = 2_000.0  # of recordings that are also heard as codecs leave them
 _ROWS = 64
 _FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few shapes are compiled
@@ -54,7 +55,7 @@ class JudgeTraining:
     """How a judge is trained."""
 
     steps: int = 1_000
-    """Updates."""
+    """Updates; fewer where each clip would be heard more than 100 times."""
     batch_size: int = 64
     """Clips in an update."""
     channels: int = 96
@@ -102,12 +103,12 @@ class _Network(nnx.Module):
         self, levels: jax.Array, real: jax.Array, key: jax.Array | None = None
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         real = real[..., None]
-        x = _beside(levels, 5, 1) * real
+        x = _beside(levels, 5) * real
         x = self.norms[0](jax.nn.gelu(self.first(x))) * real
         for place, (block, norm) in enumerate(zip(self.blocks, self.norms[1:], strict=True)):
             if place in (1, 2):  # two frames become one; half a real frame is one
                 x, real = x[:, ::2], real[:, ::2]
-            x = (x + norm(jax.nn.gelu(block(_beside(x, 3, 1))))) * real
+            x = (x + norm(jax.nn.gelu(block(_beside(x, 3))))) * real
         mean = x.sum(1) / real.sum(1)
         highest = jnp.where(real, x, -jnp.inf).max(1)
         pooled = _dropped(jnp.concatenate([mean, highest], -1), self.dropout, key)
@@ -115,11 +116,11 @@ class _Network(nnx.Module):
         return {name: head(embedding) for name, head in self.heads.items()}, embedding
 
 
-def _beside(x: jax.Array, width: int, axis: int) -> jax.Array:
+def _beside(x: jax.Array, width: int) -> jax.Array:
     """Each frame with its neighbours, [B, T, width * D]: a convolution is one product of this."""
     reach = width // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
-    return jnp.concatenate([padded[:, place : place + x.shape[axis]] for place in range(width)], -1)
+    return jnp.concatenate([padded[:, place : place + x.shape[1]] for place in range(width)], -1)
 
 
 def _dropped(x: jax.Array, share: float, key: jax.Array | None) -> jax.Array:
@@ -137,13 +138,8 @@ class Judge:
         self.labels: dict[str, tuple[str, ...]] = {name: tuple(values) for name, values in about["labels"].items()}
         self.training = training
         self._params = params
-        graph = nnx.graphdef(nnx.eval_shape(lambda: _Network(training, self.labels, nnx.Rngs(0))))
+        graph = _graph(training, self.labels)
         self._judge = jax.jit(lambda params, levels, real: nnx.merge(graph, params)(levels, real))
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """Share of real validation recordings that it hears rightly, by label."""
-        return {name: right / total for name, (right, total) in self.about["validation"].items()}
 
     def __call__(self, clips: Sequence[Samples]) -> Verdict:
         """Judges clips of any lengths, float32 [nsamp] at `sample_rate` Hz; of each at most the first 4 s."""
@@ -168,10 +164,10 @@ class Judge:
         """Writes one file, whole or not at all. Raises UserError where it cannot be written."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {"/".join(map(str, keys)): np.asarray(leaf) for keys, leaf in _leaves(self._params)}
+        arrays = {name: np.asarray(leaf) for name, leaf in _named(self._params).items()}
         content = io.BytesIO()
         about = json.dumps(self.about | {"training": dataclasses.asdict(self.training)})
-        np.savez(content, about=np.frombuffer(about.encode(), np.uint8), **arrays)
+        np.savez(content, allow_pickle=False, about=np.frombuffer(about.encode(), np.uint8), **arrays)
         write_whole(path, content.getvalue())
 
     @staticmethod
@@ -185,14 +181,13 @@ class Judge:
                 raise ValueError(f"its format is {about['format']}, not {_FORMAT}")
             values = about.pop("training")
             training = JudgeTraining(**values | {"optimizer": AdamW(**values["optimizer"])})
-            shapes = nnx.state(nnx.eval_shape(lambda: _Network(training, about["labels"], nnx.Rngs(0))), nnx.Param)
-            for keys, leaf in _leaves(shapes):
-                if arrays["/".join(map(str, keys))].shape != leaf.shape:
-                    raise ValueError("its arrays have other shapes than its settings say")
-            params = nnx.from_flat_state(
-                [(keys, nnx.Param(jnp.asarray(arrays["/".join(map(str, keys))]))) for keys, _ in _leaves(shapes)]
-            )
-            return Judge(training, about, params)
+            expected = jax.eval_shape(lambda: _first(training, about["labels"]))
+            if {name: (a.shape, a.dtype) for name, a in arrays.items()} != {
+                name: (a.shape, a.dtype) for name, a in _named(expected).items()
+            }:
+                raise ValueError("its arrays are not those of its settings")
+            leaves = [jnp.asarray(arrays[name]) for name in _named(expected)]
+            return Judge(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
         except FileNotFoundError:
             raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.evaluation.judge` trains one.") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, UserError) as error:
@@ -201,8 +196,18 @@ class Judge:
             ) from None
 
 
-def _leaves(params: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    return [(keys, leaf[...] if isinstance(leaf, nnx.Variable) else leaf) for keys, leaf in nnx.to_flat_state(params)]
+def _first(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
+    """The parameters that training starts from."""
+    return nnx.state(_Network(training, labels, nnx.Rngs(training.seed)), nnx.Param)
+
+
+def _graph(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
+    return nnx.graphdef(nnx.eval_shape(lambda: _Network(training, labels, nnx.Rngs(0))))
+
+
+def _named(params: Any) -> dict[str, Any]:
+    """The arrays of a network's parameters by name, in their order."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
@@ -265,18 +270,22 @@ def train_judge(store: Store, training: JudgeTraining) -> Judge:
         raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
     rate = store.features.sample_rate
     clips = [_heard_part(store.samples(i), rate) for i in train]
+    targets = _targets(store, train, labels)
     clean = [mel_levels(clip, rate) for clip in clips]
-    params = _trained(training, labels, clean, _worn(clips, rate, training.seed), _targets(store, train, labels))
+    params = _trained(training, labels, clean, _worn(clips, rate, training.seed), targets)
     about = {
         "format": _FORMAT,
         "sample_rate": rate,
         "labels": {name: list(values) for name, values in labels.items()},
+        "frequencies": {
+            name: (np.bincount(targets[name], minlength=len(labels[name])) / len(train)).tolist() for name in labels
+        },
         "data_sha256": data_hash(store),
         "versions": {"jaxgen": __version__, "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__},
     }
     judge = Judge(training, about, params)
     held_out = [mel_levels(store.samples(i), rate) for i in validation]
-    judge.about["training_clips"] = _counts(judge, clean, _targets(store, train, labels))
+    judge.about["training_clips"] = _counts(judge, clean, targets)
     judge.about["validation"] = _counts(judge, held_out, _targets(store, validation, labels))
     return judge
 
@@ -324,7 +333,7 @@ def _worn(clips: Sequence[Samples], rate: int, seed: int) -> list[list[Levels]]:
     worn: list[list[Levels]] = [[] for _ in clips]
     random = np.random.default_rng(seed)
     heard = np.cumsum([len(clip) for clip in clips]) <= _WORN_SECONDS * rate
-    order = sorted(np.flatnonzero(heard), key=lambda place: len(clips[place]))
+    order = sorted(np.flatnonzero(heard).tolist(), key=lambda place: len(clips[place]))
     unit = _FRAME_UNIT * mel.hop_length
     for start in range(0, len(order), _ROWS):
         places = order[start : start + _ROWS]
@@ -347,8 +356,9 @@ def _trained(
     targets: Mapping[str, NDArray[np.int32]],
 ) -> Any:
     """Parameters after training. Half of what is heard is as recorded; all of it is changed by `_changed`."""
-    graph, params = nnx.split(_Network(training, labels, nnx.Rngs(training.seed)), nnx.Param)
-    optimizer = training.optimizer.make(training.steps)
+    steps = min(training.steps, math.ceil(_MOST_HEARD * len(clean) / training.batch_size))
+    graph, params = _graph(training, labels), jax.jit(lambda: _first(training, labels))()
+    optimizer = training.optimizer.make(steps)
     keys = jax.random.key(training.seed)
 
     def loss(params: Any, levels: jax.Array, real: jax.Array, targets: Mapping[str, jax.Array], key: jax.Array):
@@ -365,13 +375,13 @@ def _trained(
         return _State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), value
 
     step = jax.jit(train_step, donate_argnums=0)
-    state = _State(jnp.int32(0), params, optimizer.init(params))
+    state = _State(jnp.int32(0), params, jax.jit(optimizer.init)(params))
     random = np.random.default_rng(training.seed)
     frames = math.ceil(1.1 * np.percentile([len(each) for each in clean], 95))
-    bar = tqdm(range(training.steps), unit="step", desc="judge", disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(range(steps), unit="step", desc="judge", disable=not sys.stderr.isatty(), leave=False)
     for _ in bar:
-        drawn = random.integers(len(clean), size=training.batch_size)
-        heard = [clean[i] if not worn[i] or random.random() < 0.5 else worn[i][random.integers(2)] for i in drawn]
+        drawn = random.integers(len(clean), size=training.batch_size).tolist()
+        heard = [clean[i] if not worn[i] or random.random() < 0.5 else random.choice(worn[i]) for i in drawn]
         rows = [_shifted(levels, frames, random) for levels in heard]
         state, _ = step(state, *_padded(rows, frames, len(rows)), {name: t[drawn] for name, t in targets.items()})
     return state.params

@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.errors import UserError
-from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import FRAME_SECONDS, log_mel_db
 
 Values = NDArray[np.float64]
@@ -51,15 +50,18 @@ class Melody(AudioMetric):
         if not 0 < self.tolerance_cents <= 600:
             raise UserError(f"tolerance_cents is {self.tolerance_cents}; Melody needs above 0 and at most 600.")
 
-    def __call__(self, clips: Sequence[np.ndarray], sample_rate: int) -> dict[str, float]:
+    def prepare(self, reference: Reference) -> Measure:
+        return self
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
         lowest, highest = min(self.scale_hz) / math.sqrt(2), max(self.scale_hz) * math.sqrt(2)
-        pitches = [track_pitch(clip, sample_rate, lowest, highest) for clip in clips]
-        onsets = [onset_seconds(clip, sample_rate) for clip in clips]
+        pitches = [track_pitch(clip, clips.sample_rate, lowest, highest) for clip in clips.samples]
+        onsets = [onset_seconds(clip, clips.sample_rate) for clip in clips.samples]
         frames = np.concatenate([*pitches, np.zeros(0)])
         voiced = frames[np.isfinite(frames)]
         regularities = np.array([grid_regularity(times) for times in onsets])
         known = regularities[np.isfinite(regularities)]
-        seconds = sum(len(clip) for clip in clips) / sample_rate
+        seconds = sum(len(clip) for clip in clips.samples) / clips.sample_rate
         octave = 2 ** (np.arange(12_000) / 12_000)
         return {
             "voiced_share": len(voiced) / len(frames) if len(frames) else math.nan,

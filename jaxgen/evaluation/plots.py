@@ -78,6 +78,40 @@ def spectrogram_grid(
     return figure
 
 
+def spectrogram_mosaic(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Sequence[Samples]],
+    sample_rate: int,
+) -> "Figure":
+    """Small log-mel spectrograms by row and column on one time axis and colour scale, those of a cell above each other.
+
+    cells: by (row, column), each float32 [nsamp] at `sample_rate` Hz; a cell may be missing, or have fewer clips.
+    """
+    from matplotlib.figure import Figure
+
+    levels = {place: [_levels(clip, sample_rate)[:, ::2] for clip in clips] for place, clips in cells.items()}
+    every = [level for stack in levels.values() for level in stack]
+    bottom, top = _colour_range(every)
+    height, width, deep = _N_MELS // 2, max(map(len, every)), max(map(len, levels.values()))
+    tall, wide = deep * height + 6, width + 3
+    canvas = np.full((len(rows) * tall, len(columns) * wide), np.nan, np.float32)
+    for (row, column), stack in levels.items():
+        y, x = rows.index(row) * tall, columns.index(column) * wide
+        for above, level in enumerate(stack):
+            start = y + above * (height + 1)
+            canvas[start : start + height, x : x + len(level)] = level.T[::-1]
+    figure = Figure(figsize=(10, 0.6 + min(20.0, 0.95 * len(rows))), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(canvas, cmap=_COLOURS, vmin=bottom, vmax=top, aspect="auto", interpolation="nearest")
+    axis.set_facecolor("0.9")
+    axis.set_xticks((np.arange(len(columns)) + 0.5) * wide, columns, fontsize=8)
+    axis.set_yticks((np.arange(len(rows)) + 0.5) * tall, rows, fontsize=8)
+    axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axis.set_xlabel(f"a column is {width * FRAME_SECONDS:.2f} s wide; 0 to {sample_rate / 2:,.0f} Hz", fontsize=8)
+    return figure
+
+
 def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
     """Log-mel spectrogram without axes, for TensorBoard: time to the right, low frequencies at the bottom.
 

@@ -69,7 +69,21 @@ class Comparison:
     note: str = ""
 
 
-Section = Player | Table | Image | Comparison
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Clips by two properties: a table of players, those of a cell one above the other."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[str, str], Sequence[Player]]
+    """By row and column; a cell may be missing."""
+    png: bytes
+    """A picture of the clips in the same places, as the bytes of a PNG file."""
+    note: str = ""
+
+
+Section = Player | Table | Image | Comparison | Grid
 
 
 def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -142,11 +156,27 @@ def _comparison(comparison: Comparison) -> str:
     )
 
 
+def _grid(grid: Grid) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in grid.columns)
+    rows = "".join(
+        f"<tr><th>{html.escape(row)}</th>"
+        + "".join(f"<td>{''.join(map(_player, grid.cells.get((row, column), ())))}</td>" for column in grid.columns)
+        + "</tr>"
+        for row in grid.rows
+    )
+    return (
+        f"<section><h2>{html.escape(grid.title)}</h2>{_note(grid.note)}{_figure(grid.png, grid.title, grid.title)}"
+        f'<div class="scroll"><table class="grid"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "</section>"
+    )
+
+
 _SECTION: dict[type, Any] = {
     Player: lambda player: f"<section>{_player(player)}</section>",
     Table: _table,
     Image: _image,
     Comparison: _comparison,
+    Grid: _grid,
 }
 
 
@@ -218,6 +248,8 @@ th { color: var(--faint); font-weight: 600 } td.number { white-space: nowrap }
 .player { display: flex; flex-direction: column; gap: .3rem; padding: .6rem; border-radius: 6px;
   background: var(--card); min-width: 0 }
 .player b { font-size: .9rem } audio { width: 100%; min-width: 0; height: 2.25rem }
+.grid .player { padding: .2rem; margin-bottom: .2rem } .grid audio { width: 7.5rem; height: 1.8rem }
+.grid td { padding-right: .3rem }
 @media (max-width: 40rem) {
   .figures { grid-template-columns: 1fr } .pairs { gap: .4rem } .player { padding: .4rem }
 }

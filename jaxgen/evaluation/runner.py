@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxgen.data.store import Store
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation import baselines
-from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
 from jaxgen.evaluation.memorisation import Memorisation, memorisation
 from jaxgen.evaluation.metrics import (
     clipping_rate,
@@ -32,6 +33,7 @@ from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
+_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
 _EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording; its likelihood is that of all of it
 
 
@@ -64,6 +66,8 @@ class Column:
     name: str
     clips: list[np.ndarray]
     """float32 [nsamp] each."""
+    labels: Sequence[Mapping[str, str]]
+    """What each was asked to be, or is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +101,10 @@ class Evaluator:
         batch_size: int,
         seq_len: int,
         seed: int,
+        cache_dir: str | Path,
     ):
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
+        self._cache_dir = cache_dir
         self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
         self._generator = Generator(training.module, model, spec)
 
@@ -107,7 +113,8 @@ class Evaluator:
     ) -> tuple[dict[str, float], list[np.ndarray]]:
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
         metrics = self._scorer(params, store, _spread(clips, most)).metrics
-        return metrics, self._generate(params, self._labels(store, clips, self._evaluation.num_previews)).clips
+        shown = _even(store, clips, self._model.labels, self._evaluation.num_previews)
+        return metrics, self._generate(params, self._labels(store, shown)).clips
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
         """Measures `params` on held-out clips of `store`, beside the data trained on, an untrained model and noise.
@@ -127,16 +134,23 @@ class Evaluator:
         metrics |= _floors(features, training, store, clips)
         metrics |= _reconstruction(features, store, scores.predictions)
 
-        labels = self._labels(store, clips, count)
-        generated = self._generate(params, labels)
-        held_out = [_excerpt(store, i) for i in _repeated(clips, count)]
-        columns = (
-            Column("training data", [_excerpt(training, i) for i in _repeated(training.indices("train"), count)]),
-            Column("held-out data", held_out),
-            Column("generated", generated.clips),
-            Column("untrained model", self._generate(untrained, labels).clips),
-            Column("noise", _noise(held_out, self._seed)),
+        chosen, known = (
+            _even(data, all_clips, self._model.labels, count)
+            for data, all_clips in ((store, clips), (training, training.indices("train")))
         )
+        labels = self._labels(store, chosen)
+        generated = self._generate(params, labels)
+        held_out = [_excerpt(store, i) for i in chosen]
+        columns = (
+            Column("training data", [_excerpt(training, i) for i in known], _fields(training, known)),
+            Column("held-out data", held_out, _fields(store, chosen)),
+            Column("generated", generated.clips, labels),
+            Column("untrained model", self._generate(untrained, labels).clips, labels),
+            Column("noise", _noise(held_out, self._seed), labels),
+        )
+        measured = _spread(clips, _MOST_REAL)
+        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, _fields(store, measured))
+        measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
         notes = {"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"}
         reference = np.concatenate([embed(_excerpt(store, i), features.sample_rate) for i in clips])
         table = {}
@@ -145,9 +159,10 @@ class Evaluator:
             notes[f"Frechet distance of {column.name}"] = frechet_note(embedded, reference)
             # held-out clips are the reference itself: their distance would be about 0 by construction
             distance = math.nan if column.name == "held-out data" else frechet_distance(embedded, reference)
-            table[column.name] = {"frechet_distance_db2": distance} | _describe(
-                column, features.sample_rate, self._evaluation.metrics
-            )
+            table[column.name] = {"frechet_distance_db2": distance} | _describe(column, features.sample_rate)
+            scored = ClipSet(column.clips, features.sample_rate, column.labels)
+            for measure in measures:
+                table[column.name] |= measure(real if column.name == "held-out data" else scored)
         copies = memorisation(
             ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
             ((f"generated {place}", clip) for place, clip in enumerate(generated.clips)),
@@ -167,22 +182,19 @@ class Evaluator:
         seconds = options.seconds or min(self._generator.usual_seconds, _EXCERPT_SECONDS)
         return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
 
-    def _labels(self, store: Store, clips: Sequence[int], count: int) -> tuple[dict[str, str], ...]:
-        """Labels of `count` of the clips, those values that the model knows."""
+    def _labels(self, store: Store, clips: Sequence[int]) -> tuple[dict[str, str], ...]:
+        """Labels of the clips, those values that the model knows."""
         known = dict(self._spec.vocabularies)
-        fields = [store.clips[clip].fields for clip in _repeated(clips, count)]
+        fields = _fields(store, clips)
         return tuple({name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields)
 
 
-def _describe(column: Column, sample_rate: int, metrics: Sequence[AudioMetric]) -> dict[str, float]:
-    figures = {
+def _describe(column: Column, sample_rate: int) -> dict[str, float]:
+    return {
         "clipping_rate": float(np.mean([clipping_rate(clip) for clip in column.clips])),
         "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
         "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
     }
-    for metric in metrics:
-        figures |= metric(column.clips, sample_rate)
-    return figures
 
 
 def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
@@ -257,6 +269,22 @@ def _spread(items: Sequence[int], count: int) -> list[int]:
     """At most `count` of the items, evenly spread over them."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
+
+
+def _even(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
+    """Exactly `count` of the clips, as evenly as can be over the combinations of labels; in no order of those, so that
+    the first few are of many.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for clip in clips:
+        groups.setdefault(tuple(store.clips[clip].fields.get(name, "") for name in labels), []).append(clip)
+    order = np.random.default_rng(0).permutation(len(groups))
+    repeated = [_repeated(list(groups.values())[place], -(-count // len(groups))) for place in order]
+    return [clip for turn in zip(*repeated, strict=True) for clip in turn][:count]
+
+
+def _fields(store: Store, clips: Sequence[int]) -> list[Mapping[str, str]]:
+    return [store.clips[clip].fields for clip in clips]
 
 
 def _repeated(items: Sequence[int], count: int) -> list[int]:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxgen.evaluation.plots import png, spectrogram_grid, training_curves
-from jaxgen.evaluation.report import Cell, Comparison, Image, Player, Section, Side, Table, write_html, write_json
+from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
+from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
 from jaxgen.evaluation.runner import Findings
 from jaxgen.files import write_whole, writing
+
+_GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,6 +90,7 @@ def _sections(
             [[_spoken(name), value] for name, value in findings.metrics.items() if name not in names],
             note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
         ),
+        *_listening_grid(findings, sample_rate),
         _nearest(findings),
         Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
     ]
@@ -121,6 +124,32 @@ def _side(
     named = list(zip(_titles(findings, len(clips)), clips, strict=True))
     players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
     return Side(title, players, png(spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside)))
+
+
+def _listening_grid(findings: Findings, sample_rate: int) -> list[Grid]:
+    """The first clips of each pair of values of the first two labels, real above generated; none without two labels."""
+    names = list(findings.labels[0])[:2]
+    if len(names) < 2:
+        return []
+    real, made = (next(c.clips for c in findings.columns if c.name == name) for name in ("held-out data", "generated"))
+    cells: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+    for labels, *pair in zip(findings.labels, real, made, strict=True):
+        if all(name in labels for name in names):
+            row, column = (f"{name} {labels[name]}" for name in names)
+            cells.setdefault((row, column), (_heard(pair[0], sample_rate), _heard(pair[1], sample_rate)))
+    rows, columns = (sorted({place[axis] for place in cells})[:most] for axis, most in ((0, 12), (1, 8)))
+    cells = {place: pair for place, pair in cells.items() if place[0] in rows and place[1] in columns}
+    players = {
+        place: [Player(name, "", clip, sample_rate) for name, clip in zip(("real", "generated"), pair, strict=True)]
+        for place, pair in cells.items()
+    }
+    picture = png(spectrogram_mosaic(rows, columns, cells, sample_rate))
+    note = "Above the real, held-out recording, below it the generated clip of the same labels."
+    return [Grid(f"By {names[0]} and {names[1]}", rows, columns, players, picture, note)]
+
+
+def _heard(clip: np.ndarray, sample_rate: int) -> np.ndarray:
+    return clip[: round(_GRID_SECONDS * sample_rate)]
 
 
 def _nearest(findings: Findings) -> Table:

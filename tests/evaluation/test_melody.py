@@ -7,11 +7,16 @@ import pytest
 
 from jaxgen.data.synthetic import TIMBRES, Plucked, pluck
 from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.melody import Melody, grid_regularity, onset_seconds, track_pitch
 from jaxgen.features import LogMel
 
 SCALE = Plucked().scale_hz()
 MELODY = Melody(scale_hz=SCALE)
+
+
+def of(clips, sample_rate: int = 8_000) -> ClipSet:
+    return ClipSet(clips, sample_rate, [{}] * len(clips))
 
 
 def training_clips(count: int = 9) -> list[np.ndarray]:
@@ -48,7 +53,7 @@ def test_no_pitch_in_noise_silence_and_scraps():
 
 
 def test_training_clips_are_melodies():
-    figures = MELODY(training_clips(), 8_000)
+    figures = MELODY(of(training_clips()))
     assert figures["in_scale_share"] > 0.99
     assert figures["voiced_share"] > 0.8  # there are rests at the ends
     assert figures["onset_regularity"] > 0.97
@@ -59,7 +64,7 @@ def test_mel_round_trip_stays_a_melody():
     """Frames of the quickstart's size, through the inverse of the mel filters and Griffin-Lim."""
     features = LogMel(sample_rate=8_000, n_fft=512, hop_length=200, n_mels=40, fmin=300.0, floor=1e-4)
     clips = np.stack(training_clips(6))
-    figures = MELODY(list(np.asarray(features.decode(features.encode(clips)))), 8_000)
+    figures = MELODY(of(list(np.asarray(features.decode(features.encode(clips))))))
     assert figures["in_scale_share"] > 0.95
     assert figures["voiced_share"] > 0.8  # there are rests at the ends
     assert figures["onset_regularity"] > 0.97
@@ -71,21 +76,21 @@ def test_mel_round_trip_stays_a_melody():
 def test_transposed_melodies(cents, low, high):
     """A semitone up leaves the scale; an octave or a little detuning does not."""
     pitches = [SCALE[i] * 2 ** (cents / 1_200) for i in (0, 2, 1, 3, 4, 3, 2, 4)]
-    figures = MELODY([played(pitches, [0.25 * i for i in range(9)])], 8_000)
+    figures = MELODY(of([played(pitches, [0.25 * i for i in range(9)])]))
     assert low <= figures["in_scale_share"] <= high
 
 
 def test_random_pitches_score_chance():
     random = np.random.default_rng(0)
     pitches = [float(pitch) for pitch in SCALE[0] * 4 ** random.random(200)]
-    figures = MELODY([played(pitches, [0.15 * i for i in range(201)])], 8_000)
+    figures = MELODY(of([played(pitches, [0.15 * i for i in range(201)])]))
     assert figures["in_scale_chance"] == pytest.approx(5 / 12, abs=1e-3)
     assert figures["in_scale_share"] == pytest.approx(figures["in_scale_chance"], abs=0.1)
 
 
 def test_tolerance_sets_the_chance():
-    assert Melody(SCALE, tolerance_cents=25.0)([], 8_000)["in_scale_chance"] == pytest.approx(5 / 24, abs=1e-3)
-    assert Melody(SCALE, tolerance_cents=150.0)([], 8_000)["in_scale_chance"] == pytest.approx(1.0)
+    assert Melody(SCALE, tolerance_cents=25.0)(of([]))["in_scale_chance"] == pytest.approx(5 / 24, abs=1e-3)
+    assert Melody(SCALE, tolerance_cents=150.0)(of([]))["in_scale_chance"] == pytest.approx(1.0)
 
 
 def test_onsets_are_found_where_notes_begin():
@@ -113,14 +118,14 @@ def test_too_few_onsets_say_nothing():
 
 def test_level_does_not_matter():
     clips = training_clips(3)
-    loud, quiet = MELODY(clips, 8_000), MELODY([0.4 * clip for clip in clips], 8_000)
+    loud, quiet = MELODY(of(clips)), MELODY(of([0.4 * clip for clip in clips]))
     for name, value in loud.items():
         assert quiet[name] == pytest.approx(value, abs=0.02)
 
 
 @pytest.mark.parametrize("clips", [[], [np.zeros(0, np.float32)], [np.zeros(50, np.float32)]], ids=["none", "0", "50"])
 def test_nothing_to_say_is_nan(clips):
-    figures = MELODY(clips, 8_000)
+    figures = MELODY(of(clips))
     assert math.isnan(figures["in_scale_share"])
     assert math.isnan(figures["onset_regularity"])
     assert math.isnan(figures["voiced_share"])

@@ -1,0 +1,145 @@
+"""Figures of a judge that was trained on real recordings alone: are labels recognised, are clips varied and like real ones?
+
+Each is read against the same figure of held-out real recordings, and holds for the number of clips beside it.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
+from jaxgen.evaluation.classifier import Judge, Verdict, judge_of
+from jaxgen.evaluation.metrics import frechet_distance
+
+Probabilities = NDArray[np.floating]
+"""What a judge says of n clips, [n, K]; rows sum to 1."""
+
+_LEAST = 1e-6  # probability that counts as none: a judge's certainty beyond it must not decide a score
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged(AudioMetric):
+    """What a judge of the data's labels says, for each label that it knows (digit, speaker, ...):
+
+    judged_clips: clips that the figures rest on.
+    {label}_recognised: share of the clips asked for a value of that label in which the judge hears it.
+    {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
+    {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
+    judge_frechet_distance: of the judge's embeddings to those of half the held-out real recordings, at equal counts, mean
+      over both halves; for the recordings themselves, of one half to the other. Unitless.
+    judge_frechet_clips: the count on either side. Below 49, the distance is only indicative.
+    within_labels_distance: mean distance of the embeddings of two clips with all labels equal: how varied they are.
+    """
+
+    judge: str = ""
+    """File of a judge; none takes the one of the training data from the cache, or trains it."""
+
+    def prepare(self, reference: Reference) -> Measure:
+        judge = Judge.load(Path(self.judge)) if self.judge else judge_of(reference.training, reference.cache_dir)
+        if judge.sample_rate != reference.real.sample_rate:
+            raise UserError(
+                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {reference.real.sample_rate} Hz."
+            )
+        return _Prepared(judge, reference.real, judge(reference.real.samples))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    judge: Judge
+    real: ClipSet
+    heard: Verdict
+    """Of the real recordings."""
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
+        is_real = clips is self.real
+        heard = self.heard if is_real else self.judge(clips.samples)
+        figures: dict[str, float] = {"judged_clips": len(clips.samples)}
+        for name, values in self.judge.labels.items():
+            probabilities, trained_on = heard.probabilities[name], self.judge.about["frequencies"][name]
+            share = recognised(probabilities, values, _asked(clips, name))
+            ceiling = recognised(self.heard.probabilities[name], values, _asked(self.real, name))
+            figures |= {
+                f"{name}_recognised": share,
+                f"{name}_recognised_of_real": share / ceiling if ceiling else math.nan,
+                f"{name}_inception_score": inception_score(probabilities),
+                f"{name}_modified_inception_score": modified_inception_score(probabilities),
+                f"{name}_am_score": am_score(probabilities, np.asarray(trained_on)),
+            }
+        halves = self.heard.embedding[::2], self.heard.embedding[1::2]
+        count = min(len(clips.samples), len(halves[1]))
+        ours = halves[:1] if is_real else (spread_rows(heard.embedding, count),)
+        others = halves[1:] if is_real else halves
+        return figures | {
+            "judge_frechet_distance": float(
+                np.mean([frechet_distance(spread_rows(a, count), spread_rows(b, count)) for a in ours for b in others])
+            ),
+            "judge_frechet_clips": count,
+            "within_labels_distance": within_labels_distance(heard.embedding, clips, tuple(self.judge.labels)),
+        }
+
+
+def recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
+    """Share of clips whose most likely value is the one asked for; NaN where none is asked for one of `values`.
+
+    asked: of each clip; None or a value that the judge does not know leaves the clip out.
+    """
+    right = [values[row.argmax()] == value for row, value in zip(probabilities, asked, strict=True) if value in values]
+    return float(np.mean(right)) if right else math.nan
+
+
+def inception_score(probabilities: Probabilities) -> float:
+    """exp of the mean of KL(p(y|x) || p(y)) (Salimans et al. 2016, section 4): 1 for clips that all sound alike, or like
+    nothing; K where each is clear and all values are equally frequent. In one piece, not in ten.
+    """
+    log = _logs(probabilities)
+    return math.exp(float(np.mean(np.sum(np.exp(log) * (log - np.log(np.exp(log).mean(0))), 1))))
+
+
+def modified_inception_score(probabilities: Probabilities) -> float:
+    """exp of the mean of KL(p(y|x) || p(y|x')) over all pairs of clips (Gurumurthy et al. 2017, section 4; over the whole
+    set and not within a class, as Kong et al. 2021 use it for spoken digits): 1 for clips that all sound alike.
+    """
+    log = _logs(probabilities)
+    return math.exp(float(np.mean(np.sum(np.exp(log) * (log - log.mean(0)), 1))))
+
+
+def am_score(probabilities: Probabilities, frequencies: NDArray[np.floating]) -> float:
+    """KL(frequencies || p(y)) plus the mean entropy of p(y|x), in nats (Zhou et al. 2018, eq. 24); 0 is best.
+
+    frequencies: of the values in the training data, [K].
+    """
+    log = _logs(probabilities)
+    entropy = -float(np.mean(np.sum(np.exp(log) * log, 1)))
+    expected = _logs(np.asarray(frequencies, np.float64)[None])[0]
+    return entropy + float(np.sum(np.exp(expected) * (expected - np.log(np.exp(log).mean(0)))))
+
+
+def within_labels_distance(embedding: NDArray[np.floating], clips: ClipSet, names: Sequence[str]) -> float:
+    """Mean Euclidean distance of the embeddings [n, D] of two clips whose labels `names` are all equal; NaN without two."""
+    groups = clips.places(names).values()
+    distances = [
+        np.linalg.norm(embedding[a] - embedding[b]) for group in groups for a, b in itertools.combinations(group, 2)
+    ]
+    return float(np.mean(distances)) if distances else math.nan
+
+
+def spread_rows(rows: NDArray[Any], count: int) -> NDArray[Any]:
+    """`count` of the rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+
+
+def _asked(clips: ClipSet, name: str) -> list[str | None]:
+    return [labels.get(name) for labels in clips.labels]
+
+
+def _logs(probabilities: Probabilities) -> NDArray[np.float64]:
+    """Logarithms, none below that of `_LEAST`."""
+    raised = np.maximum(np.asarray(probabilities, np.float64), _LEAST)
+    return np.log(raised / raised.sum(1, keepdims=True))

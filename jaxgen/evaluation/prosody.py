@@ -1,0 +1,81 @@
+"""How long clips are and how high they sound, beside real recordings."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
+from jaxgen.evaluation.melody import track_pitch
+
+
+@dataclasses.dataclass(frozen=True)
+class Prosody(AudioMetric):
+    """Lengths and pitches of clips with one voice.
+
+    seconds_p10, seconds_p50, seconds_p90: quantiles of the lengths.
+    seconds_distance: 1-Wasserstein distance of the lengths to those of held-out real recordings, in seconds.
+    {label}_seconds_distance: the same among the clips of each value of a label, mean over its values. For the recordings
+      themselves both are of one half to the other.
+    voiced_share: frames with a pitch, of all frames.
+    pitch_p10_hz, pitch_p50_hz, pitch_p90_hz: quantiles over all frames with a pitch.
+    """
+
+    lowest_hz: float = 60.0
+    """Pitches are sought from here ..."""
+    highest_hz: float = 400.0
+    """... to here."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest_hz < self.highest_hz < math.inf:
+            raise UserError(f"Prosody needs 0 < lowest_hz < highest_hz, got {self.lowest_hz} and {self.highest_hz}.")
+
+    def prepare(self, reference: Reference) -> Measure:
+        return _Prepared(self, reference.real)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    settings: Prosody
+    real: ClipSet
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
+        ours, real = clips, self.real
+        if clips is self.real:
+            ours, real = (clips.some(range(first, len(clips.samples), 2)) for first in (0, 1))
+        names = sorted({name for labels in clips.labels for name in labels})
+        low, high = self.settings.lowest_hz, self.settings.highest_hz
+        pitches = np.concatenate([track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples])
+        voiced = pitches[np.isfinite(pitches)]
+        return (
+            _quantiles("seconds_p{}", _seconds(clips))
+            | {"seconds_distance": seconds_distance(ours, real, ())}
+            | {f"{name}_seconds_distance": seconds_distance(ours, real, (name,)) for name in names}
+            | {"voiced_share": len(voiced) / len(pitches) if len(pitches) else math.nan}
+            | _quantiles("pitch_p{}_hz", voiced)
+        )
+
+
+def seconds_distance(a: ClipSet, b: ClipSet, names: Sequence[str]) -> float:
+    """1-Wasserstein distance of two sets' lengths in seconds, among clips of equal labels `names`; mean over their values.
+
+    NaN where no value is in both sets.
+    """
+    from scipy.stats import wasserstein_distance
+
+    ours, theirs = a.places(names), b.places(names)
+    distances = [
+        wasserstein_distance(_seconds(a.some(ours[value])), _seconds(b.some(theirs[value])))
+        for value in ours.keys() & theirs.keys()
+    ]
+    return float(np.mean(distances)) if distances else math.nan
+
+
+def _seconds(clips: ClipSet) -> np.ndarray:
+    return np.array([len(clip) / clips.sample_rate for clip in clips.samples])
+
+
+def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:
+    return {name.format(q): float(np.percentile(values, q)) if len(values) else math.nan for q in (10, 50, 90)}

@@ -1,0 +1,290 @@
+"""The judge: what it learns from, its file, and scores whose values are known."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxgen import evaluate, train
+from jaxgen.data.store import AudioPolicy, prepare
+from jaxgen.data.synthetic import Plucked
+from jaxgen.errors import UserError
+from jaxgen.evaluation import classifier, judge
+from jaxgen.evaluation.audio_metric import ClipSet, Reference
+from jaxgen.evaluation.classifier import Judge, JudgeTraining, judge_of, judge_path, judged_labels, train_judge
+from jaxgen.evaluation.judged import (
+    Judged,
+    am_score,
+    inception_score,
+    modified_inception_score,
+    recognised,
+    within_labels_distance,
+)
+from jaxgen.evaluation.prosody import Prosody, seconds_distance
+from jaxgen.features import MuLaw
+
+SMALL = JudgeTraining(steps=60, batch_size=16, channels=32, embedding_size=8)
+
+
+@pytest.fixture(scope="module")
+def store(cache):
+    """120 plucked notes and melodies of three timbres."""
+    return prepare(Plucked(num_clips=120, seconds=0.3), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+
+
+@pytest.fixture(scope="module")
+def small(store):
+    return train_judge(store, SMALL)
+
+
+def _samples(store, split):
+    return [store.samples(i) for i in store.indices(split)]
+
+
+def test_labels_are_fields_that_validation_can_be_checked_for(store):
+    assert judged_labels(store) == {"tempo": ("100", "120", "150"), "timbre": ("muted", "nylon", "steel")}
+
+
+def test_a_few_seconds_of_training_beat_chance_by_far(small):
+    right, total = small.about["validation"]["timbre"]
+    assert total == 12
+    assert right >= 10  # chance is 4
+
+
+def test_what_it_counts_is_what_it_hears(small, store):
+    clips = store.indices("validation")
+    heard = small([store.samples(i) for i in clips]).probabilities["timbre"].argmax(1)
+    right = sum(
+        small.labels["timbre"][value] == store.clips[i].fields["timbre"] for i, value in zip(clips, heard, strict=True)
+    )
+    assert small.about["validation"]["timbre"] == [right, len(clips)]
+
+
+def test_only_training_clips_are_learned_from(store, monkeypatch):
+    learned = []
+    trained, samples = classifier._trained, store.samples
+    read = []
+    monkeypatch.setattr(store, "samples", lambda i: (read.append(i), samples(i))[1])
+    monkeypatch.setattr(classifier, "_trained", lambda *inputs: (learned.extend(read), trained(*inputs))[1])
+    train_judge(store, dataclasses.replace(SMALL, steps=1))
+    assert sorted(learned) == sorted(store.indices("train"))  # all that was read before training ended
+    assert set(read) - set(learned) == set(store.indices("validation"))
+
+
+def test_the_same_seed_trains_the_same_judge_and_another_seed_another(store):
+    one, again, other = (train_judge(store, dataclasses.replace(SMALL, steps=3, seed=seed)) for seed in (1, 1, 2))
+    clips = _samples(store, "validation")
+    np.testing.assert_array_equal(one(clips).embedding, again(clips).embedding)
+    assert not np.array_equal(one(clips).embedding, other(clips).embedding)
+
+
+def test_a_saved_judge_is_the_same_judge(small, store, tmp_path):
+    small.save(tmp_path / "a" / "judge.npz")
+    loaded = Judge.load(tmp_path / "a" / "judge.npz")
+    assert loaded.about == small.about
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["judge.npz"]
+    clips = _samples(store, "validation")
+    ours, theirs = small(clips), loaded(clips)
+    np.testing.assert_array_equal(ours.embedding, theirs.embedding)
+    for name in small.labels:
+        np.testing.assert_array_equal(ours.probabilities[name], theirs.probabilities[name])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty", "other arrays"])
+def test_a_damaged_or_foreign_file_is_told(damage, small, tmp_path):
+    path = tmp_path / "judge.npz"
+    small.save(path)
+    whole = path.read_bytes()
+    if damage == "other arrays":
+        np.savez(path, weights=np.zeros(3))
+    else:
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        path.write_bytes({"cut": whole[:middle], "flipped": flipped, "foreign": b"RIFF" * 9, "empty": b""}[damage])
+    with pytest.raises(UserError, match="no whole judge"):
+        Judge.load(path)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="there is no judge at"):
+        Judge.load(tmp_path / "none.npz")
+
+
+def test_neither_padding_nor_company_nor_loudness_changes_a_verdict(small, store):
+    clips = _samples(store, "validation")
+    long = np.concatenate([clips[1]] * 9)
+    alone = small([clips[0]])
+    for heard in (small([clips[0], long]), small([*clips[1:], clips[0]][::-1]), small([0.1 * clips[0]])):
+        np.testing.assert_allclose(heard.embedding[0], alone.embedding[0], atol=1e-4)
+        np.testing.assert_allclose(heard.probabilities["timbre"][0], alone.probabilities["timbre"][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_clips_without_sound_are_judged_without_complaint(count, small):
+    heard = small([np.zeros(count, np.float32)])
+    assert heard.probabilities["timbre"].sum() == pytest.approx(1.0, abs=1e-5)
+    assert np.isfinite(heard.embedding).all()
+
+
+def test_data_without_labels_or_without_validation_is_told(cache, monkeypatch, store):
+    monkeypatch.setattr(classifier, "judged_labels", lambda store: {})
+    with pytest.raises(UserError, match="no label to judge"):
+        train_judge(store, SMALL)
+
+
+def test_the_cache_keeps_a_judge_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
+    first = judge_of(store, tmp_path, SMALL)
+    assert "training a judge" in capsys.readouterr().err
+    again = judge_of(store, tmp_path, SMALL)
+    assert "training a judge" not in capsys.readouterr().err
+    assert first.about == again.about
+    paths = {
+        judge_path(data, training, tmp_path)
+        for data in (store, mel_store)
+        for training in (SMALL, dataclasses.replace(SMALL, seed=1))
+    }
+    assert len(paths) == 4
+
+
+# Scores of predictions whose values are known
+
+
+def test_scores_of_certain_and_even_predictions():
+    certain = np.tile(np.eye(10), (6, 1))
+    assert inception_score(certain) == pytest.approx(10.0, rel=1e-3)
+    assert am_score(certain, np.full(10, 0.1)) == pytest.approx(0.0, abs=1e-3)
+    # of 60 x 60 pairs nine tenths have other values: KL is then log(1 / 1e-6), cut there
+    assert modified_inception_score(certain) == pytest.approx(math.exp(0.9 * math.log(1e6)), rel=0.01)
+    for unsure in (np.tile(np.eye(10)[3], (8, 1)), np.full((8, 10), 0.1)):
+        assert inception_score(unsure) == pytest.approx(1.0, abs=1e-3)
+        assert modified_inception_score(unsure) == pytest.approx(1.0, abs=1e-3)
+    assert am_score(np.full((8, 10), 0.1), np.full(10, 0.1)) == pytest.approx(math.log(10))
+
+
+def test_modified_inception_score_is_the_mean_over_pairs():
+    p = np.random.default_rng(0).dirichlet(np.ones(4), size=7)
+    pairs = [np.sum(a * np.log(a / b)) for a in p for b in p]
+    assert modified_inception_score(p) == pytest.approx(math.exp(np.mean(pairs)), rel=1e-4)
+
+
+def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
+    values = ("a", "b")
+    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+    assert recognised(p, values, ["a", "b", "b", None]) == pytest.approx(2 / 3)
+    assert recognised(p[:1], values, ["elsewhere"]) != recognised(p[:1], values, ["elsewhere"])  # NaN
+
+
+def test_distance_within_labels():
+    clips = ClipSet([np.zeros(1)] * 4, 8_000, [{"x": "a"}, {"x": "a"}, {"x": "b"}, {}])
+    embedding = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0], [7.0, 7.0]])
+    assert within_labels_distance(embedding, clips, ("x",)) == pytest.approx(5.0)
+    assert math.isnan(within_labels_distance(embedding, clips.some([0, 2]), ("x",)))
+
+
+def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tmp_path):
+    small.save(tmp_path / "judge.npz")
+    indices = [*store.indices("validation"), *store.indices("train")[:28]]
+    real = ClipSet([store.samples(i) for i in indices], 8_000, [store.clips[i].fields for i in indices])
+    measure = Judged(judge=str(tmp_path / "judge.npz")).prepare(Reference(store, real, tmp_path))
+    noise = np.random.default_rng(0).normal(0, 0.1, (40, 2_400)).astype(np.float32)
+    ceiling, floor = measure(real), measure(ClipSet(list(noise), 8_000, real.labels))
+    assert ceiling["judged_clips"] == floor["judged_clips"] == 40
+    assert ceiling["timbre_recognised_of_real"] == 1.0
+    assert ceiling["judge_frechet_clips"] == floor["judge_frechet_clips"] == 20
+    assert floor["judge_frechet_distance"] > 3 * ceiling["judge_frechet_distance"]
+    assert floor["timbre_recognised"] < ceiling["timbre_recognised"]
+    assert floor["within_labels_distance"] < ceiling["within_labels_distance"]
+    other_rate = Reference(store, dataclasses.replace(real, sample_rate=16_000), tmp_path)
+    with pytest.raises(UserError, match="hears 8000 Hz"):
+        Judged(judge=str(tmp_path / "judge.npz")).prepare(other_rate)
+
+
+# Lengths and pitches
+
+
+def _tones(seconds, hertz):
+    return ClipSet(
+        [
+            np.sin(2 * np.pi * f * np.arange(round(s * 8_000)) / 8_000).astype(np.float32)
+            for s, f in zip(seconds, hertz, strict=True)
+        ],
+        8_000,
+        [{"digit": str(place % 2)} for place in range(len(seconds))],
+    )
+
+
+def test_lengths_and_pitches_of_tones():
+    real = _tones([0.3, 0.5, 0.3, 0.5], [100, 200, 100, 200])
+    slow = _tones([0.4, 0.6, 0.4, 0.6], [150, 150, 150, 150])
+    measure = Prosody().prepare(Reference(None, real, ""))
+    figures = measure(slow)
+    assert figures["seconds_distance"] == pytest.approx(0.1)
+    assert figures["digit_seconds_distance"] == pytest.approx(0.1)
+    assert figures["seconds_p50"] == pytest.approx(0.5)
+    assert figures["pitch_p50_hz"] == pytest.approx(150, rel=0.01)
+    assert measure(real)["pitch_p10_hz"] == pytest.approx(100, rel=0.01)
+    assert measure(real)["pitch_p90_hz"] == pytest.approx(200, rel=0.01)
+    assert seconds_distance(real, real, ("digit",)) == 0.0
+    assert math.isnan(seconds_distance(real, real, ("speaker",)))
+
+
+@pytest.mark.parametrize("change", [{"lowest_hz": 0.0}, {"lowest_hz": 500.0}, {"highest_hz": math.inf}])
+def test_bad_pitch_range(change):
+    with pytest.raises(UserError, match="Prosody needs"):
+        Prosody(**change)
+
+
+# The commands
+
+CONFIG = """
+from jaxgen.config import Config
+from jaxgen.data.synthetic import Plucked
+from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.prosody import Prosody
+from jaxgen.evaluation.runner import Evaluation
+from jaxgen.features import LogMel
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.recurrent import GRU
+from jaxgen.training.loop import Train
+
+CONFIG = Config(
+    data=Plucked(num_clips=60, seconds=0.3),
+    features=LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20),
+    model=MelRNN(cell=GRU(8), num_layers=1, labels=("timbre", "tempo")),
+    train=Train(steps=2, batch_size=2, seq_len=8, eval_every=2, checkpoint_every=2, log_every=1),
+    evaluation=Evaluation(num_clips=12, num_previews=2, metrics=(Judged(), Prosody())),
+)
+"""
+
+
+def test_a_run_is_judged_by_the_judge_of_its_data(command, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
+    code, out, _ = command(judge.main, *shared)
+    assert code == 0
+    assert "timbre (3 values): hears" in out
+    assert out.strip().splitlines()[-1].endswith(".npz")
+    code, out, err = command(train.main, *shared)
+    assert code == 0
+    assert "training a judge" not in err
+    assert "timbre_recognised: " in out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    held_out, made = report["table"]["held-out data"], report["table"]["generated"]
+    assert held_out["judged_clips"] == 6
+    assert made["judged_clips"] == 12
+    assert held_out["timbre_recognised_of_real"] == 1.0
+    assert {"tempo_inception_score", "judge_frechet_distance", "pitch_p50_hz", "seconds_distance"} <= made.keys()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "By timbre and tempo" in page
+    pairs = page.split("By timbre and tempo")[1].split("</table>")[0].count("<audio")
+    places = {
+        (c.fields["timbre"], c.fields["tempo"]) for c in Plucked(num_clips=60).clips() if c.fields["split"] != "train"
+    }
+    assert pairs == 2 * len(places)
+    code, _, err = command(evaluate.main, "--workdir", tmp_path / "run", "--out", tmp_path / "again")
+    assert code == 0
+    assert "training a judge" not in err
+    again = json.loads((tmp_path / "again" / "report.json").read_text())["table"]["generated"]
+    assert again == pytest.approx(made, nan_ok=True)
