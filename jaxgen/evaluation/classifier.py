@@ -62,7 +62,7 @@ class JudgeTraining:
     """Features of a frame inside."""
     embedding_size: int = 48
     """Features of a clip; few, so that some hundred clips have a covariance."""
-    dropout: float = 0.3
+    dropout: float = 0.15
     """Share of what is pooled that training switches off."""
     optimizer: AdamW = AdamW(peak=2e-3, warmup_steps=50, weight_decay=0.05)
     """Who changes the parameters."""
@@ -103,8 +103,7 @@ class _Network(nnx.Module):
         self, levels: jax.Array, real: jax.Array, key: jax.Array | None = None
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         real = real[..., None]
-        x = _beside(levels, 5) * real
-        x = self.norms[0](jax.nn.gelu(self.first(x))) * real
+        x = self.norms[0](jax.nn.gelu(self.first(_beside((levels + 1) * real, 5)))) * real
         for place, (block, norm) in enumerate(zip(self.blocks, self.norms[1:], strict=True)):
             if place in (1, 2):  # two frames become one; half a real frame is one
                 x, real = x[:, ::2], real[:, ::2]
@@ -174,7 +173,7 @@ class Judge:
     def load(path: Path) -> "Judge":
         """The judge in a file. Raises UserError where it is damaged, or something else."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:  # numpy leaves a damaged file open
                 arrays = dict(file)
             about = json.loads(arrays.pop("about").tobytes())
             if about["format"] != _FORMAT:
@@ -190,7 +189,16 @@ class Judge:
             return Judge(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
         except FileNotFoundError:
             raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.evaluation.judge` trains one.") from None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, UserError) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            zipfile.BadZipFile,
+            UserError,
+        ) as error:
             raise UserError(
                 f"'{path}' is no whole judge ({error}); remove it, and `python -m jaxgen.evaluation.judge` trains it anew."
             ) from None
