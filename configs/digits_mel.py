@@ -9,6 +9,8 @@ About 15 min (7.3 steps/s) on 2 CPU cores. Validation: 6.20 nats/frame where cop
 from jaxgen.config import Config
 from jaxgen.data.named import Named
 from jaxgen.distributions import NormalMixture, Sampling
+from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
@@ -30,5 +32,5 @@ CONFIG = Config(
     ),
     objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.998),
     train=Train(steps=6_000, batch_size=32, seq_len=64, steps_per_call=5, eval_every=500, checkpoint_every=500),
-    evaluation=Evaluation(sampling=Sampling(spread=0.6)),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.6), metrics=(Judged(), Prosody())),
 )

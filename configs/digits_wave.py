@@ -8,6 +8,8 @@ About 10 min (4.7 steps/s) on 2 CPU cores. Validation: 4.147 bits/sample where u
 
 from jaxgen.config import Config
 from jaxgen.data.named import Named
+from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
@@ -30,5 +32,5 @@ CONFIG = Config(
         checkpoint_every=300,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(num_clips=32),
+    evaluation=Evaluation(num_clips=300, metrics=(Judged(), Prosody())),
 )
