@@ -111,6 +111,8 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
             f"no clip of {len(store.clips)} is for validation; change --data.validation or the manifest's `split`, or "
             "cut a single recording in two."
         )
+    for metric in config.evaluation.metrics:
+        metric.check(store)
     training = bind(config, spec)
     evaluator = Evaluator(
         training,

@@ -51,6 +51,9 @@ Measure = Callable[[ClipSet], dict[str, float]]
 class AudioMetric:
     """A frozen dataclass that scores sets of clips. One new metric is one file with one subclass."""
 
+    def check(self, training: Store) -> None:
+        """Raises UserError where `prepare` will, as far as can be told at once: before hours of training."""
+
     def prepare(self, reference: Reference) -> Measure:
         """What scores sets of clips beside the reference. Raises UserError where that cannot be made."""
         raise NotImplementedError

@@ -234,6 +234,17 @@ def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
     return labels
 
 
+def labels_to_judge(store: Store) -> dict[str, tuple[str, ...]]:
+    """As `judged_labels`. Raises UserError where there is none."""
+    labels = judged_labels(store)
+    if not labels:
+        raise UserError(
+            "there is no label to judge: no field of the training clips has 2 to 100 values that validation clips share; "
+            "name fields in --data.pattern or the manifest, or leave Judged out of the config's evaluation.metrics."
+        )
+    return labels
+
+
 def judge_path(store: Store, training: JudgeTraining, cache_dir: str | Path) -> Path:
     """Where the judge of a data set and settings is kept."""
     settings = [_FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
@@ -267,12 +278,7 @@ def train_judge(store: Store, training: JudgeTraining) -> Judge:
 
     Raises UserError where the data has no label to judge, or no validation clip.
     """
-    labels = judged_labels(store)
-    if not labels:
-        raise UserError(
-            "there is no label to judge: no field of the training clips has 2 to 100 values that validation clips share; "
-            "name fields in --data.pattern or the manifest."
-        )
+    labels = labels_to_judge(store)
     train, validation = _thinned(store.indices("train"), _MOST_CLIPS), store.indices("validation")
     if not validation:
         raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
@@ -335,7 +341,7 @@ def _worn(clips: Sequence[Samples], rate: int, seed: int) -> list[list[Levels]]:
     A generated clip bears these traces whatever it says; a judge that never heard them could take them for a cue. Clips
     beyond `_WORN_SECONDS` in all have none.
     """
-    window = 1 << (rate // 32).bit_length() - 1
+    window = 1 << (rate // 32).bit_length()  # 32 to 64 ms
     mel = LogMel(sample_rate=rate, n_fft=window, hop_length=rate // 100, n_mels=N_MELS, floor=1e-5)
     codes = MuLaw(sample_rate=rate)
     worn: list[list[Levels]] = [[] for _ in clips]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.classifier import Judge, Verdict, judge_of
+from jaxgen.evaluation.classifier import Judge, Verdict, judge_of, labels_to_judge
 from jaxgen.evaluation.metrics import frechet_distance
 
 Probabilities = NDArray[np.floating]
@@ -40,6 +41,12 @@ class Judged(AudioMetric):
 
     judge: str = ""
     """File of a judge; none takes the one of the training data from the cache, or trains it."""
+
+    def check(self, training: Store) -> None:
+        if self.judge:
+            Judge.load(Path(self.judge))
+        else:
+            labels_to_judge(training)
 
     def prepare(self, reference: Reference) -> Measure:
         judge = Judge.load(Path(self.judge)) if self.judge else judge_of(reference.training, reference.cache_dir)

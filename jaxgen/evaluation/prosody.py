@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
+from jaxgen.evaluation.classifier import judged_labels
 from jaxgen.evaluation.melody import track_pitch
 
 
@@ -33,26 +34,26 @@ class Prosody(AudioMetric):
             raise UserError(f"Prosody needs 0 < lowest_hz < highest_hz, got {self.lowest_hz} and {self.highest_hz}.")
 
     def prepare(self, reference: Reference) -> Measure:
-        return _Prepared(self, reference.real)
+        return _Prepared(self, tuple(judged_labels(reference.training)), reference.real)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
     settings: Prosody
+    labels: tuple[str, ...]
     real: ClipSet
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         ours, real = clips, self.real
         if clips is self.real:
             ours, real = (clips.some(range(first, len(clips.samples), 2)) for first in (0, 1))
-        names = sorted({name for labels in clips.labels for name in labels})
         low, high = self.settings.lowest_hz, self.settings.highest_hz
         pitches = np.concatenate([track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples])
         voiced = pitches[np.isfinite(pitches)]
         return (
             _quantiles("seconds_p{}", _seconds(clips))
             | {"seconds_distance": seconds_distance(ours, real, ())}
-            | {f"{name}_seconds_distance": seconds_distance(ours, real, (name,)) for name in names}
+            | {f"{name}_seconds_distance": seconds_distance(ours, real, (name,)) for name in self.labels}
             | {"voiced_share": len(voiced) / len(pitches) if len(pitches) else math.nan}
             | _quantiles("pitch_p{}_hz", voiced)
         )

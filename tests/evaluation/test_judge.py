@@ -161,10 +161,13 @@ def test_clips_without_sound_are_judged_without_complaint(count, small):
     assert np.isfinite(heard.embedding).all()
 
 
-def test_data_without_labels_or_without_validation_is_told(cache, monkeypatch, store):
-    monkeypatch.setattr(classifier, "judged_labels", lambda store: {})
-    with pytest.raises(UserError, match="no label to judge"):
-        train_judge(store, SMALL)
+def test_data_without_labels_is_told_before_anything_is_trained(cache):
+    unlabelled = prepare(Glides(num_clips=8), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+    assert judged_labels(unlabelled) == {"way": ("down", "up")}  # all eight sound dull
+    few = prepare(Glides(num_clips=1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+    for told in (lambda: Judged().check(few), lambda: train_judge(few, SMALL)):
+        with pytest.raises(UserError, match="no label to judge"):
+            told()
 
 
 def test_the_cache_keeps_a_judge_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
@@ -246,22 +249,22 @@ def _tones(seconds, hertz):
             for s, f in zip(seconds, hertz, strict=True)
         ],
         8_000,
-        [{"digit": str(place % 2)} for place in range(len(seconds))],
+        [{"way": str(place % 2)} for place in range(len(seconds))],
     )
 
 
-def test_lengths_and_pitches_of_tones():
+def test_lengths_and_pitches_of_tones(store):
     real = _tones([0.3, 0.5, 0.3, 0.5], [100, 200, 100, 200])
     slow = _tones([0.4, 0.6, 0.4, 0.6], [150, 150, 150, 150])
-    measure = Prosody().prepare(Reference(None, real, ""))
+    measure = Prosody().prepare(Reference(store, real, ""))
     figures = measure(slow)
     assert figures["seconds_distance"] == pytest.approx(0.1)
-    assert figures["digit_seconds_distance"] == pytest.approx(0.1)
+    assert figures["way_seconds_distance"] == pytest.approx(0.1)
     assert figures["seconds_p50"] == pytest.approx(0.5)
     assert figures["pitch_p50_hz"] == pytest.approx(150, rel=0.01)
     assert measure(real)["pitch_p10_hz"] == pytest.approx(100, rel=0.01)
     assert measure(real)["pitch_p90_hz"] == pytest.approx(200, rel=0.01)
-    assert seconds_distance(real, real, ("digit",)) == 0.0
+    assert seconds_distance(real, real, ("way",)) == 0.0
     assert math.isnan(seconds_distance(real, real, ("speaker",)))
 
 
