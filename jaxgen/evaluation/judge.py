@@ -8,7 +8,8 @@ import sys
 
 from jaxgen.data.store import prepare
 from jaxgen.errors import ExitCode, run
-from jaxgen.evaluation.classifier import JudgeTraining, judge_of, judge_path
+from jaxgen.evaluation.classifier import JudgeTraining
+from jaxgen.evaluation.judge_training import judge_of, judge_path
 from jaxgen.machine import keep_freed_memory
 from jaxgen.presets import load_config
 from jaxgen.runs import keep_compiled

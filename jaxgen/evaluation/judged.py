@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.classifier import Judge, Verdict, judge_of, labels_to_judge
+from jaxgen.evaluation.classifier import Judge, Verdict
+from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
 from jaxgen.evaluation.metrics import frechet_distance
 
 Probabilities = NDArray[np.floating]

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.classifier import judged_labels
+from jaxgen.evaluation.judge_training import judged_labels
 from jaxgen.evaluation.melody import track_pitch
 
 

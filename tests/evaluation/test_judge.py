@@ -13,9 +13,10 @@ from jaxgen.data.clips import Clip, Dataset
 from jaxgen.data.store import AudioPolicy, prepare
 from jaxgen.data.synthetic import Plucked
 from jaxgen.errors import UserError
-from jaxgen.evaluation import classifier, judge
+from jaxgen.evaluation import judge, judge_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.classifier import Judge, JudgeTraining, judge_of, judge_path, judged_labels, train_judge
+from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params
+from jaxgen.evaluation.judge_training import judge_of, judge_path, judged_labels, train_judge
 from jaxgen.evaluation.judged import (
     Judged,
     am_score,
@@ -97,11 +98,11 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
     learned = []
     samples, read = store.samples, []
     monkeypatch.setattr(store, "samples", lambda i: (read.append(i), samples(i))[1])
-    monkeypatch.setattr(classifier, "_worn", lambda clips, rate, seed: [[]] * len(clips))
+    monkeypatch.setattr(judge_training, "_worn", lambda clips, rate, seed: [[]] * len(clips))
     monkeypatch.setattr(
-        classifier,
+        judge_training,
         "_trained",
-        lambda training, labels, *heard: (learned.extend(read), classifier._first(training, labels))[1],
+        lambda training, labels, *heard: (learned.extend(read), first_params(training, labels))[1],
     )
     train_judge(store, SMALL)
     assert sorted(learned) == sorted(store.indices("train"))  # all that was read before training ended

@@ -1,0 +1,253 @@
+"""How a judge is trained: on the real training recordings of a store, and on nothing else."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from jaxgen import __version__
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.classifier import (
+    FORMAT,
+    FRAME_UNIT,
+    N_MELS,
+    RANGE_DB,
+    ROWS,
+    Judge,
+    JudgeTraining,
+    Levels,
+    first_params,
+    graph_of,
+    heard_part,
+    mel_levels,
+    padded,
+)
+from jaxgen.evaluation.metrics import Samples
+from jaxgen.features import LogMel, MuLaw
+
+_MOST_VALUES = 100  # of a label that is judged
+_MOST_CLIPS = 10_000  # that are learned from
+_MOST_HEARD = 100  # times that a clip is learned from
+_WORN_SECONDS = 2_000.0  # of recordings that are also heard as codecs leave them
+
+
+class _State(NamedTuple):
+    """Everything that training changes."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
+    """The labels of a data set that can be judged, with their values, sorted.
+
+    They are the fields that all its training clips have, with at least two values and at most 100, all of which validation
+    can be checked for: a field with a value there that training lacks, such as a running number, is none.
+    """
+    train, validation = ([store.clips[i] for i in store.indices(split)] for split in ("train", "validation"))
+    labels = {}
+    for name in sorted({field for clip in train for field in clip.fields}):
+        values = {clip.fields.get(name, "") for clip in train}
+        heard = {clip.fields.get(name, "") for clip in validation}
+        if "" not in values and 2 <= len(values) <= _MOST_VALUES and heard <= values:
+            labels[name] = tuple(sorted(values))
+    return labels
+
+
+def labels_to_judge(store: Store) -> dict[str, tuple[str, ...]]:
+    """As `judged_labels`. Raises UserError where there is none."""
+    labels = judged_labels(store)
+    if not labels:
+        raise UserError(
+            "there is no label to judge: no field of the training clips has 2 to 100 values that validation clips share; "
+            "name fields in --data.pattern or the manifest, or leave Judged out of the config's evaluation.metrics."
+        )
+    return labels
+
+
+def judge_path(store: Store, training: JudgeTraining, cache_dir: str | Path) -> Path:
+    """Where the judge of a data set and settings is kept."""
+    settings = [FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
+    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+    return Path(cache_dir).expanduser() / "judges" / f"{name}.npz"
+
+
+def data_hash(store: Store) -> str:
+    """SHA-256 over the recordings, their labels and splits, and what decoding made of them."""
+    clips = [[c.name, c.digest, c.split, dict(c.fields), c.num_samples, c.loudness_dbfs] for c in store.clips]
+    return hashlib.sha256(json.dumps(clips, sort_keys=True).encode()).hexdigest()
+
+
+def judge_of(store: Store, cache_dir: str | Path, training: JudgeTraining | None = None) -> Judge:
+    """The judge of a data set from the cache, or trained now, which is said, and kept there.
+
+    Raises UserError where the data has no label to judge or no validation clip, or the file is damaged.
+    """
+    training = training or JudgeTraining()
+    path = judge_path(store, training, cache_dir)
+    if path.exists():
+        return Judge.load(path)
+    print("training a judge of this data's labels on its real training recordings", file=sys.stderr)
+    judge = train_judge(store, training)
+    judge.save(path)
+    return judge
+
+
+def train_judge(store: Store, training: JudgeTraining) -> Judge:
+    """Trains a judge on the training clips of a store, and counts what it hears rightly of them and of validation.
+
+    Raises UserError where the data has no label to judge, or no validation clip.
+    """
+    labels = labels_to_judge(store)
+    train, validation = _thinned(store.indices("train"), _MOST_CLIPS), store.indices("validation")
+    if not validation:
+        raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
+    rate = store.features.sample_rate
+    clips = [heard_part(store.samples(i), rate) for i in train]
+    targets = _targets(store, train, labels)
+    clean = [mel_levels(clip, rate) for clip in clips]
+    params = _trained(training, labels, clean, _worn(clips, rate, training.seed), targets)
+    about = {
+        "format": FORMAT,
+        "sample_rate": rate,
+        "labels": {name: list(values) for name, values in labels.items()},
+        "frequencies": {
+            name: (np.bincount(targets[name], minlength=len(labels[name])) / len(train)).tolist() for name in labels
+        },
+        "data_sha256": data_hash(store),
+        "versions": {"jaxgen": __version__, "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__},
+    }
+    judge = Judge(training, about, params)
+    held_out = [mel_levels(store.samples(i), rate) for i in validation]
+    judge.about["training_clips"] = _counts(judge, clean, targets)
+    judge.about["validation"] = _counts(judge, held_out, _targets(store, validation, labels))
+    return judge
+
+
+def _thinned(items: Sequence[int], most: int) -> list[int]:
+    return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
+
+
+def _targets(store: Store, clips: Sequence[int], labels: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.int32]]:
+    return {
+        name: np.array([values.index(store.clips[i].fields[name]) for i in clips], np.int32)
+        for name, values in labels.items()
+    }
+
+
+def _counts(judge: Judge, levels: Sequence[Levels], targets: Mapping[str, NDArray[np.int32]]) -> dict[str, list[int]]:
+    """By label, how many clips it hears rightly, and of how many."""
+    heard = judge.hear(levels).probabilities
+    return {name: [int((heard[name].argmax(1) == right).sum()), len(right)] for name, right in targets.items()}
+
+
+def _worn(clips: Sequence[Samples], rate: int, seed: int) -> list[list[Levels]]:
+    """The levels of each clip after 8-bit mu-law, and after a mel spectrogram made sound again by Griffin-Lim.
+
+    A generated clip bears these traces whatever it says; a judge that never heard them could take them for a cue. Clips
+    beyond `_WORN_SECONDS` in all have none.
+    """
+    window = 1 << (rate // 32).bit_length()  # 32 to 64 ms
+    mel = LogMel(sample_rate=rate, n_fft=window, hop_length=rate // 100, n_mels=N_MELS, floor=1e-5)
+    codes = MuLaw(sample_rate=rate)
+    worn: list[list[Levels]] = [[] for _ in clips]
+    random = np.random.default_rng(seed)
+    heard = np.cumsum([len(clip) for clip in clips]) <= _WORN_SECONDS * rate
+    order = sorted(np.flatnonzero(heard).tolist(), key=lambda place: len(clips[place]))
+    unit = FRAME_UNIT * mel.hop_length
+    for start in range(0, len(order), ROWS):
+        places = order[start : start + ROWS]
+        longest = -(-max(len(clips[place]) for place in places) // unit) * unit
+        rows = np.zeros((ROWS, longest), np.float32)
+        for row, place in zip(rows, places, strict=False):
+            loudness = random.uniform(0.2, 1.0) / max(float(np.abs(clips[place]).max()), 1e-5)
+            row[: len(clips[place])] = clips[place] * np.float32(loudness)
+        for made in (codes.decode(codes.encode(rows)), mel.decode(mel.encode(rows), 16)):
+            for row, place in zip(np.asarray(made), places, strict=False):
+                worn[place].append(mel_levels(row[: len(clips[place])], rate))
+    return worn
+
+
+def _trained(
+    training: JudgeTraining,
+    labels: Mapping[str, Sequence[str]],
+    clean: Sequence[Levels],
+    worn: Sequence[Sequence[Levels]],
+    targets: Mapping[str, NDArray[np.int32]],
+) -> Any:
+    """Parameters after training. Half of what is heard is as recorded; all of it is changed by `_changed`."""
+    steps = min(training.steps, math.ceil(_MOST_HEARD * len(clean) / training.batch_size))
+    graph, params = graph_of(training, labels), jax.jit(lambda: first_params(training, labels))()
+    optimizer = training.optimizer.make(steps)
+    keys = jax.random.key(training.seed)
+
+    def loss(params: Any, levels: jax.Array, real: jax.Array, targets: Mapping[str, jax.Array], key: jax.Array):
+        change, drop = jax.random.split(key)
+        logits, _ = nnx.merge(graph, params)(_changed(levels, real, change), real, drop)
+        losses = [optax.softmax_cross_entropy_with_integer_labels(logits[name], targets[name]) for name in targets]
+        return sum(each.mean() for each in losses)
+
+    def train_step(state: _State, levels: jax.Array, real: jax.Array, targets: Mapping[str, jax.Array]):
+        value, gradient = jax.value_and_grad(loss)(
+            state.params, levels, real, targets, jax.random.fold_in(keys, state.step)
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        return _State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), value
+
+    step = jax.jit(train_step, donate_argnums=0)
+    state = _State(jnp.int32(0), params, jax.jit(optimizer.init)(params))
+    random = np.random.default_rng(training.seed)
+    frames = math.ceil(1.1 * np.percentile([len(each) for each in clean], 95))
+    bar = tqdm(range(steps), unit="step", desc="judge", disable=not sys.stderr.isatty(), leave=False)
+    for _ in bar:
+        drawn = random.integers(len(clean), size=training.batch_size).tolist()
+        heard = [clean[i] if not worn[i] or random.random() < 0.5 else random.choice(worn[i]) for i in drawn]
+        rows = [_shifted(levels, frames, random) for levels in heard]
+        state, _ = step(state, *padded(rows, frames, len(rows)), {name: t[drawn] for name, t in targets.items()})
+    return state.params
+
+
+def _shifted(levels: Levels, most: int, random: np.random.Generator) -> Levels:
+    """A clip with up to 0.1 s of silence before and after it, or a little cut away there; `most` frames of it at most."""
+    before, after = random.integers(-3, 11, size=2)
+    kept = levels[max(0, -before) : len(levels) - max(0, -after)] if len(levels) > 12 else levels
+    padded = np.pad(kept, ((max(0, before), max(0, after)), (0, 0)), constant_values=-1)
+    start = random.integers(max(1, len(padded) - most + 1))
+    return padded[start : start + most]
+
+
+def _changed(levels: jax.Array, real: jax.Array, key: jax.Array) -> jax.Array:
+    """Augmentation: noise and a tilt of the spectrum, then masks over bands and frames (SpecAugment, Park et al. 2019)."""
+    rows, frames, bands = levels.shape
+    keys = iter(jax.random.split(key, 9))
+    tilt = 0.15 * jax.random.normal(next(keys), (rows, 1, 1)) * jnp.linspace(-1, 1, bands)
+    wobble = 0.05 * jax.random.normal(next(keys), levels.shape)
+    noise = jax.random.uniform(
+        next(keys), (rows, 1, 1), minval=-1.4, maxval=-0.5
+    )  # about 60 to 38 dB below the loudest
+    noisy = jnp.logaddexp((levels + tilt + wobble) * _NEPERS, (noise + wobble) * _NEPERS) / _NEPERS
+    levels = jnp.clip(noisy, -1, 1.2)
+    places = jnp.arange(frames)[:, None], jnp.arange(bands)
+    for place, most, length in ((places[0], 12, real.sum(1)), (places[1], 8, bands), (places[1], 8, bands)):
+        wide = jax.random.uniform(next(keys), (rows, 1, 1), maxval=most)
+        start = jax.random.uniform(next(keys), (rows, 1, 1)) * jnp.reshape(length, (-1, 1, 1))
+        levels = jnp.where((place >= start) & (place < start + wide), -0.3, levels)
+    return levels
+
+
+_NEPERS = RANGE_DB / 2 * math.log(10) / 10  # of power, in one unit of the levels
