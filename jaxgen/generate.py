@@ -85,7 +85,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     generator = Generator(trained.training.module, trained.config.model, trained.spec)
     labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
     prompt = None if options.prompt is None else read_prompt(options.prompt, rate)
-    _check_size(generator.num_steps(options.seconds) * trained.spec.features.hop_length, prompt, rate)
+    _check_size(generator.num_steps(options.seconds) * trained.spec.features.samples_per_step, prompt, rate)
     started = time.perf_counter()
     stream = generator.stream(
         trained.params,

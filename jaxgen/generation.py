@@ -93,7 +93,7 @@ class Generator:
         length = self.usual_seconds if seconds is None else seconds
         if length <= 0:
             raise UserError(f"--seconds is {length:g}; the length of a clip must be above 0.")
-        return features.num_steps(max(features.hop_length, round(length * features.sample_rate)))
+        return features.num_steps(max(features.samples_per_step, round(length * features.sample_rate)))
 
     def _sound(self, steps: Iterator[np.ndarray], lengths: np.ndarray) -> Iterator[list[np.ndarray]]:
         """Samples of the clips as their steps come, each clip cut to its length.

@@ -156,7 +156,7 @@ def _train(
     train = config.train
     clips = store.indices("validation")
     batches = training_batches(config, store, spec, devices.rows)
-    seconds = train.batch_size * train.seq_len * spec.features.hop_length / spec.features.sample_rate
+    seconds = train.batch_size * train.seq_len * spec.features.samples_per_step / spec.features.sample_rate
 
     def validate(params: Any, step: int) -> Validation:
         heard: list[np.ndarray] = []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.errors import UserError
-from jaxgen.features import FeatureSpec, LogMel, MuLaw, log_mel
+from jaxgen.features import FeatureSpec, LogMel, MuLaw, Pcm16, log_mel
 from jaxgen.features.fourier import griffin_lim, istft, stft
 from jaxgen.features.log_mel import mel_to_magnitude
 
@@ -22,7 +22,9 @@ with warnings.catch_warnings():
 SMALL = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=24)
 SHORT_WINDOW = LogMel(sample_rate=8_000, n_fft=256, hop_length=50, n_mels=20, win_length=180, fmin=60.0, fmax=3_500.0)
 ODD = LogMel(sample_rate=11_025, n_fft=301, hop_length=77, n_mels=16, floor=1e-3)
-SPECS: list[FeatureSpec] = [MuLaw(sample_rate=8_000), MuLaw(sample_rate=8_000, q_levels=17), SMALL, SHORT_WINDOW, ODD]
+STACKED = dataclasses.replace(SHORT_WINDOW, stack=3)
+CODES: list[FeatureSpec] = [MuLaw(sample_rate=8_000), MuLaw(sample_rate=8_000, q_levels=17), Pcm16(sample_rate=8_000)]
+SPECS: list[FeatureSpec] = [*CODES, SMALL, SHORT_WINDOW, ODD, STACKED]
 
 
 def sound(*shape: int, seed: int = 0) -> np.ndarray:
@@ -147,6 +149,29 @@ def test_silence_is_the_step_of_zeros(spec):
     np.testing.assert_array_equal(spec.decode(steps), 0.0)
 
 
+@pytest.mark.parametrize("length", [1, 49, 50, 149, 150, 1_601])
+def test_stacked_frames_are_those_of_one_step_after_another(length):
+    samples = sound(length)
+    frames = np.asarray(SHORT_WINDOW.encode(np.pad(samples, (0, 3 * 50))))
+    steps = np.asarray(STACKED.encode(samples))
+    assert len(steps) == STACKED.num_steps(length) == -(-SHORT_WINDOW.num_steps(length) // 3)
+    np.testing.assert_allclose(steps.reshape(-1, SHORT_WINDOW.n_mels), frames[: 3 * len(steps)], atol=1e-4)
+    assert np.asarray(STACKED.decode(steps)).shape == (STACKED.num_samples(len(steps)),)
+
+
+def test_16_bit_samples_come_back_bit_for_bit():
+    spec = Pcm16(sample_rate=8_000)
+    every = np.arange(-(2**15), 2**15)
+    np.testing.assert_array_equal(spec.encode(every.astype(np.float32) / 2**15), every)
+    np.testing.assert_array_equal(spec.decode(every), every.astype(np.float32) / 2**15)
+    np.testing.assert_array_equal(spec.encode(np.float32([-3, 3])), [-(2**15), 2**15 - 1])
+    codes = np.asarray(spec.codes(every))
+    assert codes.min() == 0
+    assert codes.max() == spec.q_levels - 1
+    assert (np.diff(codes) >= 0).all()
+    assert np.abs(np.asarray(spec.companded(every))).max() <= 1
+
+
 @pytest.mark.parametrize("spec", [SPECS[0], SMALL], ids=["mu_law", "log_mel"])
 def test_batches_and_transformations(spec):
     """Leading axes, vmap and jit around them give what one clip gives."""
@@ -221,16 +246,18 @@ def test_decode_is_no_worse_than_librosas_mel_to_audio():
     np.testing.assert_array_equal(ours, SMALL.decode(log_mel))
 
 
+@pytest.mark.parametrize("stack", [1, 2])
 @pytest.mark.parametrize("cuts", [[], [1], [40], [5, 5, 6, 41, 80, 100]])
-def test_decoding_in_blocks_does_not_depend_on_the_blocks(cuts):
-    samples = np.random.default_rng(0).normal(0, 0.1, (2, 110 * SMALL.hop_length)).astype(np.float32)
-    steps = np.asarray(SMALL.encode(samples))
-    whole = np.concatenate(list(SMALL.decode_blocks([steps])), axis=-1)
-    assert whole.shape == (2, SMALL.num_samples(steps.shape[1]))
-    pieces = list(SMALL.decode_blocks(np.split(steps, cuts, axis=1)))
+def test_decoding_in_blocks_does_not_depend_on_the_blocks(cuts, stack):
+    spec = dataclasses.replace(SMALL, stack=stack)
+    samples = np.random.default_rng(0).normal(0, 0.1, (2, 110 * stack * SMALL.hop_length)).astype(np.float32)
+    steps = np.asarray(spec.encode(samples))
+    whole = np.concatenate(list(spec.decode_blocks([steps])), axis=-1)
+    assert whole.shape == (2, spec.num_samples(steps.shape[1]))
+    pieces = list(spec.decode_blocks(np.split(steps, cuts, axis=1)))
     assert max(piece.shape[1] for piece in pieces) <= 32 * SMALL.hop_length  # bounded, however long the sound
     np.testing.assert_array_equal(np.concatenate(pieces, axis=-1), whole)
-    assert list(SMALL.decode_blocks([])) == []
+    assert list(spec.decode_blocks([])) == []
 
 
 @pytest.mark.parametrize("spec", [SMALL, MuLaw(sample_rate=8_000)], ids=["LogMel", "MuLaw"])
@@ -254,7 +281,7 @@ def test_decode_survives_absurd_frames():
 # Settings
 
 
-@pytest.mark.parametrize("spec", [SPECS[0], SHORT_WINDOW], ids=["mu_law", "log_mel"])
+@pytest.mark.parametrize("spec", [SPECS[0], STACKED], ids=["mu_law", "log_mel"])
 def test_fingerprint_changes_with_every_setting(spec):
     changed = [
         dataclasses.replace(spec, **{field.name: getattr(spec, field.name) - (1e-6 if field.name == "floor" else 1)})

@@ -111,14 +111,14 @@ class Encoder:
 
     def __init__(self, features: FeatureSpec):
         self._features = features
-        self._reach = -(-features.num_samples_seen(1) // features.hop_length)  # in steps, on either side
-        self._window = max(_BLOCK, 4 * self._reach * features.hop_length)
+        self._reach = -(-features.num_samples_seen(1) // features.samples_per_step)  # in steps, on either side
+        self._window = max(_BLOCK, 4 * self._reach * features.samples_per_step)
         self._held = np.zeros(0, np.float32)  # samples that steps to come see
         self._given = 0  # steps of these that are given
 
     def __call__(self, samples: Samples, is_last: bool) -> Iterator[np.ndarray]:
         """Steps [any number, *step_shape] for which these samples, float32 [nsamp], were missing."""
-        hop = self._features.hop_length
+        hop = self._features.samples_per_step
         self._held = np.concatenate([self._held, samples]) if len(self._held) else samples
         while len(self._held) >= self._window:
             stop = self._window // hop - self._reach

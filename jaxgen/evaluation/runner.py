@@ -27,7 +27,7 @@ from jaxgen.evaluation.metrics import (
     silence_rate,
 )
 from jaxgen.evaluation.scoring import Scorer
-from jaxgen.features import FeatureSpec, MuLaw, SampleSpec
+from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
 from jaxgen.models.sequence import ModelConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
@@ -222,7 +222,10 @@ def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequenc
             "unigram_bits_per_16_bit_sample": unigram + within,
             "bigram_bits_per_16_bit_sample": bigram + within,
         }
-    floor = baselines.copy_previous_frame(train_steps(), test_steps(), features.silence(), 1.0)
+    assert isinstance(features, LogMel)
+    n_mels = features.n_mels
+    train_frames, test_frames = (map(lambda s: s.reshape(-1, n_mels), steps) for steps in (train_steps(), test_steps()))
+    floor = baselines.copy_previous_frame(train_frames, test_frames, features.silence()[:n_mels], 1.0)
     return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
 
 

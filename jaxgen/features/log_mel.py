@@ -41,6 +41,8 @@ class LogMel(FeatureSpec):
     """Highest frequency of the mel bands in Hz; None means half of sample_rate."""
     floor: float = 1e-5
     """Smallest mel power; all below it is silence."""
+    stack: int = 1
+    """Frames that make one step: a model of longer steps has fewer to go wrong at, and is faster."""
 
     step_unit: ClassVar[str] = "frame"
 
@@ -72,33 +74,39 @@ class LogMel(FeatureSpec):
             f" below half of sample_rate ({nyquist} Hz).",
         )
         require(0 < self.floor < math.inf, f"floor is {self.floor}; features.floor must be above 0.")
+        require(self.stack >= 1, f"stack is {self.stack}; features.stack must be at least 1 frame.")
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.stack * self.hop_length
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        return (self.n_mels,)
+        return (self.stack * self.n_mels,)
 
     @property
     def step_dtype(self) -> np.dtype:
         return np.dtype(np.float32)
 
     def num_steps(self, num_samples: int) -> int:
-        return 1 + num_samples // self.hop_length
+        return -(-(1 + num_samples // self.hop_length) // self.stack)
 
     def num_samples(self, num_steps: int) -> int:
-        return (num_steps - 1) * self.hop_length
+        return (num_steps * self.stack - 1) * self.hop_length
 
     def num_samples_seen(self, num_steps: int) -> int:
-        return (num_steps - 1) * self.hop_length + self.n_fft // 2
+        return self.num_samples(num_steps) + self.n_fft // 2
 
     @functools.partial(jax.jit, static_argnums=0)
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
         """Natural log of mel power, floored at `floor`: `librosa.feature.melspectrogram(pad_mode="constant")`, logged.
 
         samples: float32 [..., nsamp], full scale 1.0, at sample_rate Hz.
-        Returns float32 [..., nframe, n_mels], nframe = 1 + nsamp // hop_length (centred frames, zeros beyond the ends).
+        Returns float32 [..., nstep, stack * n_mels]: 1 + nsamp // hop_length frames (centred, zeros beyond the ends) and
+        what fills up the last step.
         """
         samples = jnp.asarray(samples, jnp.float32)
-        num_frames = self.num_steps(samples.shape[-1])
+        num_frames = self.num_steps(samples.shape[-1]) * self.stack
         block = min(num_frames, _FRAMES_PER_BLOCK)
         num_blocks = -(-num_frames // block)
         window = jnp.asarray(hann(self.n_fft, self.win_length))
@@ -115,15 +123,16 @@ class LogMel(FeatureSpec):
 
         blocks = jax.lax.map(encode_block, jnp.arange(num_blocks) * (block * self.hop_length))
         frames = jnp.moveaxis(blocks, 0, -3).reshape(*samples.shape[:-1], num_blocks * block, self.n_mels)
-        return frames[..., :num_frames, :]
+        return frames[..., :num_frames, :].reshape(*samples.shape[:-1], -1, *self.step_shape)
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def decode(self, steps: jax.Array | np.ndarray, iterations: int = 64) -> jax.Array:
-        """Log-mel float32 [..., nframe, n_mels] to samples float32 [..., (nframe - 1) * hop_length].
+        """Log-mel steps float32 [..., nstep, stack * n_mels] to samples float32 [..., num_samples(nstep)].
 
         `mel_to_magnitude`, then `griffin_lim` with so many iterations; the same steps give the same samples.
         """
-        magnitude = mel_to_magnitude(jnp.asarray(steps, jnp.float32), self)
+        steps = jnp.asarray(steps, jnp.float32)
+        magnitude = mel_to_magnitude(steps.reshape(*steps.shape[:-2], -1, self.n_mels), self)
         return griffin_lim(magnitude, self.n_fft, self.hop_length, self.win_length, iterations)
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -135,6 +144,7 @@ class LogMel(FeatureSpec):
         frames = known = np.empty((0, 0, 0), np.float32)
         for block in itertools.chain(blocks, [None]):
             if block is not None:
+                block = block.reshape(len(block), -1, self.n_mels)
                 before = frames if frames.size else self._silent(len(block), reach)
                 frames = np.concatenate([before, block], axis=1)
                 known = known if known.size else np.zeros((len(block), reach * hop), np.float32)
@@ -148,7 +158,7 @@ class LogMel(FeatureSpec):
                 frames, known = frames[:, _NEW_FRAMES:], samples[:, -reach * hop :]
 
     def _silent(self, rows: int, num_frames: int) -> np.ndarray:
-        return np.broadcast_to(self.silence(), (rows, num_frames, self.n_mels))
+        return np.full((rows, num_frames, self.n_mels), np.log(self.floor), np.float32)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _decode_window(self, steps: jax.Array, known: jax.Array) -> jax.Array:
@@ -158,7 +168,7 @@ class LogMel(FeatureSpec):
         return samples[..., : known.shape[-1] + _NEW_FRAMES * self.hop_length]
 
     def silence(self) -> np.ndarray:
-        return np.full(self.n_mels, np.log(self.floor), np.float32)
+        return np.full(self.step_shape, np.log(self.floor), np.float32)
 
 
 def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:

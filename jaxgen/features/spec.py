@@ -35,7 +35,12 @@ class FeatureSpec:
 
         @property
         def hop_length(self) -> int:
-            """Samples per step."""
+            """Samples from one frame to the next."""
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples from the start of one step to that of the next."""
+        return self.hop_length
 
     @property
     def step_shape(self) -> tuple[int, ...]:

@@ -59,21 +59,21 @@ class MelRNN(ModelConfig):
                 f"MelRNN models log-mel frames, but the features are {type(data.features).__name__}; "
                 "use LogMel features, or WaveRNN for samples."
             )
-        return MelModule(self, data, data.features.n_mels, dtype, rngs)
+        return MelModule(self, data, data.features, dtype, rngs)
 
 
 class MelModule(SequenceModel):
-    """The module that `MelRNN` configures. Steps are float32 [n_mels] frames; P is the distribution's, and one for the
+    """The module that `MelRNN` configures. Steps are float32 frames, or stacks of them; P is the distribution's, and one for the
     logit of the clip's end. Inside, frames are standardised by the training data's mean and deviation; likelihoods are
     of the frames as they are, so they do not depend on that choice.
     """
 
-    def __init__(self, config: MelRNN, data: DataSpec, n_mels: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: MelRNN, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
         self.lookback = config.lookback
         self.labels = config.labels
         self.distribution = config.distribution
         self.input_noise = config.input_noise
-        self.dtype = dtype
+        self.stacked, self.dtype = features.stack, dtype
         self.mean = np.asarray(data.mean, np.float32)
         self.std = np.asarray(data.std, np.float32)
         self.condition = LabelEmbedding(
@@ -82,16 +82,16 @@ class MelModule(SequenceModel):
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            n_mels + self.condition.num_features,
+            features.step_shape[0] + self.condition.num_features,
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
             rngs=rngs,
         )
-        num_params = config.distribution.num_params(n_mels)
-        # A clip ends at one of its frames: from even odds at each, a fresh model would end every clip at once.
-        frames = max(2.0, data.typical_seconds * data.features.sample_rate / data.features.hop_length)
-        first_bias = np.append(np.zeros(num_params, np.float32), -np.log(frames - 1))
+        num_params = config.distribution.num_params(features.step_shape[0])
+        # A clip ends at one of its steps: from even odds at each, a fresh model would end every clip at once.
+        steps = max(2.0, data.typical_seconds * features.sample_rate / features.samples_per_step)
+        first_bias = np.append(np.zeros(num_params, np.float32), -np.log(steps - 1))
         self.head = nnx.Linear(
             config.cell.hidden_size,
             num_params + 1,
@@ -129,7 +129,7 @@ class MelModule(SequenceModel):
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
         nats = -self.log_prob(outputs, target, end)
         mse = jnp.square(self.predict(outputs) - target).mean(-1)
-        return {"loss": nats, "nats_per_frame": nats, "mse": mse}
+        return {"loss": nats, "nats_per_frame": nats / self.stacked, "mse": mse}
 
     def noise(self, key: jax.Array) -> jax.Array:
         frame_key, end_key = jax.random.split(key)
