@@ -33,7 +33,6 @@ from typing import IO, Any, NamedTuple
 from jaxgen.machine import available_cores
 
 _ROOT = Path(__file__).parent.parent
-_SETTLE = 0.25  # seconds after a turn: threads of OpenMP look for more work, and take the cores, for up to 0.2 s
 _MIN_TURN = 0.25  # seconds that a turn should take, to be timed well
 
 
@@ -78,6 +77,9 @@ class Turn(NamedTuple):
     others: float | None
     """Share of all cores that other processes took."""
 
+
+SETTLE = 0.25
+"""Seconds of quiet after a turn: threads of OpenMP look for more work, and take the cores, for up to 0.2 s."""
 
 ALL_THREADS = available_cores()
 """As many as there are cores for us."""
@@ -194,7 +196,7 @@ def compare(
                         raise CouldNotRun(f"{name} could not run: {error}") from error
                     left_out[name] = str(error)
                     say(f"{name} could not run: {error}")
-                time.sleep(_SETTLE)
+                time.sleep(SETTLE)
             return answers
 
         names = list(each(list(workers), lambda worker: worker.ready(patience)))
