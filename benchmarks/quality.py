@@ -62,6 +62,8 @@ class Options(measure.Options):
     """Turns that this time is cut into; each ends with a score."""
     seeds: int = 3
     """Trainings of each."""
+    threads: int = ALL_THREADS
+    """Threads that each may use."""
     chart: str = ""
     """Picture to draw; none by default."""
 
@@ -139,11 +141,11 @@ def _trained(options: Options, seed: int) -> dict[str, list[Score]]:
     prepare(config.data, config.features, config.audio, config.cache_dir)  # so that neither has to
     common = {"config": to_json(config), "seconds": 60 * options.minutes, "turns": options.turns}
     candidate = Candidate(OURS, "benchmarks.quality_peers.ours", common)
-    with started(candidate, ALL_THREADS) as ours:
+    with started(candidate, options.threads) as ours:
         measure.say(f"seed {seed}: {OURS} compiles ...")
         parameters = ours.ready(_PATIENCE)["parameters"]
         candidate = Candidate(PEER, "benchmarks.quality_peers.torch_lstm", common | _size(options, parameters))
-        with started(candidate, ALL_THREADS) as peer:
+        with started(candidate, options.threads) as peer:
             peer.ready(_PATIENCE)
             return _in_turn([ours, peer], options.turns, seed)
 
@@ -193,6 +195,7 @@ def _row(options: Options, name: str, turn: Sequence[Score]) -> Row:
         "candidate": name,
         "parameters": turn[0]["parameters"],
         "seeds": len(turn),
+        "threads": options.threads,
         "train_seconds": median("train_seconds"),
         "steps": median("steps"),
         "bits_per_sample": median("bits_per_sample"),

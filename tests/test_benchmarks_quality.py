@@ -15,18 +15,31 @@ from jaxgen.config import load
 from jaxgen.data.pipeline import scoring_batches
 from jaxgen.data.synthetic import Plucked
 from jaxgen.errors import UserError
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.training.schedule import Train
 
-TORCH = {"reason": "torch is not installed (pip install 'jaxgen[bench]')"}
 TINY = (
     *("--ours.data", "Plucked", "--ours.data.num-clips", "12", "--ours.data.seconds", "0.1"),
     *("--ours.train.batch-size", "2", "--ours.train.seq-len", "64", "--ours.train.steps-per-call", "2"),
     *("--ours.model.cell.hidden-size", "16", "--ours.model.embedding-size", "8", "--peer.embedding-size", "8"),
 )
+PLAIN = AdamW(peak=1e-2, warmup_steps=0)
 CONFIG = load(Path(__file__).parent.parent / "configs" / "digits_wave.py")
 
 
+@pytest.fixture
+def torch():
+    """PyTorch with one thread: several wait for each other where tests run side by side."""
+    module = pytest.importorskip("torch", reason="torch is not installed (pip install 'jaxgen[bench]')")
+    before = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch")
 def test_both_learn_in_turns_of_equal_time(cache, tmp_path, capsys):
-    pytest.importorskip("torch", **TORCH)
     history, picture = tmp_path / "history.jsonl", tmp_path / "quality.png"
     asked = (
         "--minutes",
@@ -40,7 +53,7 @@ def test_both_learn_in_turns_of_equal_time(cache, tmp_path, capsys):
         "--chart",
         str(picture),
     )
-    rows = quality.main([*TINY, *asked, "--record", "--history", str(history)])
+    rows = quality.main([*TINY, *asked, "--chart", str(picture), "--record", "--history", str(history)])
     assert [row["candidate"] for row in rows] == [quality.OURS, quality.OURS, quality.PEER, quality.PEER]
     for early, late in (rows[:2], rows[2:]):
         assert 1.2 <= early["train_seconds"] < late["train_seconds"]
@@ -63,12 +76,11 @@ def peer_of(cache, **changes):
     config = dataclasses.replace(
         CONFIG, data=data, cache_dir=str(cache), model=dataclasses.replace(CONFIG.model, labels=())
     )
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=2, seq_len=50))
+    config = dataclasses.replace(config, train=Train(batch_size=2, seq_len=50), objective=Likelihood(optimizer=PLAIN))
     return torch_lstm._Learner(config, size | changes)
 
 
-def test_the_peer_scores_each_clip_from_silence_and_a_fresh_state(cache):
-    torch = pytest.importorskip("torch", **TORCH)
+def test_the_peer_scores_each_clip_from_silence_and_a_fresh_state(cache, torch):
     peer = peer_of(cache)
     network, store = peer.network, peer._store
     total, count = 0.0, 0
@@ -82,8 +94,7 @@ def test_the_peer_scores_each_clip_from_silence_and_a_fresh_state(cache):
     assert math.isclose(peer.bits_per_sample(), total / count / math.log(2), rel_tol=1e-5)
 
 
-def test_the_peer_reads_clips_as_jaxgen_does_whatever_silence_is_before_them(cache):
-    torch = pytest.importorskip("torch", **TORCH)
+def test_the_peer_reads_clips_as_jaxgen_does_whatever_silence_is_before_them(cache, torch):
     peer = peer_of(cache)
     store, scores = peer._store, []
     for lookback in (1, 16):
@@ -99,8 +110,8 @@ def test_the_peer_reads_clips_as_jaxgen_does_whatever_silence_is_before_them(cac
     assert math.isclose(*scores, rel_tol=1e-5)
 
 
+@pytest.mark.usefixtures("torch")
 def test_the_peer_learns(cache):
-    pytest.importorskip("torch", **TORCH)
     peer = peer_of(cache)
     before = peer.bits_per_sample()
     for _ in range(20):
@@ -108,8 +119,8 @@ def test_the_peer_learns(cache):
     assert peer.bits_per_sample() < before - 0.1
 
 
+@pytest.mark.usefixtures("torch")
 def test_the_width_matches_the_parameters(cache):
-    pytest.importorskip("torch", **TORCH)
     for layers in (1, 2, 3):
         network = peer_of(cache, hidden_size=20, num_layers=layers, embedding_size=5).network
         assert sum(p.numel() for p in network.parameters()) == quality.parameters(256, 5, 20, layers)
