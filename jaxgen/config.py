@@ -213,6 +213,23 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
     return _Swappable(base, value) if dataclasses.is_dataclass(value) and isinstance(base, type) else None
 
 
+def named(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:
+    """Instances, with their defaults, of the dataclasses of these names that derive from `base`; `option` asks for them.
+
+    Raises UserError for a name that none has, or that of a class which has no defaults.
+    """
+    classes = {cls.__name__: cls for cls in _subclasses(base)}
+    found = []
+    for name in names:
+        if name not in classes:
+            raise UserError(f"{option} has '{name}', expected some of {', '.join(sorted(classes))}.")
+        try:
+            found.append(classes[name]())
+        except TypeError as error:
+            raise UserError(f"{option} {name} needs more than the command line gives ({error}).") from None
+    return tuple(found)
+
+
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
     """The dataclasses that derive from a class, or the class itself, where they can be made; modules beside its own are
     imported to find them.

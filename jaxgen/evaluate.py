@@ -5,11 +5,12 @@ import math
 import sys
 from pathlib import Path
 
-from jaxgen.config import Config, parse
+from jaxgen.config import Config, named, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
+from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.remote import copied, delivered
@@ -36,6 +37,9 @@ class Options:
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     data: Data = Data()
     """What the model is measured on."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics beside the run's own, by class: Judged, Prosody; PocketSphinx and DNSMOS, judges of speech from
+    `pip install 'jaxgen[judges]'`."""
     out: str | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
@@ -59,8 +63,10 @@ def main() -> int:
 
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
+    further = named(AudioMetric, options.metrics, "--metrics")
     trained = Run.open(workdir, options.step)
     config = trained.config
+    metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     training = _training_data(config)
     trained.check_data(training)
     store, clips = training, training.indices("validation")
@@ -72,7 +78,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         trained.training,
         config.model,
         trained.spec,
-        config.evaluation,
+        dataclasses.replace(config.evaluation, metrics=metrics),
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=options.seed,

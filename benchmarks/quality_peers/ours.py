@@ -20,7 +20,6 @@ from jaxgen.serial import from_json
 from jaxgen.training.feed import Call, calls
 from jaxgen.training.loop import updates
 
-_TRIAL_SECONDS = 3.0
 _UNKNOWN = 10**6  # updates, while nobody knows how many there will be
 
 
@@ -34,7 +33,9 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     config: Config = from_json(spec["config"])
     store = prepare_store(config.data, config.features, config.audio, config.cache_dir)
     data = store.spec(config.model.labels)
-    planned = max(1, round(_Learner(config, store, data, _UNKNOWN).updates_per_second() * spec["seconds"]))
+    planned = max(
+        1, round(_Learner(config, store, data, _UNKNOWN).updates_per_second(spec["seconds"] / 100) * spec["seconds"])
+    )
     learner = _Learner(config, store, data, planned)
     learner.bits_per_sample()  # compiles
     facts = {
@@ -67,10 +68,10 @@ class _Learner:
         self.state, _ = jax.block_until_ready(self._step(self.state, call.batches))
         return call.size
 
-    def updates_per_second(self) -> float:
-        """Found by doing some."""
+    def updates_per_second(self, seconds: float) -> float:
+        """Found by doing some for as long."""
         done, started = 0, time.perf_counter()
-        while time.perf_counter() - started < _TRIAL_SECONDS:
+        while time.perf_counter() - started < seconds:
             done += self.update()
         return done / (time.perf_counter() - started)
 

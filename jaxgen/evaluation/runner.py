@@ -127,6 +127,9 @@ class Evaluator:
             )
         spec, count = self._spec, self._evaluation.num_clips
         features = spec.features
+        measured = _spread(clips, _MOST_REAL)
+        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, _fields(store, measured))
+        measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
         most = features.num_steps(round(_EXCERPT_SECONDS * features.sample_rate))
         scores = self._scorer(params, store, clips, predict=_spread(clips, _RECONSTRUCTED), most=most)
         train_scores = self._scorer(params, training, _spread(training.indices("train"), len(clips)))
@@ -148,9 +151,6 @@ class Evaluator:
             Column("untrained model", self._generate(untrained, labels).clips, labels),
             Column("noise", _noise(held_out, self._seed), labels),
         )
-        measured = _spread(clips, _MOST_REAL)
-        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, _fields(store, measured))
-        measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
         notes = {"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"}
         reference = np.concatenate([embed(_excerpt(store, i), features.sample_rate) for i in clips])
         table = {}
