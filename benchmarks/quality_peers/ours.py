@@ -37,7 +37,6 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
         1, round(_Learner(config, store, data, _UNKNOWN).updates_per_second(spec["seconds"] / 100) * spec["seconds"])
     )
     learner = _Learner(config, store, data, planned)
-    learner.bits_per_sample()  # compiles
     facts = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(learner.state.params)),
         "planned_steps": planned,
@@ -60,6 +59,7 @@ class _Learner:
         self._step = self._devices.compiled(updates(training), self._init())
         self.state, self._calls = self._start()
         self.update()
+        self._scorer(self._devices.local(self.state.average), store, self._clips[:1])
         self.state, self._calls = self._start()
 
     def update(self) -> int:
