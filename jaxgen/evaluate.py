@@ -69,6 +69,8 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     training = _training_data(config)
     trained.check_data(training)
+    for metric in metrics:
+        metric.check(training)
     store, clips = training, training.indices("validation")
     if options.data.root is not None:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)

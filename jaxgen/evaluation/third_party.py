@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import Samples
@@ -44,8 +45,10 @@ class PocketSphinx(AudioMetric):
     label: str = "digit"
     """Field that says what is spoken: 0 to 9, or zero to nine."""
 
-    def prepare(self, reference: Reference) -> Measure:
+    def check(self, training: Store) -> None:
         _imported("pocketsphinx")
+
+    def prepare(self, reference: Reference) -> Measure:
         return self
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
@@ -75,8 +78,10 @@ class DNSMOS(AudioMetric):
         if self.num_clips < 1:
             raise UserError(f"num_clips is {self.num_clips}; DNSMOS must hear at least 1 clip.")
 
-    def prepare(self, reference: Reference) -> Measure:
+    def check(self, training: Store) -> None:
         _imported("speechmos.dnsmos")
+
+    def prepare(self, reference: Reference) -> Measure:
         return self
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:

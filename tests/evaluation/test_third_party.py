@@ -86,7 +86,7 @@ def test_dnsmos_hears_some_of_many_clips(monkeypatch):
 def test_a_judge_that_is_not_installed_says_how_to_get_it(metric, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"pip install 'jaxgen\[judges\]'"):
-        metric.prepare(None)
+        metric.check(None)
 
 
 def test_metrics_are_named_by_their_class():
