@@ -52,6 +52,8 @@ class Options:
     """Draw only among the likeliest that hold this share of the probability; none takes the config's."""
     spread: float | None = None
     """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
+    guidance: float | None = None
+    """Above 0 labels are heard more clearly; none takes the config's."""
     seed: int = 0
     """The same seed gives the same clips."""
     out: str | None = None
@@ -169,7 +171,7 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
 
 
 def _sampling(options: Options, default: Sampling) -> Sampling:
-    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread")}
+    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread", "guidance")}
     return dataclasses.replace(default, **{name: value for name, value in asked.items() if value is not None})
 
 

@@ -118,11 +118,16 @@ class Generator:
         progress: bool,
     ) -> Iterator[np.ndarray]:
         """The prompt's steps, then up to num_steps new ones [B, any number, ...] until all rows are over."""
-        features, num_rows = self._spec.features, len(lengths)
+        features, num_rows, copies = self._spec.features, len(lengths), 1
         prompt = np.broadcast_to(first, (num_rows, *first.shape))
         if len(first):
             yield prompt
         rows = np.arange(num_rows)
+        if sampling.guidance:
+            if not self._model.labels:
+                raise UserError("the model has no labels to be guided by; leave out --guidance.")
+            copies, conditions = 2, {name: _with_unknown(each) for name, each in conditions.items()}
+            rows, prompt = (np.repeat(each, copies, axis=0) for each in (rows, prompt))
         if not self._module(params).uses_all_cores(sampling):
             params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt))
         state = self._consume(params, prompt, conditions)
@@ -131,7 +136,7 @@ class Generator:
         with tqdm(total=num_steps, unit=features.step_unit, desc="generating", disable=not visible) as bar:
             for start in range(0, num_steps, count):
                 made = self._block(params, state, key, start, rows, conditions, count=count, sampling=sampling)
-                state, steps, ends = made[0], np.asarray(made[1]), np.asarray(made[2])
+                state, steps, ends = made[0], np.asarray(made[1])[::copies], np.asarray(made[2])[::copies]
                 ended = len(first) + start + 1 + ends.argmax(axis=1)
                 lengths[:] = np.where(ends.any(axis=1), np.minimum(lengths, ended), lengths)
                 bar.update(min(count, num_steps - start))
@@ -201,6 +206,14 @@ class Generator:
         keys = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(times))(row_keys)
         noise = jax.vmap(jax.vmap(model.noise))(keys)
         return model.free_run(state, conditions, noise, sampling, silence)
+
+
+def _with_unknown(condition: jax.Array | np.ndarray) -> np.ndarray:
+    """Each row [B, ...] of a label followed by that of an unknown one, [2 B, ...]."""
+    unknown = np.zeros_like(condition)
+    if unknown.ndim > 1:  # shares of values
+        unknown[:, 0] = 1
+    return np.stack([np.asarray(condition), unknown], axis=1).reshape(-1, *condition.shape[1:])
 
 
 def use_all_cores() -> None:

@@ -17,13 +17,15 @@ import pytest
 from jaxgen import audio, generate, generation
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
+from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
 from jaxgen.models.sample_rnn import SampleRNN
+from jaxgen.models.sequence import guided
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance import read as read_mark
-from jaxgen.recurrent import LSTM
+from jaxgen.recurrent import GRU, LSTM
 from jaxgen.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +63,38 @@ def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
         clip = generator(params, [{}], **options | {"prompt": prompt[:length]}).clips[0]
         np.testing.assert_array_equal(clip[:length], prompt[:length])
         assert len(clip) == length + 80
+
+
+@pytest.mark.parametrize("kind", [WaveRNN, SampleRNN])
+def test_guidance_goes_further_from_what_is_said_without_labels(kind):
+    """Without labels it changes nothing; with them the outputs are c + g (c - u), in both rows of a pair."""
+    options = {"frame_sizes": (4,), "sample_size": 6, "window": 3} if kind is SampleRNN else {"lookback": 3}
+    model = kind(cell=GRU(4), embedding_size=3, labels=("key",), **options)
+    spec = DataSpec(features=MuLaw(sample_rate=8_000, q_levels=16), vocabularies=(("key", ("a", "b")),))
+    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
+    generator = Generator(training.module, model, spec)
+
+    def made(labels, guidance, **more):
+        return generator(params, labels, seconds=0.02, sampling=Sampling(guidance=guidance), **more).clips
+
+    plain = made([{}, {}, {}], 1e-9)  # by the same scan
+    np.testing.assert_array_equal(made([{}, {}, {}], 4.0), plain)
+    a, b = made([{"key": "a"}, {"key": "b"}], 3.0)
+    assert not np.array_equal(a, made([{"key": "a"}], 1e-9)[0])
+    np.testing.assert_array_equal(made([{"key": "a"}], 3.0)[0], a)
+    np.testing.assert_array_equal(made([{"key": "a:1"}, {"key": "b"}], 3.0), [a, b])
+
+    module = training.module(params)
+    x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
+    c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
+    np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
+
+
+def test_guidance_needs_labels():
+    generator, params = wave()
+    with pytest.raises(UserError, match="no labels to be guided by"):
+        generator(params, [{}], sampling=Sampling(guidance=1.0))
 
 
 def wave(sample_rate=8_000, cell=LSTM(4)):

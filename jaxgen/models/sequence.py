@@ -77,10 +77,12 @@ class SequenceModel(nnx.Module):
         """T steps from the model's own samples: (state, steps [B, T, ...], where clips end bool [B, T]).
 
         labels: int32 [B] each. noise: [B, T, N] of `noise`. silence: the step that follows the end of a clip.
+        With guidance rows are pairs of one clip, with and without its labels, and stay alike.
         """
 
         def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
             outputs, carry = self.step(state.past, labels, state.carry)
+            outputs = guided(outputs, sampling.guidance)
             step, ends = self.sample(outputs, noise, sampling)
             step = jnp.where(state.over.reshape(-1, *[1] * silence.ndim), silence, step)
             past = jnp.concatenate([state.past[:, 1:], step[:, None]], axis=1)
@@ -184,6 +186,15 @@ class LabelEmbedding(nnx.Module):
         keep = jax.random.uniform(key, (batch_size, num_steps)) >= self.dropout
         keep = jnp.take_along_axis(keep, start, axis=1)
         return {name: jnp.where(keep, labels[name], 0) for name in self.names}
+
+
+def guided(outputs: jax.Array, guidance: float) -> jax.Array:
+    """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both."""
+    if guidance == 0:
+        return outputs
+    pairs = outputs.reshape(-1, 2, outputs.shape[-1])
+    further = pairs[:, :1] + guidance * (pairs[:, :1] - pairs[:, 1:])
+    return jnp.broadcast_to(further, pairs.shape).reshape(outputs.shape)
 
 
 def join(*features: jax.Array | None) -> jax.Array:
