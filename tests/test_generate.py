@@ -43,7 +43,7 @@ BLOCK = generation._STEPS_PER_BLOCK["sample"]
 
 def tiers():
     """A generator of samples from tiers, and parameters that nobody trained."""
-    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, window=3)
+    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, window=3, spectrum=8)
     spec = DataSpec(features=MuLaw(sample_rate=8_000))
     training = Likelihood().bind(model, spec, steps=1, batch_size=1)
     params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
@@ -68,7 +68,9 @@ def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
 @pytest.mark.parametrize("kind", [WaveRNN, SampleRNN])
 def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     """Without labels it changes nothing; with them the outputs are c + g (c - u), in both rows of a pair."""
-    options = {"frame_sizes": (4,), "sample_size": 6, "window": 3} if kind is SampleRNN else {"lookback": 3}
+    options = (
+        {"frame_sizes": (4,), "sample_size": 6, "window": 3, "spectrum": 8} if kind is SampleRNN else {"lookback": 3}
+    )
     model = kind(cell=GRU(4), embedding_size=3, labels=("key",), **options)
     spec = DataSpec(features=MuLaw(sample_rate=8_000, q_levels=16), vocabularies=(("key", ("a", "b")),))
     training = Likelihood().bind(model, spec, steps=1, batch_size=1)

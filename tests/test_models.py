@@ -34,7 +34,7 @@ MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABU
 PCM = DataSpec(features=Pcm16(sample_rate=8000), vocabularies=VOCABULARIES)
 OPTIONS = {"num_layers": 2, "residual": True, "labels": ("digit", "speaker"), "label_size": 3}
 LOOKBACK = 3  # of the wave models
-TIERS = {"sample_size": 5, "embedding_size": 3, "window": 4, **OPTIONS}
+TIERS = {"sample_size": 5, "embedding_size": 3, "window": 4, "spectrum": 8, **OPTIONS}
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),

@@ -8,6 +8,8 @@ frame, so that it can be wide, and its recurrence reaches far in few steps.
 import dataclasses
 import functools
 import itertools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,10 +20,13 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
+from jaxgen.features.fourier import framed, hann
 from jaxgen.heads import SampleOutput, Softmax
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
+
+_PERIODS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # frames of the slowest tier, of the waves that tell the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +49,10 @@ class SampleRNN(ModelConfig):
     """Hidden units of the network over samples."""
     embedding_size: int = 64
     """Features the last code is embedded into."""
-    window: int = 16
-    """Past samples that the network over samples reads as numbers."""
+    window: int = 160
+    """Past samples that the network over samples reads as numbers; a period of the voice is worth having."""
+    spectrum: int = 256
+    """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
     labels: tuple[str, ...] = ()
     """Label fields that condition the slowest tier."""
     label_size: int = 32
@@ -62,15 +69,15 @@ class SampleRNN(ModelConfig):
                 f"--model.frame-sizes is {' '.join(map(str, sizes)) or 'empty'}; expected samples a frame, the slowest tier "
                 "first, each a whole multiple of the next, the last at least 2, as in 64 8."
             )
-        if min(self.window, self.embedding_size, self.sample_size) < 1:
+        if min(self.window, self.embedding_size, self.sample_size) < 1 or self.spectrum < 2:
             raise UserError(
-                f"--model.window is {self.window}, --model.embedding-size {self.embedding_size} and --model.sample-size "
-                f"{self.sample_size}; expected at least 1 each."
+                f"--model.window is {self.window}, --model.embedding-size {self.embedding_size}, --model.sample-size "
+                f"{self.sample_size} and --model.spectrum {self.spectrum}; expected at least 1 each, and a spectrum of 2."
             )
 
     @property
     def lookback(self) -> int:
-        return max(self.window, self.frame_sizes[0])
+        return max(self.window, self.spectrum, self.frame_sizes[0])
 
     @property
     def stride(self) -> int:
@@ -129,18 +136,20 @@ class Tier(nnx.Module):
 class SampleModule(SequenceModel):
     """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head.
 
-    The carry holds that of each tier, what each tier has said last, and the place in the slowest tier's frame, which is
-    the same in all rows: clips start, and chunks are cut, at whole frames.
+    The carry holds that of each tier, what each tier has said last, and the samples since the clip began. The place in
+    the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole frames.
     """
 
     def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
-        self.lookback, self.window, self.labels = config.lookback, config.window, config.labels
+        self.lookback, self.window, self.spectrum = config.lookback, config.window, config.spectrum
+        self.labels = config.labels
         self.features, self.dtype = features, dtype
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
         sizes, width = (*config.frame_sizes, 1), config.sample_size
-        beside = [self.condition.num_features, *[width] * (len(sizes) - 2)]
+        seen = config.spectrum // 2 + 1 + 2 * len(_PERIODS)
+        beside = [self.condition.num_features + seen, *[width] * (len(sizes) - 2)]
         self.tiers = nnx.List(
             Tier(config, size, below, extra, dtype, rngs)
             for (size, below), extra in zip(itertools.pairwise(sizes), beside, strict=True)
@@ -160,7 +169,7 @@ class SampleModule(SequenceModel):
         return {
             "tiers": tuple(tier.stack.init_carry(batch_size) for tier in self.tiers),
             "said": tuple(jnp.zeros((batch_size, t.ratio, t.out_features), self.dtype) for t in self.tiers),
-            "place": jnp.zeros(batch_size, jnp.int32),
+            "since": jnp.zeros(batch_size, jnp.int32),
         }
 
     def unroll(
@@ -176,8 +185,13 @@ class SampleModule(SequenceModel):
         if key is not None:
             keys = list(jax.random.split(key, len(keys)))
         labels = self.condition.drop(labels, reset, keys[-1])
-        values = self.features.companded(x).astype(self.dtype)
-        beside = self.condition({name: a[:, :: self.tiers[0].frame_size] for name, a in labels.items()})
+        exact = self.features.companded(x)
+        values = exact.astype(self.dtype)
+        slowest = self.tiers[0].frame_size
+        since = _since(reset[:, ::slowest], carry["since"] // slowest)
+        excerpts = framed(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
+        known = self.condition({name: a[:, ::slowest] for name, a in labels.items()})
+        beside = self._seen(excerpts, since, known)
         states, said = [], []
         for tier, state, tier_key in zip(self.tiers, carry["tiers"], keys, strict=False):
             size = tier.frame_size
@@ -187,27 +201,37 @@ class SampleModule(SequenceModel):
             states.append(state)
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
-        assert beside is not None
         skipped = self.lookback - self.window
         windows = jnp.stack([values[:, skipped + i :][:, :num_steps] for i in range(self.window)], axis=-1)
         outputs = self._next(x[:, self.lookback - 1 : -1], windows, beside)
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "place": carry["place"]}
+        return outputs, {"tiers": tuple(states), "said": tuple(said), "since": (since[:, -1] + 1) * slowest}
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        values = self.features.companded(x).astype(self.dtype)
-        place, beside = carry["place"][0], self.condition(labels)
-        states, said = [], []
+        exact = self.features.companded(x)
+        values = exact.astype(self.dtype)
+        slowest, states, said = self.tiers[0].frame_size, [], []
+        place, known = carry["since"][0] % slowest, self.condition(labels)
+
+        def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
+            return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known)
+
+        beside: Callable[[], jax.Array] = seen
         for tier, state, vectors in zip(self.tiers, carry["tiers"], carry["said"], strict=True):
-            frame, within = join(values[:, -tier.frame_size :], beside), place % tier.frame_size
-            keep = functools.partial(_keep, vectors)
-            vectors, state = jax.lax.cond(within == 0, tier.step, keep, frame, state)
+            within = place % tier.frame_size
+
+            def advance(tier: Tier = tier, beside: Callable[[], jax.Array] = beside, state: Carry = state):
+                return tier.step(join(values[:, -tier.frame_size :], beside()), state)
+
+            def keep(vectors: jax.Array = vectors, state: Carry = state):
+                return vectors, state
+
+            vectors, state = jax.lax.cond(within == 0, advance, keep)
             states.append(state)
             said.append(vectors)
-            beside = vectors[:, within // tier.below]
-        assert beside is not None
-        outputs = self._next(x[:, -1], values[:, -self.window :], beside)
-        after = (carry["place"] + 1) % self.tiers[0].frame_size
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "place": after}
+            told = vectors[:, within // tier.below]
+            beside = functools.partial(jnp.asarray, told)
+        outputs = self._next(x[:, -1], values[:, -self.window :], told)
+        return outputs, {"tiers": tuple(states), "said": tuple(said), "since": carry["since"] + 1}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end  # a model of samples has no opinion on where a clip ends: its length is asked for
@@ -227,6 +251,17 @@ class SampleModule(SequenceModel):
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.head.predict(outputs)
 
+    def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None) -> jax.Array:
+        """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the
+        clip began [...], and the labels' vectors, if there are any.
+        """
+        power = jnp.square(jnp.abs(jnp.fft.rfft(excerpt * hann(self.spectrum, None))))
+        level = 0.1 * jnp.log(power + 1e-3)
+        angle = 2 * math.pi * since[..., None].astype(jnp.float32) / jnp.asarray(_PERIODS)
+        return join(
+            level.astype(self.dtype), jnp.sin(angle).astype(self.dtype), jnp.cos(angle).astype(self.dtype), known
+        )
+
     def _next(self, last: jax.Array, windows: jax.Array, told: jax.Array) -> jax.Array:
         """Outputs [..., P] for the last codes [...], the values before the next one [..., window] and what the lowest
         tier says of it [..., D].
@@ -235,7 +270,8 @@ class SampleModule(SequenceModel):
         return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(read) + told))))
 
 
-def _keep(vectors: jax.Array, frame: jax.Array, state: Carry) -> tuple[jax.Array, Carry]:
-    """What `Tier.step` returns within a frame."""
-    del frame
-    return vectors, state
+def _since(starts: jax.Array, before: jax.Array) -> jax.Array:
+    """Frames since the clip began, int32 [B, N], where clips start at some of N frames; before: of the first, [B]."""
+    index = jnp.arange(starts.shape[1])
+    last = jax.lax.cummax(jnp.where(starts, index, -1), axis=1)
+    return jnp.where(last >= 0, index - last, before[:, None] + index)
