@@ -1,0 +1,109 @@
+"""What each choice of a config is worth: `python -m benchmarks.ablation --config configs/digits_mel.py --data-root DIR`.
+
+The config is trained anew with one option changed, each row by the command `python -m jaxgen.train` with that override, for
+the same number of updates, and evaluated as every run is. Rows follow one another; a row is printed, and saved, as it ends.
+What follows a word `--` goes to every training.
+"""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.measure import Row
+from jaxgen.config import load, parse
+from jaxgen.errors import UserError
+
+_CELLS = {name: ("--model.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")}
+_COMMON = {
+    "as configured": (),
+    **_CELLS,
+    "1 layer": ("--model.num-layers", "1"),
+    "2 layers": ("--model.num-layers", "2"),
+    "no average of weights": ("--objective.ema-decay", "0"),
+    "no dropout": ("--model.dropout", "0"),
+    "dropout 0.3": ("--model.dropout", "0.3"),
+    "labels never dropped": ("--model.label-dropout", "0", "--evaluation.sampling.guidance", "0"),
+    "no guidance": ("--evaluation.sampling.guidance", "0"),
+}
+_SAMPLES = {
+    "64 levels": ("--features.q-levels", "64"),
+    "lookback 1": ("--model.lookback", "1"),
+    "lookback 64": ("--model.lookback", "64"),
+}
+ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "MelRNN": _COMMON
+    | {
+        "mean squared error": ("--model.distribution", "Normal"),
+        "one component": ("--model.distribution.num-components", "1"),
+        "no input noise": ("--model.input-noise", "0"),
+        "one frame a step": ("--features.stack", "1"),
+    },
+    "WaveRNN": _COMMON | _SAMPLES,
+    "SampleRNN": _COMMON | {"window 16": ("--model.window", "16"), "64 levels": _SAMPLES["64 levels"]},
+}
+"""Overrides by name, for each model."""
+
+_FIGURES = ("loss", "nats_per_frame", "bits_per_sample", "judge_frechet_distance", "frechet_distance_db2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(measure.Options):
+    """What each choice of a config is worth: one row an override, equal numbers of updates."""
+
+    config: str = "configs/digits_mel.py"
+    """The experiment, a Python file."""
+    data_root: str = ""
+    """Folder of its recordings; none takes the config's."""
+    steps: int = 1_000
+    """Updates of each training."""
+    rows: tuple[str, ...] = ()
+    """Rows by name; none takes all that the model has."""
+    out: str = ""
+    """File for the figures as JSON lines, after every row."""
+
+
+def main(argv: Sequence[str]) -> list[Row]:
+    """Trains, prints and returns a row for each override. Raises UserError for a row that there is not, or a training
+    that fails.
+    """
+    own = list(argv).index("--") if "--" in argv else len(argv)
+    options, more = parse(Options, None, argv[:own], "python -m benchmarks.ablation"), argv[own + 1 :]
+    name = type(load(options.config).model).__name__
+    known = ROWS.get(name, {})
+    if missing := [row for row in options.rows if row not in known]:
+        raise UserError(f"there is no row '{missing[0]}' for {name}; expected some of: {', '.join(known)}.")
+    place, rows = measure.environment(), list[Row]()
+    for row in options.rows or known:
+        rows.append(_trained(options, name, row, known[row], more))
+        measure.say(f"{row}: " + ", ".join(f"{key} {value}" for key, value in rows[-1].items() if key != "row"))
+        measure.save(rows, options.out)
+    measure.report(rows, place, options)
+    return rows
+
+
+def _trained(options: Options, model: str, row: str, override: Sequence[str], more: Sequence[str]) -> Row:
+    with tempfile.TemporaryDirectory(prefix="jaxgen-ablation-") as folder:
+        run = Path(folder) / "run"
+        words = ["--config", options.config, "--workdir", str(run), "--train.steps", str(options.steps)]
+        words += ["--train.eval-every", str(options.steps), *more, *override]
+        words += ["--data.root", options.data_root] if options.data_root else []
+        done = subprocess.run([sys.executable, "-m", "jaxgen.train", *words], capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"the row '{row}' ended with exit code {done.returncode}: {last}")
+        metrics = json.loads((run / "report.json").read_text())["metrics"]
+    found = {key: metrics[key] for key in metrics if key in _FIGURES or key.endswith("_recognised_of_real")}
+    about = {"benchmark": "ablation", "work": f"{model} {options.steps} updates", "row": row}
+    return (
+        about | {"override": shlex.join(override)} | {key: value for key, value in found.items() if value is not None}
+    )
+
+
+if __name__ == "__main__":
+    measure.start(main)

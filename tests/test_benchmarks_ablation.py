@@ -1,0 +1,47 @@
+"""The ablation: a row is a training with one option changed."""
+
+import pytest
+from conftest import TINY
+
+from benchmarks import ablation
+from jaxgen.errors import UserError
+
+CONFIG = """
+from jaxgen.presets import quickstart
+CONFIG = quickstart()
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "quickstart.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_rows_are_trained_with_their_override(config, cache, tmp_path):
+    options = ["--config", config, "--steps", "2", "--out", str(tmp_path / "rows.jsonl")]
+    rows = ablation.main(
+        [
+            *options,
+            "--rows",
+            "as configured",
+            "mean squared error",
+            "--",
+            *TINY[:8],
+            *TINY[10:14],
+            "--cache-dir",
+            str(cache),
+        ]
+    )
+    assert [row["row"] for row in rows] == ["as configured", "mean squared error"]
+    assert rows[1]["override"] == "--model.distribution Normal"
+    assert rows[0]["nats_per_frame"] != rows[1]["nats_per_frame"]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
+def test_mistakes_are_told(config, tmp_path):
+    with pytest.raises(UserError, match="there is no row 'magic' for MelRNN; expected some of: as configured, RNN"):
+        ablation.main(["--config", config, "--rows", "magic"])
+    with pytest.raises(UserError, match=r"the row 'RNN' ended with exit code 2: jaxgen: .*--train\.batch-size"):
+        ablation.main(["--config", config, "--rows", "RNN", "--", "--train.batch-size", "none"])
