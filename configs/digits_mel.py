@@ -21,16 +21,16 @@ from jaxgen.training.loop import Train
 
 CONFIG = Config(
     data=Named("fsdd"),
-    features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4),
+    features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2),
     model=MelRNN(
-        cell=LSTM(hidden_size=256),
+        cell=LSTM(hidden_size=320),
         num_layers=2,
-        dropout=0.1,
-        input_noise=0.1,
+        dropout=0.15,
+        input_noise=0.4,
         labels=("digit", "speaker"),
         distribution=NormalMixture(num_components=10, min_scale=0.15),
     ),
-    objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.998),
-    train=Train(steps=6_000, batch_size=32, seq_len=64, steps_per_call=5, eval_every=500, checkpoint_every=500),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.6), metrics=(Judged(), Prosody())),
+    objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.999),
+    train=Train(steps=9_000, batch_size=32, seq_len=32, steps_per_call=5, eval_every=1_000, checkpoint_every=1_000),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=1.0), metrics=(Judged(), Prosody())),
 )

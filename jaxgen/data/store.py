@@ -144,7 +144,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     clips = dataset.clips()
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = _digests(clips, cache, pool)
+        digests = _digests(dataset, clips, cache, pool)
         found = [
             _Found(clip, digest, "train" if clip.refused else dataset.split_of(clip.fields, digest))
             for clip, digest in zip(clips, digests, strict=True)
@@ -163,18 +163,18 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     return Store(directory)
 
 
-def _digests(clips: Sequence[Clip], cache: Path, pool: concurrent.futures.Executor) -> list[str]:
-    """The digest of each clip; remembered, as reading hundreds of gigabytes delays every start, until a stamp changes."""
-    known = cache / "digests" / f"{_hash([clip.stamp for clip in clips])[:24]}.json"
+def _digests(dataset: Dataset, clips: Sequence[Clip], cache: Path, pool: concurrent.futures.Executor) -> list[str]:
+    """The digest of each clip; remembered, as reading hundreds of gigabytes delays every start, until its stamp changes."""
+    place, known = cache / "digests" / f"{_hash(repr(dataset))[:24]}.json", dict[str, str]()
     with contextlib.suppress(OSError, ValueError, TypeError):
-        digests = json.loads(known.read_text())
-        if len(digests) == len(clips):
-            return digests
-    digests = list(_progress(pool.map(lambda clip: clip.digest(), clips), len(clips), "reading"))
-    if all(clip.stamp for clip in clips):
+        known = dict(json.loads(place.read_text()))
+    new = [clip for clip in clips if not clip.stamp or clip.stamp not in known]
+    read = iter(list(_progress(pool.map(lambda clip: clip.digest(), new), len(new), "reading")))
+    digests = [known[clip.stamp] if clip.stamp and clip.stamp in known else next(read) for clip in clips]
+    if new and all(clip.stamp for clip in clips):
         with writing(cache):
-            known.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(known, json.dumps(digests))
+            place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, json.dumps({clip.stamp: digest for clip, digest in zip(clips, digests, strict=True)}))
     return digests
 
 

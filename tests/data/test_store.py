@@ -198,6 +198,10 @@ def test_files_are_read_again_only_where_they_may_have_changed(tmp_path, monkeyp
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as tools do that keep the time of what they copy
     after = prepare(data, WAVE, AudioPolicy(), cache).clips
     assert [clip.name for clip, old in zip(after, before, strict=True) if clip.digest != old.digest] == ["3_b.wav"]
+    shutil.copy(path, tmp_path / "data" / "9_z.wav")
+    with mock.patch.object(hashlib, "file_digest", wraps=hashlib.file_digest) as reading:
+        assert len(prepare(data, WAVE, AudioPolicy(), cache).clips) == len(before) + 1
+    assert reading.call_count == 1  # the new one
 
 
 def test_whatever_changes_a_store_makes_another(tmp_path):
