@@ -25,12 +25,12 @@ CONFIG = Config(
     model=MelRNN(
         cell=LSTM(hidden_size=320),
         num_layers=2,
-        dropout=0.2,
+        dropout=0.15,
         input_noise=0.4,
         labels=("digit", "speaker"),
         distribution=NormalMixture(num_components=10, min_scale=0.15),
     ),
     objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.999),
-    train=Train(steps=4_500, batch_size=32, seq_len=32, steps_per_call=5, eval_every=500, checkpoint_every=500),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.3, guidance=1.0), metrics=(Judged(), Prosody())),
+    train=Train(steps=9_000, batch_size=32, seq_len=32, steps_per_call=5, eval_every=1_000, checkpoint_every=1_000),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=1.0), metrics=(Judged(), Prosody())),
 )

@@ -44,6 +44,8 @@ class Options:
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
+    num_clips: int | None = None
+    """Clips to generate; none takes the config's."""
     seed: int = 0
     """The same seed generates the same clips."""
     cache_dir: str = "~/.cache/jaxgen"
@@ -67,6 +69,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     trained = Run.open(workdir, options.step)
     config = trained.config
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
+    count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
     training = _training_data(config)
     trained.check_data(training)
     for metric in metrics:
@@ -80,7 +83,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         trained.training,
         config.model,
         trained.spec,
-        dataclasses.replace(config.evaluation, metrics=metrics),
+        dataclasses.replace(config.evaluation, metrics=metrics, num_clips=count),
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=options.seed,
