@@ -73,7 +73,7 @@ def given(work: GenerateWork) -> Given:
         input=layer["input"],
         recurrent=layer["recurrent"],
         bias=layer["bias"] + layer["recurrent_bias"],
-        head_kernel=params["head"]["kernel"],
-        head_bias=params["head"]["bias"],
+        head_kernel=params["head"]["linear"]["kernel"],
+        head_bias=params["head"]["linear"]["bias"],
         codes=np.random.default_rng(0).integers(256, size=_COMPARED),
     )

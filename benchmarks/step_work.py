@@ -138,6 +138,7 @@ def start(training: LikelihoodTraining) -> TrainState:
 def given(work: StepWork) -> Given:
     """The same start and batch as plain arrays."""
     params = jax.tree.map(np.asarray, start(bound(work)).params)
+    head = params["head"] if work.frames else params["head"]["linear"]
     x = batch_of(work)["x"]
     steps = x if work.frames else x.astype(np.int64)
     layers = [Layer(*(layer[name] for name in Layer._fields)) for _, layer in sorted(params["stack"]["layers"].items())]
@@ -147,6 +148,6 @@ def given(work: StepWork) -> Given:
         target=steps[:, 1:],
         embedding=None if work.frames else params["embedding"]["embedding"],
         layers=layers,
-        head_kernel=params["head"]["kernel"],
-        head_bias=params["head"]["bias"],
+        head_kernel=head["kernel"],
+        head_bias=head["bias"],
     )

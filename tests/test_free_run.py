@@ -89,7 +89,7 @@ def test_what_the_kernel_does_not_know_takes_the_scan():
 def test_codes_are_as_frequent_as_the_softmax_says():
     """With no recurrence left, every step draws from one distribution, some codes of which are impossible."""
     model = made(WaveRNN(cell=LSTM(16)), q_levels=32)
-    head = model.head
+    head = model.head.linear
     logits = np.where(np.arange(32) % 5 == 0, -200.0, np.random.default_rng(0).normal(size=32))
     head.kernel[...], head.bias[...] = jnp.zeros((16, 32)), jnp.float32(logits)
     state, labels, _ = start(model, 40, q_levels=32)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(processes, "_SETTLE", 0.0)
+    monkeypatch.setattr(processes, "SETTLE", 0.0)
 
 
 def candidate(name, **spec):
