@@ -2,8 +2,9 @@
 
 python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
 
-About 15 min (7.3 steps/s) on 2 CPU cores. Validation: 6.20 nats/frame where copying the previous frame scores
-37.79, mean squared error 0.223 where it scores 0.333 (commit 60ee74e, 2026-11-23).
+At most 20 min on 2 CPU cores (6.4 steps/s beside other work). Validation, best likelihood at step 3,000 of 9,000: 11.05
+nats/frame where copying the previous frame scores 37.63. Of 300 generated clips the judge hears 95.7 % of the digits
+(99.3 % of real ones) and 95.3 % of the speakers (docs/results.md, 2026-11-25).
 """
 
 from jaxgen.config import Config

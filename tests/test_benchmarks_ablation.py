@@ -19,25 +19,13 @@ def config(tmp_path):
     return str(path)
 
 
-def test_rows_are_trained_with_their_override(config, cache, tmp_path):
-    options = ["--config", config, "--steps", "2", "--out", str(tmp_path / "rows.jsonl")]
-    rows = ablation.main(
-        [
-            *options,
-            "--rows",
-            "as configured",
-            "mean squared error",
-            "--",
-            *TINY[:8],
-            *TINY[10:14],
-            "--cache-dir",
-            str(cache),
-        ]
-    )
-    assert [row["row"] for row in rows] == ["as configured", "mean squared error"]
-    assert rows[1]["override"] == "--model.distribution Normal"
-    assert rows[0]["nats_per_frame"] != rows[1]["nats_per_frame"]
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+def test_a_row_is_trained_with_its_override(config, cache, tmp_path):
+    own = ["--config", config, "--steps", "2", "--out", str(tmp_path / "rows.jsonl"), "--rows", "mean squared error"]
+    (row,) = ablation.main([*own, "--", *TINY[:8], *TINY[10:14], "--cache-dir", str(cache)])
+    assert row["override"] == "--model.distribution Normal"
+    assert row["work"] == "MelRNN 2 updates"
+    assert row["nats_per_frame"] > 0
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
 
 
 def test_mistakes_are_told(config, tmp_path):
