@@ -30,7 +30,7 @@ PEERS = {
     "torch": ("torch", "torch_eager"),
     "torch-compile": ("torch", "torch_compiled"),
     "torch-script": ("torch", "torch_script"),
-    "onnxruntime": ("onnxruntime", "onnx_scan"),
+    "onnxruntime": ("onnx", "onnx_scan"),  # the bench extra alone has it; onnxruntime comes with others too
 }
 """What must be installed for a peer, and its candidate in `benchmarks/generate_peers/`."""
 

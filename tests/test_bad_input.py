@@ -260,4 +260,4 @@ def test_manifests_that_cannot_be_read(refused, sound, cache, manifest, content,
 
 
 def test_the_wrong_features_for_a_model(refused, cache):
-    assert "WaveRNN models mu-law samples" in refused(train.main, "--model", "WaveRNN", "--cache-dir", cache)
+    assert "WaveRNN models samples" in refused(train.main, "--model", "WaveRNN", "--cache-dir", cache)

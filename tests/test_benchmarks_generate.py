@@ -100,7 +100,7 @@ def test_rows_and_peers_are_named():
 
 
 def test_the_command_writes_its_rows(tmp_path, capsys):
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install 'jaxgen[bench]')")
+    pytest.importorskip("onnx", reason="onnx is not installed (pip install 'jaxgen[bench]')")
     options = ["--rows", "lstm-4-1", "lstm-4-2", "--peers", "onnxruntime", "--steps", "20", "--repeats", "1"]
     rows = generate.main([*options, "--json", str(tmp_path / "rows.json")])
     assert [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()] == rows
