@@ -165,7 +165,9 @@ def _in_turn(workers: Sequence[Worker], turns: int, seed: int) -> dict[str, list
 
 def _size(options: Options, wanted: int) -> dict[str, Any]:
     """The peer's settings, its width such that it has about as many parameters as are wanted unless that is asked for."""
-    peer, levels = options.peer, options.ours.features.q_levels  # type: ignore[attr-defined]
+    peer, features = options.peer, options.ours.features
+    assert isinstance(features, MuLaw)  # `_options` has refused others
+    levels = features.q_levels
     peak = peer.peak or options.ours.objective.optimizer.peak
     widths = range(1, 1 << 14)
     width = peer.hidden_size or min(

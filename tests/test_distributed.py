@@ -20,7 +20,7 @@ from on_processes import MODEL, TRAIN
 from jaxgen.errors import UserError
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.distributed import meeting
+from jaxgen.training.distributed import _LOST, meeting
 from jaxgen.training.telemetry import read_metrics
 
 SLURM = {
@@ -94,6 +94,22 @@ def test_where_processes_meet(environment, options, expected):
 def test_what_is_missing_is_told(environment, options, words):
     with pytest.raises(UserError, match=words):
         found(environment, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("UNAVAILABLE: failed to connect to all addresses", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out", True),
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4000", True),
+        ("INTERNAL: NCCL operation ncclCommInitRank failed", True),
+        ("INTERNAL: an XLA pass met a shape that it does not know", False),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes", False),
+        ("CANCELLED: the program was refused", False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_bug_and_from_want_of_memory(text, lost):
+    assert bool(_LOST.match(text)) == lost
 
 
 # Real processes from here on.

@@ -19,6 +19,7 @@ from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
 from jaxgen.data.pipeline import Batch, scoring_batches
 from jaxgen.data.store import prepare as prepare_store
+from jaxgen.features import MuLaw
 from jaxgen.runs import training_batches
 from jaxgen.serial import from_json
 
@@ -86,7 +87,8 @@ class _Learner:
         self._store = prepare_store(config.data, config.features, config.audio, config.cache_dir)
         self._data = self._store.spec(())
         self._batches = iter(training_batches(config, self._store, self._data))
-        self.network = Network(config.features.q_levels, spec)  # type: ignore[attr-defined]
+        assert isinstance(config.features, MuLaw)
+        self.network = Network(config.features.q_levels, spec)
         adam = config.objective.optimizer
         plain = [p for p in self.network.parameters() if p.ndim < 2]
         matrices = [p for p in self.network.parameters() if p.ndim >= 2]

@@ -118,10 +118,10 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     `embed`); symmetric; 0 for equal sets. The trace of the root is the sum of the singular values of
     cov_a^(1/2) cov_b^(1/2), which holds for singular covariances too.
 
-    a: [n, D], b: [m, D]. NaN when a set has fewer than two rows. The estimate is biased upwards as sets shrink: state
-    the counts, compare only at equal counts, and show `frechet_note` beside it.
+    a: [n, D], b: [m, D]. NaN when a set has fewer than two rows, or one that is not finite. The estimate is biased upwards
+    as sets shrink: state the counts, compare only at equal counts, and show `frechet_note` beside it.
     """
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.nan
     (mean_a, root_a, trace_a), (mean_b, root_b, trace_b) = _gaussian(a), _gaussian(b)
     overlap = float(np.linalg.svd(root_a @ root_b, compute_uv=False).sum())

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
 from jaxgen.features.fourier import framed, hann
 from jaxgen.heads import SampleOutput, Softmax
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SampleSequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
@@ -133,7 +132,7 @@ class Tier(nnx.Module):
         return self.upsample(hidden).reshape(*hidden.shape[:-1], self.ratio, self.out_features)
 
 
-class SampleModule(SequenceModel):
+class SampleModule(SampleSequenceModel):
     """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head.
 
     The carry holds that of each tier, what each tier has said last, and the samples since the clip began. The place in
@@ -232,24 +231,6 @@ class SampleModule(SequenceModel):
             beside = functools.partial(jnp.asarray, told)
         outputs = self._next(x[:, -1], values[:, -self.window :], told)
         return outputs, {"tiers": tuple(states), "said": tuple(said), "since": carry["since"] + 1}
-
-    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        del end  # a model of samples has no opinion on where a clip ends: its length is asked for
-        return self.head.log_prob(outputs, target)
-
-    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
-        del end
-        return self.head.scores(outputs, target)
-
-    def noise(self, key: jax.Array) -> jax.Array:
-        return self.head.noise(key)
-
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        codes = self.head.sample(outputs, noise, sampling)
-        return codes, jnp.zeros(codes.shape, bool)
-
-    def predict(self, outputs: jax.Array) -> jax.Array:
-        return self.head.predict(outputs)
 
     def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None) -> jax.Array:
         """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
+from jaxgen.heads import SampleHead
 
 Carry = Any
 Labels = Mapping[str, jax.Array | np.ndarray]
@@ -99,6 +100,30 @@ class SequenceModel(nnx.Module):
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:
         """The step [..., *step_shape] that the model would name if it had to: the mean of frames, the mode of codes."""
+
+
+class SampleSequenceModel(SequenceModel):
+    """A model of samples: integer codes, scored and drawn by its head. It has no opinion on where a clip ends."""
+
+    head: SampleHead
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        del end
+        return self.head.log_prob(outputs, target)
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        del end
+        return self.head.scores(outputs, target)
+
+    def noise(self, key: jax.Array) -> jax.Array:
+        return self.head.noise(key)
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        codes = self.head.sample(outputs, noise, sampling)
+        return codes, jnp.zeros(codes.shape, bool)
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return self.head.predict(outputs)
 
 
 class ModelConfig:

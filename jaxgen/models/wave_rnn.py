@@ -18,7 +18,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw, SampleSpec
 from jaxgen.heads import DistributionHead, SampleOutput, Softmax
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SampleSequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.gated import GatedCell, runs_natively
 from jaxgen.recurrent.native import free_run
@@ -67,7 +67,7 @@ class WaveRNN(ModelConfig):
         return WaveModule(self, data, data.features, dtype, rngs)
 
 
-class WaveModule(SequenceModel):
+class WaveModule(SampleSequenceModel):
     """The module that `WaveRNN` configures. Steps are integer codes; outputs are those of its head."""
 
     def __init__(self, config: WaveRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
@@ -113,21 +113,6 @@ class WaveModule(SequenceModel):
         hidden, carry = self.stack.step(self._inputs(x, labels), carry)
         return self.head(hidden), carry
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        del end  # a wave model has no opinion on where a clip ends: its length is asked for
-        return self.head.log_prob(outputs, target)
-
-    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
-        del end
-        return self.head.scores(outputs, target)
-
-    def noise(self, key: jax.Array) -> jax.Array:
-        return self.head.noise(key)
-
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        codes = self.head.sample(outputs, noise, sampling)
-        return codes, jnp.zeros(codes.shape, bool)
-
     def free_run(
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
     ) -> tuple[RunState, jax.Array, jax.Array]:
@@ -140,9 +125,6 @@ class WaveModule(SequenceModel):
     def uses_all_cores(self, sampling: Sampling) -> bool:
         simple = isinstance(self.features, MuLaw) and not self.stack.residual and sampling.draws_from_all
         return simple and runs_natively(self.stack.cell, self.stack.dtype)
-
-    def predict(self, outputs: jax.Array) -> jax.Array:
-        return self.head.predict(outputs)
 
     def _inputs(self, windows: jax.Array, labels: Labels) -> jax.Array:
         """Features [..., F] of the last `lookback` codes [..., lookback]."""

@@ -180,6 +180,14 @@ def test_frechet_distance_survives_singular_covariances_and_tells_of_few_rows():
     assert metrics.frechet_note(rng.normal(size=(49, 48)), np.zeros((60, 48))) == "49 and 60 windows of 48 dimensions"
 
 
+def test_frechet_distance_of_what_is_not_finite_is_not_a_number():
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    bad = rows.copy()
+    bad[2, 1] = np.nan
+    assert math.isnan(metrics.frechet_distance(bad, rows))
+    assert math.isnan(metrics.frechet_distance(rows, bad))
+
+
 def test_frechet_distance_sees_the_difference_between_kinds_of_sound():
     rate = 8_000
     first, second = (metrics.embed(noise(seed, seconds=20, rate=rate), rate) for seed in (11, 12))
