@@ -166,7 +166,7 @@ def _in_turn(workers: Sequence[Worker], turns: int, seed: int) -> dict[str, list
 def _size(options: Options, wanted: int) -> dict[str, Any]:
     """The peer's settings, its width such that it has about as many parameters as are wanted unless that is asked for."""
     peer, levels = options.peer, options.ours.features.q_levels  # type: ignore[attr-defined]
-    peak = peer.peak or options.ours.objective.optimizer.peak
+    peak = peer.peak or options.ours.objective.optimizer.peak  # type: ignore[attr-defined]
     widths = range(1, 1 << 14)
     width = peer.hidden_size or min(
         widths, key=lambda width: abs(parameters(levels, peer.embedding_size, width, peer.num_layers) - wanted)

@@ -17,7 +17,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.machine import available_cores
-from jaxgen.models.sequence import Labels, ModelConfig, RunState, SequenceModel
+from jaxgen.models.sequence import Labels, RunState, SequenceConfig, SequenceModel
 
 _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 
@@ -42,7 +42,7 @@ class Generated:
 class Generator:
     """Draws new clips from a model; compiled programs are kept from call to call."""
 
-    def __init__(self, module: Callable[[Any], SequenceModel], model: ModelConfig, spec: DataSpec):
+    def __init__(self, module: Callable[[Any], SequenceModel], model: SequenceConfig, spec: DataSpec):
         """module: puts parameters into the model that `model` configures (`LikelihoodTraining.module`)."""
         self._module, self._model, self._spec = module, model, spec
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
 from jaxgen.data.pipeline import Batch, scoring_batches
 from jaxgen.data.store import prepare as prepare_store
+from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.runs import training_batches
 from jaxgen.serial import from_json
 
@@ -87,7 +88,7 @@ class _Learner:
         self._data = self._store.spec(())
         self._batches = iter(training_batches(config, self._store, self._data))
         self.network = Network(config.features.q_levels, spec)  # type: ignore[attr-defined]
-        adam = config.objective.optimizer
+        adam = self._plan = cast(Likelihood, config.objective).optimizer
         plain = [p for p in self.network.parameters() if p.ndim < 2]
         matrices = [p for p in self.network.parameters() if p.ndim >= 2]
         self._adam = torch.optim.AdamW(
@@ -107,7 +108,7 @@ class _Learner:
         nats, state = self.network.nats(next(self._batches), self._state)
         loss = nats.mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self._config.objective.optimizer.clip_norm)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._plan.clip_norm)
         self._adam.step()
         self._state = (state[0].detach(), state[1].detach())
         self._steps += 1
@@ -134,7 +135,7 @@ class _Learner:
         return total / count / math.log(2)
 
     def _learning_rate(self) -> float:
-        plan = self._config.objective.optimizer
+        plan = self._plan
         rising = (self._steps + 1) / (plan.warmup_steps + 1)
         falling = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self._spent / self._seconds))
         return self._peak * min(rising, plan.final_share + (1 - plan.final_share) * falling)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgen.evaluation.findings import Findings
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
-from jaxgen.evaluation.runner import Findings
 from jaxgen.files import write_whole, writing
 
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small

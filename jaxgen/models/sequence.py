@@ -16,6 +16,7 @@ from flax import nnx
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
+from jaxgen.models.config import ModelConfig
 
 Carry = Any
 Labels = Mapping[str, jax.Array | np.ndarray]
@@ -101,11 +102,9 @@ class SequenceModel(nnx.Module):
         """The step [..., *step_shape] that the model would name if it had to: the mean of frames, the mode of codes."""
 
 
-class ModelConfig:
-    """Base of the frozen dataclasses that configure a model and build it."""
+class SequenceConfig(ModelConfig):
+    """Base of the frozen dataclasses that configure a model of a sequence and build it."""
 
-    labels: tuple[str, ...]
-    """Names of the labels that condition the model."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""
 

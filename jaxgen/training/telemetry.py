@@ -135,7 +135,7 @@ class Telemetry:
         if not math.isfinite(metrics["loss"]):
             raise Diverged(
                 f"training diverged: the validation loss at step {step} is {metrics['loss']}; lower "
-                "--objective.optimizer.peak and start again in another --workdir."
+                "the learning rate and start again in another --workdir."
             )
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
