@@ -46,6 +46,8 @@ class Provenance:
     """Label values the clip was asked for, by label name."""
     prompt: str = ""
     """The recording that was continued, or the text that was spoken; empty for none."""
+    vocoder: str = ""
+    """Run and step of the vocoder that made sound of frames, as for `checkpoint`; empty for none."""
 
 
 def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance: Provenance) -> None:

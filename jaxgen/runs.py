@@ -107,6 +107,11 @@ class Run:
                 print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
         raise _all_damaged(workdir)
 
+    @property
+    def name(self) -> str:
+        """Of the run's folder, and the step: `digits/6000`."""
+        return f"{self.workdir.resolve().name}/{self.step}"
+
     def untrained(self) -> Any:
         """The parameters that this run started from."""
         return jax.jit(self.training.init)(jax.random.key(self.config.train.seed)).average
@@ -138,22 +143,28 @@ class Run:
         *,
         seed: int,
         prompt: str = "",
+        vocoder: "Run | None" = None,
     ) -> None:
-        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes."""
+        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
+
+        vocoder: the run that made sound of their frames, if one did.
+        """
+        licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True)):
             name = "_".join([f"{index:03d}", *(f"{key}-{value}" for key, value in row.items())])
             provenance = Provenance(
                 model=type(self.config.model).__name__,
-                checkpoint=f"{self.workdir.resolve().name}/{self.step}",
+                checkpoint=self.name,
                 config_sha256=config_hash(self.config),
                 data_manifest_sha256=self.spec.manifest_hash,
-                licences=self.spec.licences,
+                licences=tuple(sorted(set(licences))),
                 seed=seed,
                 clip=index,
                 labels=row,
                 prompt=prompt,
+                vocoder="" if vocoder is None else vocoder.name,
             )
             mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
 

@@ -47,6 +47,8 @@ class Findings:
     memorisation: Memorisation | None
     """How near generated clips are to training data; None where they are not made freely."""
     real_time_factor: float
+    side_by_side: str = "Clips side by side have the same labels"
+    """What a held-out and a generated clip at the same place have in common."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,8 +166,9 @@ class SequenceEvaluator(Evaluator):
     def _labels(self, store: Store, clips: Sequence[int]) -> tuple[dict[str, str], ...]:
         """Labels of the clips, those values that the model knows."""
         known = dict(self._spec.vocabularies)
-        fields = fields(store, clips)
-        return tuple({name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields)
+        return tuple(
+            {name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields(store, clips)
+        )
 
 
 def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:

@@ -84,6 +84,7 @@ def fit(
         seconds_per_step=seconds_per_step,
         skipped_in_row=int(state.guard.in_row),
         must_write=train.on_full_disk == "stop",
+        concern=training.concern,
     )
     watchdog = Watchdog(telemetry.tell if is_first() else say_aloud, train.stuck_after)
     safety = Safety(training, batches, checkpoints, train, workdir, telemetry, devices)
