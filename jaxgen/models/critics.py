@@ -1,6 +1,6 @@
 """Critics of waveforms: one hears every p-th sample (HiFi-GAN, Kong 2020), one spectrograms (UnivNet, Jang 2021).
 
-A convolution is one product with what its kernel sees, which is what a CPU is fast at.
+A convolution is one product with what its kernel sees: on a CPU several times faster than XLA's own.
 """
 
 import dataclasses
@@ -116,11 +116,11 @@ class _PeriodCritic(nnx.Module):
 
 
 class _SpectralCritic(nnx.Module):
-    """Of a magnitude spectrogram: convolutions over time and frequency, which halve the frequencies."""
+    """Of a magnitude spectrogram: convolutions over time and frequency, which take ever fewer frequencies."""
 
     def __init__(self, window: int, channels: int, rngs: nnx.Rngs):
         self.window = window
-        first = _Conv(1, channels, (3, 5), (1, 2), rngs)
+        first = _Conv(1, channels, (3, 9), (1, 4), rngs)
         hidden = [_Conv(channels, channels, (3, 5), (1, 2), rngs) for _ in range(2)]
         self.layers = _Layers(
             [first, *hidden, _Conv(channels, channels, (3, 3), (1, 1), rngs), _Conv(channels, 1, (3, 3), (1, 1), rngs)]
