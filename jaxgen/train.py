@@ -218,7 +218,7 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
 def _next_commands(config: Config) -> str:
     return (
         "Next:\n"
-        f"  python -m jaxgen.generate --workdir {config.workdir} --num 4 --seconds 6\n"
+        f"  {config.evaluation.next_command.format(workdir=config.workdir)}\n"
         f"  tensorboard --logdir {config.folder / 'tensorboard'}   (pip install tensorboard)\n"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )

@@ -48,6 +48,8 @@ class CopySynthesis(EvaluationConfig):
     griffin_lim: tuple[int, ...] = (32, 60)
     """Iterations of Griffin-Lim, each of which is measured beside the vocoder."""
 
+    next_command = "python -m jaxgen.generate --workdir RUN_OF_A_MEL_MODEL --vocoder {workdir}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.griffin_lim, default=1) < 1:

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,9 @@ class EvaluationConfig(abc.ABC):
     """Clips made at each validation, and shown in the report."""
     metrics: tuple[AudioMetric, ...] = ()
     """Further metrics that know this kind of data."""
+
+    next_command: ClassVar[str]
+    """What to do with a trained run, `{workdir}`."""
 
     def __post_init__(self) -> None:
         if min(self.num_clips, self.num_previews) < 1:

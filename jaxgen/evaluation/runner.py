@@ -55,6 +55,8 @@ class Evaluation(EvaluationConfig):
     sampling: Sampling = Sampling()
     """How steps are drawn."""
 
+    next_command = "python -m jaxgen.generate --workdir {workdir} --num 4 --seconds 6"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < math.inf:
