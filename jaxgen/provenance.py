@@ -16,7 +16,7 @@ from jaxgen import __version__, audio
 from jaxgen.files import write_whole
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
-_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint")
+_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder")
 _ELSEWHERE = "in the JSON file beside this one"
 
 
