@@ -260,6 +260,8 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
         child = getattr(value, field.name)
         if dataclasses.is_dataclass(child):
             names += _options(child, option + ".")
+        elif isinstance(child, tuple) and child and all(map(dataclasses.is_dataclass, child)):
+            names += [name for place, item in enumerate(child) for name in _options(item, f"{option}.{place}.")]
         else:
             names.append(option)
             if isinstance(child, bool):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxgen.data.excerpts import Excerpts, one_of_each
 from jaxgen.errors import Diverged, UserError
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic, magnitudes
 from jaxgen.models.mel_rnn import MelRNN
@@ -359,6 +360,15 @@ def test_what_does_not_fit_is_one_line(mel_store, make, says):
     with pytest.raises(UserError, match=says) as error:
         make(mel_store.spec(()))
     assert "\n" not in str(error.value)
+
+
+def test_without_a_distance_the_whole_loss_is_shown_and_no_copies_are_measured(mel_store):
+    training, state = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
+    _, metrics = jax.jit(training.train_step)(state, _batch(mel_store))
+    assert float(metrics["loss"]) == float(metrics["generator_loss"])
+    options = {"batch_size": 4, "seq_len": 4, "seed": 0, "cache_dir": ""}
+    with pytest.raises(UserError, match="add MelDistance"):
+        CopySynthesis().evaluator(training, MODEL, mel_store.spec(()), **options)
 
 
 def test_terms_and_vocoders_of_samples_are_refused(wave_store):

@@ -17,6 +17,7 @@ from jaxgen.features.fourier import stft
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.vocoder import Vocoder, to_samples
 from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.presets import load_config
 from jaxgen.provenance import read as read_mark
 from jaxgen.vocoding import Renderer
 
@@ -166,6 +167,13 @@ def vocoder(config, tmp_path_factory, cache):
         )
         assert train.main() == 0
     return workdir
+
+
+def test_each_term_has_its_own_options(config):
+    changed = load_config(["--config", str(config), "--objective.terms.1.weight", "3"], "test").objective.terms
+    assert [term.weight for term in changed] == [2.0, 3.0, 2.0]
+    with pytest.raises(UserError, match=r"unknown option --objective.terms.7.weight; did you mean --objective.terms"):
+        load_config(["--config", str(config), "--objective.terms.7.weight", "3"], "test")
 
 
 def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path):

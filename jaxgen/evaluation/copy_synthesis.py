@@ -60,6 +60,11 @@ class CopySynthesis(EvaluationConfig):
             raise UserError(
                 f"CopySynthesis measures vocoders, but --model is {type(model).__name__}; use --evaluation Evaluation."
             )
+        if not training.compares:
+            raise UserError(
+                "CopySynthesis chooses the best checkpoint by the distance to recordings; add MelDistance() or StftDistance() "
+                "to objective.terms in the config file."
+            )
         return CopyEvaluator(training, spec, self, **options)
 
 

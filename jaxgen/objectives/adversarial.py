@@ -196,15 +196,20 @@ class AdversarialTraining(Training):
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         return kept._replace(step=state.step + 1, guard=guard), metrics
 
+    @property
+    def compares(self) -> bool:
+        """Whether there are terms that need no critic."""
+        return not all(term.hears_critic for term, _ in self._terms)
+
     def compare(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
         """How far the generator with these parameters is from the samples of a batch, by row: [B] each.
 
-        The terms that need no critic by name, and as `loss` their sum, each times its weight.
+        The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
         """
         made = self.module(params).imitate(batch, jax.random.key(0))
         heard = Heard(batch["samples"], made)
         rows = {term.name: distance(heard) for term, distance in self._terms if not term.hears_critic}
-        return rows | {"loss": self._compared(rows)}
+        return rows | {"loss": self._sum(rows)}
 
     def concern(self, figures: Mapping[str, float]) -> str:
         if figures["spread"] < _COLLAPSED:
@@ -241,12 +246,13 @@ class AdversarialTraining(Training):
         loss = config.weight * verdict
         for term, _ in self._terms:
             loss += term.weight * figures[term.name]
-        return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": self._compared(figures, loss)}
+        shown = self._sum(figures) if self.compares else loss
+        return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": shown}
 
-    def _compared(self, figures: Mapping[str, jax.Array], otherwise: Any = 0.0) -> Any:
-        """What training and validation alike call `loss`: the terms that need no critic; without any, the whole."""
+    def _sum(self, figures: Mapping[str, jax.Array]) -> jax.Array:
+        """What training and validation alike call `loss`: the terms that need no critic."""
         weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
-        return sum(weighted) if weighted else otherwise
+        return jnp.stack(weighted).sum(axis=0)
 
 
 def spread_of(samples: jax.Array) -> jax.Array:
