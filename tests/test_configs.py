@@ -1,6 +1,7 @@
 """Every file in configs/: shrunk to seconds, trained on real recordings, interrupted, resumed, and sampled."""
 
 import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -81,5 +82,6 @@ def test_a_config_is_conditioned_on_digit_and_speaker(file):
 
 def test_a_vocoder_of_the_configs_hears_the_frames_of_the_models_it_is_for(recordings):
     frames = {path.stem: load(path).features for path in CONFIGS}
-    assert frames["digits_vocoder"] == frames["digits_mel"]
+    one_by_one = dataclasses.replace(frames["digits_mel"], stack=1)  # how many a model takes together is its own affair
+    assert frames["digits_vocoder"] == one_by_one
     assert frames["speech_vocoder"] == any_sound(Folder(root=str(recordings / "kerstin"))).features
