@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CANDIDATES: tuple[tuple[type[Cell], int], ...] = ((LSTM, 1), (GRU, 1), (MinGRU, 3), (RGLRU, 2))
 """Cells and their layers: a gate of a linear recurrence sees the past only through the layer below."""
 _DIGITS = load(Path(__file__).parent.parent / "configs" / "digits_wave.py")
+_LIKELIHOOD = cast(Likelihood, _DIGITS.objective)
 _TOLERANCE = 0.02  # of the number of parameters
 _WIDEST = 8192
 _STEPS = 10**6  # of a schedule that is constant after its warm-up
@@ -59,7 +60,7 @@ class Options(measure.Options):
     model: WaveRNN = dataclasses.replace(cast(WaveRNN, _DIGITS.model), residual=True)
     """The model; its cell and layers are those whose parameters all others match."""
     objective: Likelihood = dataclasses.replace(
-        _DIGITS.objective, optimizer=dataclasses.replace(_DIGITS.objective.optimizer, final_share=1.0)
+        _LIKELIHOOD, optimizer=dataclasses.replace(_LIKELIHOOD.optimizer, final_share=1.0)
     )
     """What is minimised and how."""
     batch_size: int = _DIGITS.train.batch_size

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import Config, load, parse
-from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.batches import Batches
 from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import Plucked
 from jaxgen.features import MuLaw
@@ -141,7 +141,7 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
-def _bare_loop(training: Any, batches: TrainingBatches, train: Train) -> Callable[[], float]:
+def _bare_loop(training: Any, batches: Batches, train: Train) -> Callable[[], float]:
     """A round of the same updates, without all that the loop does beside them; returns its seconds."""
     step, state = jax.jit(updates(training), donate_argnums=0), jax.jit(training.init)(jax.random.key(0))
     lasts = [*range(train.steps_per_call, train.eval_every, train.steps_per_call), train.eval_every]

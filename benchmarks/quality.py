@@ -22,6 +22,7 @@ from jaxgen.config import Config, load, parse, split_values
 from jaxgen.data.store import prepare
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
+from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.serial import to_json
 
 OURS, PEER = "jaxgen", "PyTorch LSTM"
@@ -165,10 +166,11 @@ def _in_turn(workers: Sequence[Worker], turns: int, seed: int) -> dict[str, list
 
 def _size(options: Options, wanted: int) -> dict[str, Any]:
     """The peer's settings, its width such that it has about as many parameters as are wanted unless that is asked for."""
-    peer, features = options.peer, options.ours.features
+    peer, features, objective = options.peer, options.ours.features, options.ours.objective
     assert isinstance(features, MuLaw)  # `_options` has refused others
+    assert isinstance(objective, Likelihood)
     levels = features.q_levels
-    peak = peer.peak or options.ours.objective.optimizer.peak
+    peak = peer.peak or objective.optimizer.peak
     widths = range(1, 1 << 14)
     width = peer.hidden_size or min(
         widths, key=lambda width: abs(parameters(levels, peer.embedding_size, width, peer.num_layers) - wanted)

@@ -26,10 +26,12 @@ import tyro
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
 from jaxgen.errors import UserError
+from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
-from jaxgen.models.sequence import ModelConfig
+from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.objective import Objective
 from jaxgen.remote import local_folder
 from jaxgen.serial import to_json
 from jaxgen.training.profile import span
@@ -47,13 +49,13 @@ class Config:
     features: FeatureSpec
     """What a step of the sequence is."""
     model: ModelConfig
-    """Who predicts the next step."""
-    objective: Likelihood = Likelihood()
+    """Who makes the sound."""
+    objective: Objective = Likelihood()
     """What is minimised and how."""
     train: Train = Train()
     """How long and how often."""
-    evaluation: Evaluation = Evaluation()
-    """What is generated and measured."""
+    evaluation: EvaluationConfig = Evaluation()
+    """What is made and measured."""
     audio: AudioPolicy = AudioPolicy()
     """How recordings are decoded, and which are refused."""
     workdir: str = ""
@@ -258,6 +260,8 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
         child = getattr(value, field.name)
         if dataclasses.is_dataclass(child):
             names += _options(child, option + ".")
+        elif isinstance(child, tuple) and child and all(map(dataclasses.is_dataclass, child)):
+            names += [name for place, item in enumerate(child) for name in _options(item, f"{option}.{place}.")]
         else:
             names.append(option)
             if isinstance(child, bool):

@@ -11,7 +11,6 @@ from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
-from jaxgen.evaluation.runner import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
@@ -79,11 +78,10 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
         store = prepare(_test_data(config.data, options.data), config.features, policy, config.cache_dir)
         clips = tuple(range(len(store.clips)))
-    evaluator = Evaluator(
+    evaluator = dataclasses.replace(config.evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.training,
         config.model,
         trained.spec,
-        dataclasses.replace(config.evaluation, metrics=metrics, num_clips=count),
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=options.seed,

@@ -3,6 +3,7 @@
 Sound is written as it is made, so that clips may be of any length. Ctrl-C ends them where they are: shorter, but whole.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,15 +19,20 @@ import numpy as np
 import tyro
 
 from jaxgen import audio
-from jaxgen.config import parse
+from jaxgen.config import differences, parse
 from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
+from jaxgen.evaluation.runner import Evaluation
+from jaxgen.features import LogMel
 from jaxgen.files import writing
-from jaxgen.generation import Generator, use_all_cores
+from jaxgen.generation import DecodeBlocks, Generator, use_all_cores
+from jaxgen.models.sequence import SequenceConfig
+from jaxgen.models.vocoder import Vocoder
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
+from jaxgen.vocoding import Renderer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Options:
     """Folder of the clips; none takes generated/seed_N in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
+    vocoder: str | None = None
+    """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of the local copy of a run in an object store."""
 
@@ -77,14 +85,23 @@ def main() -> int:
     shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
     with (
         copied(options.workdir, options.cache_dir) as folder,
+        contextlib.nullcontext() if options.vocoder is None else copied(options.vocoder, options.cache_dir) as sounding,
         delivered(options.out or folder / "generated" / f"seed_{options.seed}") as out,
     ):
-        return _generate(options, folder, out, shown)
+        return _generate(options, folder, sounding, out, shown)
 
 
-def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
+def _generate(options: Options, workdir: Path, sounding: Path | None, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
-    generator = Generator(trained.training.module, trained.config.model, trained.spec)
+    model, evaluation = trained.config.model, trained.config.evaluation
+    if not isinstance(model, SequenceConfig) or not isinstance(evaluation, Evaluation):
+        raise UserError(
+            f"'{options.workdir}' holds a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
+            "--vocoder, and as --workdir the run of a mel model."
+        )
+    vocoder = None if sounding is None else Run.open(sounding)
+    decode_blocks = None if vocoder is None else _decoder(vocoder, trained, options)
+    generator = Generator(trained.training.module, model, trained.spec, decode_blocks)
     labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
     prompt = None if options.prompt is None else read_prompt(options.prompt, rate)
     _check_size(generator.num_steps(options.seconds) * trained.spec.features.samples_per_step, prompt, rate)
@@ -94,11 +111,13 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         labels,
         seconds=options.seconds,
         prompt=prompt,
-        sampling=_sampling(options, trained.config.evaluation.sampling),
+        sampling=_sampling(options, evaluation.sampling),
         seed=options.seed,
         progress=True,
     )
-    save = functools.partial(trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "")
+    save = functools.partial(
+        trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder
+    )
     with Interrupts(ExitCode.INTERRUPTED) as interrupts:
         num_samples = write_as_made(stream, out, options.num, save, lambda: interrupts.requested)
     elapsed = time.perf_counter() - started
@@ -111,6 +130,28 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         kept = "the clips end where they were" if num_samples else "nothing was written"
         print(f"jaxgen: interrupted; {kept}", file=sys.stderr)
     return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
+
+
+def _decoder(vocoder: Run, trained: Run, options: Options) -> DecodeBlocks:
+    """What makes sound of the frames of `trained`. Raises UserError for a run of something else, or of other frames."""
+    frames, model = trained.spec.features, vocoder.config.model
+    if not isinstance(model, Vocoder) or not isinstance(vocoder.spec.features, LogMel):
+        raise UserError(
+            f"'{options.vocoder}' holds a {type(model).__name__}; pass --vocoder the folder of a run of a Vocoder, as "
+            "configs/digits_vocoder.py trains."
+        )
+    if not isinstance(frames, LogMel):
+        raise UserError(
+            f"'{options.workdir}' models {frames.step_unit}s, but a vocoder makes sound of mel frames; leave --vocoder out."
+        )
+    known, asked = (dataclasses.replace(each, stack=1) for each in (vocoder.spec.features, frames))
+    if changed := differences(known, asked, prefix="features"):
+        raise UserError(
+            f"'{options.vocoder}' makes sound of other frames than '{options.workdir}' models: {'; '.join(changed)}. Pass "
+            "--vocoder one that was trained with the same features."
+        )
+    renderer = Renderer(vocoder.training.module, frames)
+    return functools.partial(renderer.decode_blocks, vocoder.params)
 
 
 def write_as_made(

@@ -16,7 +16,7 @@ from jaxgen import __version__, audio
 from jaxgen.files import write_whole
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
-_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint")
+_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder")
 _ELSEWHERE = "in the JSON file beside this one"
 
 
@@ -46,6 +46,8 @@ class Provenance:
     """Label values the clip was asked for, by label name."""
     prompt: str = ""
     """The recording that was continued, or the text that was spoken; empty for none."""
+    vocoder: str = ""
+    """Run and step of the vocoder that made sound of frames, as for `checkpoint`; empty for none."""
 
 
 def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance: Provenance) -> None:

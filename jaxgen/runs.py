@@ -15,12 +15,12 @@ import numpy as np
 
 from jaxgen import __version__
 from jaxgen.config import Config, differences
-from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.files import write_whole, writing
-from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
 from jaxgen.training.mesh import Devices
@@ -68,7 +68,7 @@ class Run:
     step: int
     config: Config
     spec: DataSpec
-    training: LikelihoodTraining
+    training: Training
     params: Any
     """Averaged parameters of the checkpoint."""
 
@@ -107,9 +107,14 @@ class Run:
                 print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
         raise _all_damaged(workdir)
 
+    @property
+    def name(self) -> str:
+        """Of the run's folder, and the step: `digits/6000`."""
+        return f"{self.workdir.resolve().name}/{self.step}"
+
     def untrained(self) -> Any:
         """The parameters that this run started from."""
-        return jax.jit(self.training.init)(jax.random.key(self.config.train.seed)).params
+        return jax.jit(self.training.init)(jax.random.key(self.config.train.seed)).average
 
     def check_data(self, store: Store) -> None:
         """Raises UserError where the store holds other clips than this run was trained on."""
@@ -138,22 +143,28 @@ class Run:
         *,
         seed: int,
         prompt: str = "",
+        vocoder: "Run | None" = None,
     ) -> None:
-        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes."""
+        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
+
+        vocoder: the run that made sound of their frames, if one did.
+        """
+        licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True)):
             name = "_".join([f"{index:03d}", *(f"{key}-{value}" for key, value in row.items())])
             provenance = Provenance(
                 model=type(self.config.model).__name__,
-                checkpoint=f"{self.workdir.resolve().name}/{self.step}",
+                checkpoint=self.name,
                 config_sha256=config_hash(self.config),
                 data_manifest_sha256=self.spec.manifest_hash,
-                licences=self.spec.licences,
+                licences=tuple(sorted(set(licences))),
                 seed=seed,
                 clip=index,
                 labels=row,
                 prompt=prompt,
+                vocoder="" if vocoder is None else vocoder.name,
             )
             mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
 
@@ -180,7 +191,7 @@ def keep_compiled(cache_dir: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
+def bind(config: Config, spec: DataSpec) -> Training:
     """The config's objective for its model and this data."""
     train = config.train
     return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
@@ -188,21 +199,17 @@ def bind(config: Config, spec: DataSpec) -> LikelihoodTraining:
 
 def devices_of(config: Config) -> Devices:
     """All devices, for the config to train on. Raises UserError where its batch does not divide over them."""
-    train, accumulation = config.train, config.objective.accumulation
-    return Devices(train.batch_size, accumulation=accumulation, shard_parameters=train.shard_parameters)
+    train, parts = config.train, config.objective.parts
+    return Devices(train.batch_size, accumulation=parts, shard_parameters=train.shard_parameters)
 
 
-def training_batches(
-    config: Config, store: Store, spec: DataSpec, rows: Sequence[int] | None = None
-) -> TrainingBatches:
+def training_batches(config: Config, store: Store, spec: DataSpec, rows: Sequence[int] | None = None) -> Batches:
     """The batches that the config trains on. rows: those that are read, none for all."""
-    train, model = config.train, config.model
-    return TrainingBatches(
+    train = config.train
+    return config.objective.batches(
+        config.model,
         store,
         spec,
-        model.labels,
-        lookback=model.lookback,
-        stride=model.stride,
         batch_size=train.batch_size,
         seq_len=train.seq_len,
         seed=train.seed,

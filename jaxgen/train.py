@@ -20,10 +20,10 @@ from jaxgen.data import report as data_report
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
-from jaxgen.evaluation.runner import Evaluator
+from jaxgen.evaluation.findings import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.machine import keep_freed_memory
-from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.objective import Training
 from jaxgen.presets import load_config
 from jaxgen.remote import Mirror, is_remote, trained_in
 from jaxgen.runs import (
@@ -114,11 +114,10 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
     for metric in config.evaluation.metrics:
         metric.check(store)
     training = bind(config, spec)
-    evaluator = Evaluator(
+    evaluator = config.evaluation.evaluator(
         training,
         config.model,
         spec,
-        config.evaluation,
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=config.train.seed,
@@ -149,7 +148,7 @@ def _train(
     mirror: Mirror | None,
     devices: Devices,
     store: Store,
-    training: LikelihoodTraining,
+    training: Training,
     spec: DataSpec,
     evaluator: Evaluator,
 ) -> Outcome:
@@ -219,7 +218,7 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
 def _next_commands(config: Config) -> str:
     return (
         "Next:\n"
-        f"  python -m jaxgen.generate --workdir {config.workdir} --num 4 --seconds 6\n"
+        f"  {config.evaluation.next_command.format(workdir=config.workdir)}\n"
         f"  tensorboard --logdir {config.folder / 'tensorboard'}   (pip install tensorboard)\n"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )

@@ -32,12 +32,20 @@ TINY = (
 )
 """Options that shrink the quickstart to seconds."""
 
-SHRUNK = (
-    *("--model.cell.hidden-size", "8", "--model.num-layers", "1", "--train.steps", "4", "--train.batch-size", "4"),
-    *("--train.seq-len", "16", "--train.eval-every", "4", "--train.checkpoint-every", "2", "--train.log-every", "1"),
-    *("--evaluation.num-clips", "4", "--evaluation.num-previews", "2", "--evaluation.seconds", "0.2"),
+_SHORT = (
+    *("--train.steps", "4", "--train.batch-size", "4", "--train.seq-len", "16", "--train.eval-every", "4"),
+    *("--train.checkpoint-every", "2", "--train.log-every", "1"),
+    *("--evaluation.num-clips", "4", "--evaluation.num-previews", "2"),
 )
-"""Options that shrink any config to seconds; its data is small already."""
+SHRUNK = (*_SHORT, "--model.cell.hidden-size", "8", "--model.num-layers", "1", "--evaluation.seconds", "0.2")
+"""Options that shrink any config of a sequence model to seconds; its data is small already."""
+
+SHRUNK_VOCODER = (
+    *(*_SHORT, "--model.width", "8", "--model.num-blocks", "1", "--objective.critic.periods", "3"),
+    *("--objective.critic.windows", "128", "--objective.critic.channels", "2"),
+    *("--objective.critic.spectral-channels", "2", "--evaluation.griffin-lim", "2"),
+)
+"""The same for one of a vocoder."""
 
 
 @pytest.fixture(scope="session")

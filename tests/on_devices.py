@@ -11,11 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen.data.pipeline import Streams, TrainingBatches
+from jaxgen.data.batches import Stream
 from jaxgen.data.store import Store
 from jaxgen.distributions import Normal
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.critics import WaveCritic
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.objective import Objective
+from jaxgen.objectives.terms import MelDistance
 from jaxgen.recurrent import GRU, LSTM
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
@@ -24,6 +30,7 @@ from jaxgen.training.mesh import Devices
 LSTM_MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
 GRU_MODEL = dataclasses.replace(LSTM_MODEL, cell=GRU(hidden_size=8))
 STEPS, ROWS, PER_CALL = 8, 8, 2
+CONTEST = Adversarial(terms=(MelDistance(),), critic=WaveCritic(periods=(3,), windows=(), channels=2), critic_steps=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +39,18 @@ class Case:
 
     devices: int = 1
     shard: bool = False
-    accumulation: int = 1
-    model: MelRNN = LSTM_MODEL
+    objective: Objective = Likelihood()
+    model: ModelConfig = LSTM_MODEL
 
 
 CASES = {
     "1": Case(),
     **{f"{n} replicated": Case(n) for n in (2, 4, 8)},
     **{f"{n} sharded": Case(n, True) for n in (2, 8)},
-    "GRU in parts, 1": Case(1, accumulation=2, model=GRU_MODEL),
-    "GRU in parts, 4 sharded": Case(4, True, accumulation=2, model=GRU_MODEL),
+    "GRU in parts, 1": Case(1, False, Likelihood(accumulation=2), GRU_MODEL),
+    "GRU in parts, 4 sharded": Case(4, True, Likelihood(accumulation=2), GRU_MODEL),
+    "adversarial, 1": Case(1, False, CONTEST, Vocoder(width=8, num_blocks=1)),
+    "adversarial, 4 sharded": Case(4, True, CONTEST, Vocoder(width=8, num_blocks=1)),
 }
 
 
@@ -50,18 +59,18 @@ class Program:
 
     def __init__(self, store: Store, case: Case):
         self.store, self.spec = store, store.spec(())
-        objective = Likelihood(accumulation=case.accumulation)
-        training = objective.bind(case.model, self.spec, steps=STEPS, batch_size=ROWS)
+        self.case = case
+        training = case.objective.bind(case.model, self.spec, steps=STEPS, batch_size=ROWS)
         used = jax.devices()[: case.devices]
-        self.devices = Devices(ROWS, accumulation=case.accumulation, shard_parameters=case.shard, devices=used)
+        self.devices = Devices(ROWS, accumulation=case.objective.parts, shard_parameters=case.shard, devices=used)
         self.first = self.devices.start(training.init, jax.random.key(0))
         self.step = self.devices.compiled(lambda s, b: jax.lax.scan(training.train_step, s, b), self.first)
 
-    def stream(self) -> Streams:
-        options = {"lookback": 1, "batch_size": ROWS, "seq_len": 8, "seed": 0, "rows": self.devices.rows}
-        return iter(TrainingBatches(self.store, self.spec, (), **options))
+    def stream(self) -> Stream:
+        options = {"batch_size": ROWS, "seq_len": 8, "seed": 0, "rows": self.devices.rows}
+        return iter(self.case.objective.batches(self.case.model, self.store, self.spec, **options))
 
-    def train(self, stream: Streams, state: Any, first: int, last: int) -> tuple[list[float], Any, dict[str, Any]]:
+    def train(self, stream: Stream, state: Any, first: int, last: int) -> tuple[list[float], Any, dict[str, Any]]:
         """Losses of the steps first..last, and the state and data position after them."""
         losses = []
         for call in calls(stream, first, range(first + PER_CALL - 1, last + 1, PER_CALL), self.devices.place):

@@ -9,6 +9,7 @@ import pytest
 from jaxgen.config import load
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.synthetic import Plucked
+from jaxgen.models.sequence import SequenceConfig
 from jaxgen.presets import any_sound, quickstart
 from jaxgen.runs import bind
 from jaxgen.training.loop import updates
@@ -28,6 +29,12 @@ def spec_of(config):
 
 def batch_of(config, spec, *leading):
     rows, steps = (*leading, config.train.batch_size), config.train.seq_len
+    if not isinstance(config.model, SequenceConfig):
+        samples = steps * spec.features.samples_per_step
+        return {
+            "samples": jax.ShapeDtypeStruct((*rows, samples), np.float32),
+            "clip": jax.ShapeDtypeStruct(rows, np.int32),
+        }
 
     def array(length, dtype, *shape):
         return jax.ShapeDtypeStruct((*rows, length, *shape), dtype)
@@ -62,9 +69,14 @@ def test_train_and_eval_steps_lower(name, platform):
     assert [(a.shape, a.dtype) for a in jax.tree.leaves(got)] == [(a.shape, a.dtype) for a in jax.tree.leaves(state)]
     assert metrics["loss"].shape == (config.train.steps_per_call,)
 
+    batch = batch_of(config, spec)
+    if not isinstance(config.model, SequenceConfig):
+        exported = jax.export.export(jax.jit(training.compare), platforms=[platform])(state.average, batch)
+        scores = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        assert scores["loss"].shape == (config.train.batch_size,)
+        return
     score = jax.export.export(jax.jit(training.eval_step), platforms=[platform], disabled_checks=checks)
-    _, scores, predictions = jax.tree.unflatten(
-        (exported := score(state.params, state.carry, batch_of(config, spec))).out_tree, exported.out_avals
-    )
+    exported = score(state.params, state.carry, batch)
+    _, scores, predictions = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert scores["loss"].shape == (config.train.batch_size, config.train.seq_len)
     assert predictions.shape[2:] == spec.features.step_shape

@@ -45,6 +45,10 @@ def test_so_it_is_in_parts_and_for_another_cell(found):
     assert_same(found["curves"]["GRU in parts, 4 sharded"], found["curves"]["GRU in parts, 1"])
 
 
+def test_so_it_is_where_a_generator_learns_against_a_critic(found):
+    assert_same(found["curves"]["adversarial, 4 sharded"], found["curves"]["adversarial, 1"])
+
+
 def test_a_device_holds_its_share_of_a_split_state(found):
     assert 0.5 <= found["share"] < 0.6
 

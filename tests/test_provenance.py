@@ -23,6 +23,7 @@ MARK = provenance.Provenance(
     clip=3,
     labels={"digit": "7", "speaker": "zoë"},
     prompt='"so" <it> begins',
+    vocoder="voices/100",
 )
 CONTENT = {
     "synthetic": True,
@@ -36,6 +37,7 @@ CONTENT = {
     "clip": 3,
     "labels": {"digit": "7", "speaker": "zoë"},
     "prompt": '"so" <it> begins',
+    "vocoder": "voices/100",
 }
 
 
@@ -65,6 +67,7 @@ def test_the_mark_inside_is_where_any_wav_reader_finds_comments(tmp_path: Path):
         {"licences": tuple(f"licence {i}" for i in range(500))},
         {"labels": {f"label{i}": "value" for i in range(300)}},
         {"checkpoint": "ß" * 250 + "/1", "prompt": "x" * 1_500},
+        {"vocoder": "ß" * 250 + "/1", "checkpoint": "ß" * 250 + "/1"},
     ],
     ids=lambda long: next(iter(long)),
 )
@@ -75,7 +78,7 @@ def test_what_is_too_long_for_a_wav_stands_beside_it(tmp_path: Path, long: dict)
     beside = json.loads(path.with_suffix(".json").read_text("utf-8"))
     assert inside is not None
     shortened = {name for name in inside if inside[name] != beside[name]}
-    assert shortened <= {"prompt", "labels", "licences", "checkpoint"}
+    assert shortened <= {"prompt", "labels", "licences", "checkpoint", "vocoder"}
     assert all(inside[name] == "in the JSON file beside this one" for name in shortened)
     assert all(beside[name] == (list(value) if name == "licences" else value) for name, value in long.items())
 

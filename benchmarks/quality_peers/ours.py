@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -15,6 +15,8 @@ from jaxgen.data.store import Store
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.machine import keep_freed_memory
+from jaxgen.models.sequence import SequenceConfig
+from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.runs import bind, devices_of, training_batches
 from jaxgen.serial import from_json
 from jaxgen.training.feed import Call, calls
@@ -51,11 +53,13 @@ class _Learner:
     def __init__(self, config: Config, store: Store, data: DataSpec, steps: int):
         train = dataclasses.replace(config.train, steps=steps)
         config = dataclasses.replace(config, train=train)
-        training, self._devices = bind(config, data), devices_of(config)
+        training, self._devices = cast(LikelihoodTraining, bind(config, data)), devices_of(config)
         self._init = lambda: self._devices.start(training.init, jax.random.key(train.seed))
         self._batches, self._size = training_batches(config, store, data, self._devices.rows), train.steps_per_call
         self._store, self._clips = store, store.indices("validation")
-        self._scorer = Scorer(training, config.model, data, batch_size=train.batch_size, seq_len=train.seq_len)
+        self._scorer = Scorer(
+            training, cast(SequenceConfig, config.model), data, batch_size=train.batch_size, seq_len=train.seq_len
+        )
         self._step = self._devices.compiled(updates(training), self._init())
         self.state, self._calls = self._start()
         self.update()

@@ -20,6 +20,7 @@ from jaxgen.config import Config
 from jaxgen.data.pipeline import Batch, scoring_batches
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.features import MuLaw
+from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.runs import training_batches
 from jaxgen.serial import from_json
 
@@ -88,8 +89,9 @@ class _Learner:
         self._data = self._store.spec(())
         self._batches = iter(training_batches(config, self._store, self._data))
         assert isinstance(config.features, MuLaw)
+        assert isinstance(config.objective, Likelihood)
         self.network = Network(config.features.q_levels, spec)
-        adam = config.objective.optimizer
+        adam = self._plan = config.objective.optimizer
         plain = [p for p in self.network.parameters() if p.ndim < 2]
         matrices = [p for p in self.network.parameters() if p.ndim >= 2]
         self._adam = torch.optim.AdamW(
@@ -109,7 +111,7 @@ class _Learner:
         nats, state = self.network.nats(next(self._batches), self._state)
         loss = nats.mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self._config.objective.optimizer.clip_norm)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._plan.clip_norm)
         self._adam.step()
         self._state = (state[0].detach(), state[1].detach())
         self._steps += 1
@@ -136,7 +138,7 @@ class _Learner:
         return total / count / math.log(2)
 
     def _learning_rate(self) -> float:
-        plan = self._config.objective.optimizer
+        plan = self._plan
         rising = (self._steps + 1) / (plan.warmup_steps + 1)
         falling = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self._spent / self._seconds))
         return self._peak * min(rising, plan.final_share + (1 - plan.final_share) * falling)

@@ -16,16 +16,15 @@ multiples of `stride`, with further masked silence between them, for models that
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxgen.data.batches import Batch
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-
-Batch = dict[str, Any]
 
 _CHUNKS_PER_SEGMENT = 64
 
@@ -78,9 +77,9 @@ class TrainingBatches:
     def __iter__(self) -> "Streams":
         return self._streams()
 
-    def names(self, clips: Iterable[int]) -> list[str]:
-        """Names of clips by their index."""
-        return [self._store.clips[clip].name for clip in clips]
+    def names(self, batch: Mapping[str, Any]) -> list[str]:
+        """Names of the clips of which a batch holds real steps."""
+        return [self._store.clips[clip].name for clip in np.unique(batch["clip"][batch["mask"]])]
 
 
 def scoring_batches(

@@ -1,7 +1,6 @@
 """Measures a trained model: likelihood, floors, distances, what its clips are like and whether they are copies."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,22 +14,32 @@ from jaxgen.data.store import Store
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation import baselines
-from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
-from jaxgen.evaluation.memorisation import Memorisation, memorisation
+from jaxgen.evaluation.audio_metric import ClipSet, Reference
+from jaxgen.evaluation.findings import (
+    Column,
+    EvaluationConfig,
+    Evaluator,
+    Findings,
+    describe,
+    even,
+    fields,
+    spread,
+)
+from jaxgen.evaluation.memorisation import memorisation
 from jaxgen.evaluation.metrics import (
-    clipping_rate,
     embed,
     frechet_distance,
     frechet_note,
     log_spectral_distance_db,
     multi_resolution_stft_distance,
-    silence_rate,
 )
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
-from jaxgen.models.sequence import ModelConfig
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.sequence import SequenceConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.objective import Training
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
 _MOST_REAL = 1_000  # held-out recordings that further metrics compare with
@@ -38,63 +47,37 @@ _EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording; its
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What is generated while training and for the report."""
+class Evaluation(EvaluationConfig):
+    """Likelihood of held-out clips, and clips that the model draws freely."""
 
-    num_clips: int = 64
-    """Clips generated for the report; its figures are means over them."""
-    num_previews: int = 8
-    """Clips generated at each validation, and shown in the report."""
     seconds: float | None = None
     """Longest generated clip in seconds; none takes the training clips' (see `jaxgen.generate`), 60 at the most."""
     sampling: Sampling = Sampling()
     """How steps are drawn."""
-    metrics: tuple[AudioMetric, ...] = ()
-    """Further metrics that know this kind of data."""
+
+    next_command = "python -m jaxgen.generate --workdir {workdir} --num 4 --seconds 6"
 
     def __post_init__(self) -> None:
-        if min(self.num_clips, self.num_previews) < 1:
-            raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+        super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--evaluation.seconds is {self.seconds:g}, expected a length above 0.")
 
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A set of clips that the table describes."""
-
-    name: str
-    clips: list[np.ndarray]
-    """float32 [nsamp] each."""
-    labels: Sequence[Mapping[str, str]]
-    """What each was asked to be, or is."""
+    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "SequenceEvaluator":
+        if not isinstance(training, LikelihoodTraining) or not isinstance(model, SequenceConfig):
+            raise UserError(
+                f"Evaluation scores models that predict the next step, but --model is {type(model).__name__}; use "
+                "--evaluation CopySynthesis for one that turns frames into sound."
+            )
+        return SequenceEvaluator(training, model, spec, self, **options)
 
 
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """All that a report says."""
-
-    metrics: dict[str, float]
-    """Figures of the model, by unit-bearing name."""
-    columns: tuple[Column, ...]
-    """Training data, held-out data, generated clips, clips of the untrained model, noise."""
-    table: dict[str, dict[str, float]]
-    """Figures by column name, then by unit-bearing name."""
-    labels: tuple[dict[str, str], ...]
-    """Labels of the generated clips; those of the held-out clips at the same places."""
-    notes: dict[str, str]
-    """What the figures rest on, by name."""
-    memorisation: Memorisation
-    real_time_factor: float
-
-
-class Evaluator:
-    """Measures models of one config; what it compiles is kept from call to call."""
+class SequenceEvaluator(Evaluator):
+    """Likelihood, and free-running clips."""
 
     def __init__(
         self,
         training: LikelihoodTraining,
-        model: ModelConfig,
+        model: SequenceConfig,
         spec: DataSpec,
         evaluation: Evaluation,
         *,
@@ -112,8 +95,8 @@ class Evaluator:
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], list[np.ndarray]]:
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
-        metrics = self._scorer(params, store, _spread(clips, most)).metrics
-        shown = _even(store, clips, self._model.labels, self._evaluation.num_previews)
+        metrics = self._scorer(params, store, spread(clips, most)).metrics
+        shown = even(store, clips, self._model.labels, self._evaluation.num_previews)
         return metrics, self._generate(params, self._labels(store, shown)).clips
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
@@ -127,26 +110,26 @@ class Evaluator:
             )
         spec, count = self._spec, self._evaluation.num_clips
         features = spec.features
-        measured = _spread(clips, _MOST_REAL)
-        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, _fields(store, measured))
+        measured = spread(clips, _MOST_REAL)
+        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, fields(store, measured))
         measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
         most = features.num_steps(round(_EXCERPT_SECONDS * features.sample_rate))
-        scores = self._scorer(params, store, clips, predict=_spread(clips, _RECONSTRUCTED), most=most)
-        train_scores = self._scorer(params, training, _spread(training.indices("train"), len(clips)))
+        scores = self._scorer(params, store, clips, predict=spread(clips, _RECONSTRUCTED), most=most)
+        train_scores = self._scorer(params, training, spread(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
         metrics |= _floors(features, training, store, clips)
         metrics |= _reconstruction(features, store, scores.predictions)
 
         chosen, known = (
-            _even(data, all_clips, self._model.labels, count)
+            even(data, all_clips, self._model.labels, count)
             for data, all_clips in ((store, clips), (training, training.indices("train")))
         )
         labels = self._labels(store, chosen)
         generated = self._generate(params, labels)
         held_out = [_excerpt(store, i) for i in chosen]
         columns = (
-            Column("training data", [_excerpt(training, i) for i in known], _fields(training, known)),
-            Column("held-out data", held_out, _fields(store, chosen)),
+            Column("training data", [_excerpt(training, i) for i in known], fields(training, known)),
+            Column("held-out data", held_out, fields(store, chosen)),
             Column("generated", generated.clips, labels),
             Column("untrained model", self._generate(untrained, labels).clips, labels),
             Column("noise", _noise(held_out, self._seed), labels),
@@ -159,7 +142,7 @@ class Evaluator:
             notes[f"Frechet distance of {column.name}"] = frechet_note(embedded, reference)
             # held-out clips are the reference itself: their distance would be about 0 by construction
             distance = math.nan if column.name == "held-out data" else frechet_distance(embedded, reference)
-            table[column.name] = {"frechet_distance_db2": distance} | _describe(column, features.sample_rate)
+            table[column.name] = {"frechet_distance_db2": distance} | describe(column, features.sample_rate)
             scored = ClipSet(column.clips, features.sample_rate, column.labels)
             for measure in measures:
                 table[column.name] |= measure(real if column.name == "held-out data" else scored)
@@ -185,16 +168,9 @@ class Evaluator:
     def _labels(self, store: Store, clips: Sequence[int]) -> tuple[dict[str, str], ...]:
         """Labels of the clips, those values that the model knows."""
         known = dict(self._spec.vocabularies)
-        fields = _fields(store, clips)
-        return tuple({name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields)
-
-
-def _describe(column: Column, sample_rate: int) -> dict[str, float]:
-    return {
-        "clipping_rate": float(np.mean([clipping_rate(clip) for clip in column.clips])),
-        "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
-        "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
-    }
+        return tuple(
+            {name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields(store, clips)
+        )
 
 
 def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
@@ -266,30 +242,3 @@ def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
         np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), len(clip)), -1, 1).astype(np.float32)
         for clip in clips
     ]
-
-
-def _spread(items: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the items, evenly spread over them."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
-
-
-def _even(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
-    """Exactly `count` of the clips, as evenly as can be over the combinations of labels; in no order of those, so that
-    the first few are of many.
-    """
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for clip in clips:
-        groups.setdefault(tuple(store.clips[clip].fields.get(name, "") for name in labels), []).append(clip)
-    order = np.random.default_rng(0).permutation(len(groups))
-    repeated = [_repeated(list(groups.values())[place], -(-count // len(groups))) for place in order]
-    return [clip for turn in zip(*repeated, strict=True) for clip in turn][:count]
-
-
-def _fields(store: Store, clips: Sequence[int]) -> list[Mapping[str, str]]:
-    return [store.clips[clip].fields for clip in clips]
-
-
-def _repeated(items: Sequence[int], count: int) -> list[int]:
-    """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
-    return list(itertools.islice(itertools.cycle(_spread(items, count)), count))

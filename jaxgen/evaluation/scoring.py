@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.data.pipeline import scoring_batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.models.sequence import ModelConfig
+from jaxgen.models.sequence import SequenceConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
 
 
@@ -30,7 +30,7 @@ class Scorer:
     """Scores clips in batches of one shape, so that it compiles once."""
 
     def __init__(
-        self, training: LikelihoodTraining, model: ModelConfig, spec: DataSpec, *, batch_size: int, seq_len: int
+        self, training: LikelihoodTraining, model: SequenceConfig, spec: DataSpec, *, batch_size: int, seq_len: int
     ):
         self._model, self._spec = model, spec
         self._batch_size, self._seq_len = batch_size, seq_len

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgen.evaluation.findings import Findings
+from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
-from jaxgen.evaluation.runner import Findings
 from jaxgen.files import write_whole, writing
 
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
@@ -40,7 +41,7 @@ def write_report(
         "metrics": findings.metrics,
         "table": findings.table,
         "notes": findings.notes,
-        "nearest_training_clips": findings.memorisation.nearest,
+        "nearest_training_clips": findings.memorisation.nearest if findings.memorisation else [],
     }
     write_json(out / "report.json", content)
 
@@ -54,10 +55,11 @@ def headline(findings: Findings) -> str:
         f"{name}: " + ", ".join(f"{column} {figures[name]:.3g}" for column, figures in findings.table.items())
         for name in ["frechet_distance_db2", *rows]
     ]
-    lines.append(
-        f"memorisation: {metrics['memorisation_suspicious_share']:.1%} of generated chunks are nearer to training data "
-        "than 95 % of held-out ones are (5.0% if nothing is copied)"
-    )
+    if findings.memorisation:
+        lines.append(
+            f"memorisation: {metrics['memorisation_suspicious_share']:.1%} of generated chunks are nearer to training data "
+            "than 95 % of held-out ones are (5.0% if nothing is copied)"
+        )
     return "\n".join(lines)
 
 
@@ -76,7 +78,7 @@ def _sections(
             "Listen",
             _side("Real, held out", real, made, findings, sample_rate),
             _side("Generated", made, real, findings, sample_rate),
-            note="Clips side by side have the same labels; generated clips are synthetic and marked so in their metadata.",
+            note=f"{findings.side_by_side}; generated clips are synthetic and marked so in their metadata.",
         ),
         Table(
             "What the clips are like",
@@ -91,14 +93,14 @@ def _sections(
             note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
         ),
         *_listening_grid(findings, sample_rate),
-        _nearest(findings),
+        *([_nearest(findings.memorisation)] if findings.memorisation else []),
         Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
     ]
     if len(history) > 1:
         curves = Image(
             "Training",
             png(training_curves(history, "loss")),
-            "Loss in nats by step. A gap that widens while validation rises is overfitting.",
+            "Loss by step. A gap that widens while validation rises is overfitting.",
         )
         sections.insert(1, curves)
     return sections
@@ -152,18 +154,18 @@ def _heard(clip: np.ndarray, sample_rate: int) -> np.ndarray:
     return clip[: round(_GRID_SECONDS * sample_rate)]
 
 
-def _nearest(findings: Findings) -> Table:
+def _nearest(found: Memorisation) -> Table:
     rows: list[list[Cell]] = [
         [match.generated, match.generated_seconds, match.training, match.training_seconds, match.distance_db]
-        for match in findings.memorisation.nearest[:8]
+        for match in found.nearest[:8]
     ]
     return Table(
         "Nearest training clips",
         ["Generated", "at (s)", "Training clip", "at (s)", "Distance (dB)"],
         rows,
         note="The generated chunks of 0.25 s that come closest to the training data. The median distance of held-out "
-        f"chunks to the training data is {findings.memorisation.held_out.median_db:.3g} dB, of generated ones "
-        f"{findings.memorisation.generated.median_db:.3g} dB.",
+        f"chunks to the training data is {found.held_out.median_db:.3g} dB, of generated ones "
+        f"{found.generated.median_db:.3g} dB.",
     )
 
 

@@ -20,15 +20,19 @@ def stft(samples: jax.Array, n_fft: int, hop_length: int, win_length: int | None
     return jnp.fft.rfft(framed(padded, n_fft, hop_length, num_frames) * hann(n_fft, win_length))
 
 
-def istft(spectrum: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None) -> jax.Array:
+def istft(
+    spectrum: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None, where: jax.Array | None = None
+) -> jax.Array:
     """The signal whose `stft` is nearest in the least-squares sense (Griffin & Lim 1984, eq. 6).
 
     spectrum: complex64 [..., nframe, n_fft // 2 + 1]. Returns float32 [..., (nframe - 1) * hop_length].
+    where: float32 [nframe, 1], 0 for frames that do not count.
     """
     num_frames = spectrum.shape[-2]
     window = hann(n_fft, win_length)
-    summed = _overlap_add(jnp.fft.irfft(spectrum, n=n_fft) * window, hop_length)
-    weight = _overlap_add(jnp.broadcast_to(jnp.square(window), (num_frames, n_fft)), hop_length)
+    counted = jnp.ones((num_frames, 1)) if where is None else where
+    summed = _overlap_add(jnp.fft.irfft(spectrum, n=n_fft) * window * counted, hop_length)
+    weight = _overlap_add(jnp.square(window) * counted, hop_length)
     inside = slice(n_fft // 2, n_fft // 2 + (num_frames - 1) * hop_length)
     return summed[..., inside] / jnp.maximum(weight[inside], 1e-8)
 

@@ -17,13 +17,13 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Distribution, NormalMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, SequenceConfig, SequenceModel, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
 
 @dataclasses.dataclass(frozen=True)
-class MelRNN(ModelConfig):
+class MelRNN(SequenceConfig):
     """A recurrent network over log-mel frames."""
 
     cell: Cell = LSTM(hidden_size=256)

@@ -21,7 +21,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
 from jaxgen.features.fourier import framed, hann
 from jaxgen.heads import SampleOutput, Softmax
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, SampleSequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, SampleSequenceModel, SequenceConfig, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
@@ -29,7 +29,7 @@ _PERIODS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # frames of the slowest tier, of
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleRNN(ModelConfig):
+class SampleRNN(SequenceConfig):
     """Tiers of recurrent networks over frames of samples, and a feed-forward network over samples."""
 
     frame_sizes: tuple[int, ...] = (64, 8)

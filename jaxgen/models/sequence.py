@@ -17,6 +17,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.heads import SampleHead
+from jaxgen.models.config import ModelConfig
 
 Carry = Any
 Labels = Mapping[str, jax.Array | np.ndarray]
@@ -126,11 +127,9 @@ class SampleSequenceModel(SequenceModel):
         return self.head.predict(outputs)
 
 
-class ModelConfig:
-    """Base of the frozen dataclasses that configure a model and build it."""
+class SequenceConfig(ModelConfig):
+    """Base of the frozen dataclasses that configure a model of a sequence and build it."""
 
-    labels: tuple[str, ...]
-    """Names of the labels that condition the model."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""
 

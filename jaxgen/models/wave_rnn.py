@@ -18,14 +18,14 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw, SampleSpec
 from jaxgen.heads import DistributionHead, SampleOutput, Softmax
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, ModelConfig, RunState, SampleSequenceModel, join
+from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, RunState, SampleSequenceModel, SequenceConfig, join
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.gated import GatedCell, runs_natively
 from jaxgen.recurrent.native import free_run
 
 
 @dataclasses.dataclass(frozen=True)
-class WaveRNN(ModelConfig):
+class WaveRNN(SequenceConfig):
     """A recurrent network over samples: mu-law codes or 16-bit integers."""
 
     cell: Cell = LSTM(hidden_size=256)

@@ -4,30 +4,30 @@ The carry flows from chunk to chunk without gradient (Williams and Peng 1990); t
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
+from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-from jaxgen.models.sequence import ModelConfig, SequenceModel
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.objectives.guard import Guard
-from jaxgen.objectives.optimizer import AdamW
+from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
+from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 from jaxgen.spread import whole
 
 _STEPS = "real steps"
 
-Batch = Mapping[str, Any]
-Metrics = dict[str, jax.Array]
-
 
 @dataclasses.dataclass(frozen=True)
-class Likelihood:
+class Likelihood(Objective):
     """Config of the objective."""
 
     optimizer: AdamW = AdamW()
@@ -51,11 +51,16 @@ class Likelihood:
                 f"an objective needs accumulation >= 1, segment >= 0, spike >= 0 and 0 <= ema_decay < 1, got {self}."
             )
 
+    @property
+    def parts(self) -> int:
+        return self.accumulation
+
     def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTraining":
         """The objective for one model, data spec, run length and batch size.
 
-        Raises UserError where the batch does not divide into `accumulation` parts.
+        Raises UserError where the batch does not divide into `accumulation` parts, or the model is not one of sequences.
         """
+        model = _of_sequences(model)
         if batch_size % self.accumulation:
             raise UserError(
                 f"a batch of {batch_size} rows does not divide into {self.accumulation} parts; "
@@ -63,33 +68,61 @@ class Likelihood:
             )
         return LikelihoodTraining(self, model, data, steps, batch_size)
 
+    def batches(
+        self,
+        model: ModelConfig,
+        store: Store,
+        data: DataSpec,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ) -> TrainingBatches:
+        """Streams of clips (`jaxgen.data.pipeline`)."""
+        model = _of_sequences(model)
+        return TrainingBatches(
+            store,
+            data,
+            model.labels,
+            lookback=model.lookback,
+            stride=model.stride,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            seed=seed,
+            rows=rows,
+        )
 
-def _is_schedule(part: Any) -> bool:
-    return isinstance(part, optax.ScaleByScheduleState)
+
+def _of_sequences(model: ModelConfig) -> SequenceConfig:
+    if not isinstance(model, SequenceConfig):
+        raise UserError(
+            f"Likelihood trains models that predict the next step, but --model is {type(model).__name__}; train that with "
+            "an Adversarial objective (see configs/digits_vocoder.py)."
+        )
+    return model
 
 
-class LikelihoodTraining:
+class LikelihoodTraining(Training):
     """Pure functions over `TrainState`, to be jitted by the caller."""
 
-    def __init__(self, config: Likelihood, model: ModelConfig, data: DataSpec, steps: int, batch_size: int):
+    pace = "--objective.optimizer.peak or --objective.optimizer.clip-norm"
+
+    def __init__(self, config: Likelihood, model: SequenceConfig, data: DataSpec, steps: int, batch_size: int):
         self.config = config
         self.batch_size = batch_size
         self.optimizer = config.optimizer.make(steps)
         self.schedule = config.optimizer.schedule(steps)
-        self._build = lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs)
-        # The graph and what is not trained do not depend on the seed; jit computes nothing else of this build.
-        self.graph = nnx.graphdef(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))
-        self.constants = jax.jit(lambda: nnx.split(self._build(nnx.Rngs(0)), nnx.Param, ...)[2:])()
+        self._model = Blueprint(lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs))
 
     def module(self, params: Any) -> SequenceModel:
         """The model with these parameters."""
-        return nnx.merge(self.graph, params, *self.constants)
+        return self._model(params)
 
     def init(self, key: jax.Array) -> TrainState:
         """The state before the first step."""
         model_key, train_key = jax.random.split(key)
-        _, param_state, *_ = nnx.split(self._build(nnx.Rngs(model_key)), nnx.Param, ...)
-        params = nnx.to_pure_dict(param_state)
+        params = self._model.init(model_key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -106,7 +139,7 @@ class LikelihoodTraining:
         Metrics are means over the batch's real steps, and the guard's counts.
         """
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        parts = jax.tree.map(self._partition, (dict(batch), state.carry))
+        parts = jax.tree.map(lambda array: split_rows(array, self.config.accumulation), (dict(batch), state.carry))
         keys = jax.random.split(key, self.config.accumulation)
 
         def accumulate(gradient, part):
@@ -125,11 +158,11 @@ class LikelihoodTraining:
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
         gradient_norm = optax.tree.norm(gradient)
         good, guard = state.guard.judge(metrics["loss"], gradient_norm, self.config.spike)
-        metrics |= {"gradient_norm": gradient_norm, "learning_rate": self._learning_rate(state.opt_state)}
+        metrics |= {"gradient_norm": gradient_norm, "learning_rate": learning_rate(state.opt_state, self.schedule)}
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         new = state._replace(
             params=updated,
-            average=self._average(state, updated),
+            average=moving_average(state.average, updated, self.config.ema_decay, state.step),
             opt_state=opt_state,
             carry=jax.tree.map(lambda c: c.swapaxes(0, 1).reshape(-1, *c.shape[2:]), carry),
         )
@@ -175,11 +208,6 @@ class LikelihoodTraining:
         # Counted beside the scores: devices then sum once, at the end. A sum at the start would hold a thread of the CPU.
         return sums | {_STEPS: batch["mask"].sum(dtype=jnp.float32)}, carry
 
-    def _learning_rate(self, opt_state: Any) -> jax.Array:
-        """The optimiser's own, whose count stands still where updates are skipped."""
-        count = next(part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part))
-        return jnp.asarray(self.schedule(count), jnp.float32)
-
     def _part(self, batch: Batch, start: jax.Array) -> Batch:
         """A segment of a batch: its steps, and in x the lookback before them."""
         segment = self.config.segment
@@ -187,12 +215,3 @@ class LikelihoodTraining:
         part = {name: a for name, a in batch.items() if name != "x"}
         part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, segment, axis=1), part)
         return part | {"x": jax.lax.dynamic_slice_in_dim(batch["x"], start, lookback + segment, axis=1)}
-
-    def _average(self, state: TrainState, params: Any) -> Any:
-        # The ramp keeps the random start out of the average (Tensorflow's ExponentialMovingAverage does the same).
-        decay = jnp.minimum(self.config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        return optax.incremental_update(params, state.average, 1.0 - decay)
-
-    def _partition(self, array: jax.Array) -> jax.Array:
-        # Each part has rows of every device: every second one, say, not the first half.
-        return array.reshape(-1, self.config.accumulation, *array.shape[1:]).swapaxes(0, 1)

@@ -1,9 +1,11 @@
-"""Adam with warm-up and cosine decay."""
+"""Adam with warm-up and cosine decay, and the moving average of what it trains."""
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgen.errors import UserError
@@ -60,3 +62,20 @@ class AdamW:
                 mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
             ),
         )
+
+
+def learning_rate(opt_state: Any, schedule: optax.Schedule) -> jax.Array:
+    """That of the next update, float32 []: by the optimiser's own count, which stands still where updates are skipped."""
+    count = next(part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part))
+    return jnp.asarray(schedule(count), jnp.float32)
+
+
+def moving_average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """The exponential moving average of parameters after update number `step`, int32 [] from 0."""
+    # The ramp keeps the random start out of the average (Tensorflow's ExponentialMovingAverage does the same).
+    ramped = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, average, 1.0 - ramped)
+
+
+def _is_schedule(part: Any) -> bool:
+    return isinstance(part, optax.ScaleByScheduleState)

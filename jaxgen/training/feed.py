@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxgen.data.pipeline import Batch, Streams
+from jaxgen.data.batches import Batch, Stream
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Call:
 
 
 def calls(
-    stream: Streams, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
+    stream: Stream, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
 ) -> Generator[Call]:
     """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
 
@@ -43,7 +43,7 @@ def calls(
     return _ahead(_made(stream, first, lasts, place))
 
 
-def _made(stream: Streams, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch]) -> Iterator[Call]:
+def _made(stream: Stream, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch]) -> Iterator[Call]:
     for last in lasts:
         batches = [next(stream) for _ in range(first, last + 1)]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.batches import Batches
 from jaxgen.errors import UserError
-from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.objective import Training
 from jaxgen.training.distributed import AnyOf, is_first, say_aloud
 from jaxgen.training.feed import calls
 from jaxgen.training.interrupts import Interrupts
@@ -52,8 +52,8 @@ class Outcome(enum.Enum):
 
 
 def fit(
-    training: LikelihoodTraining,
-    batches: TrainingBatches,
+    training: Training,
+    batches: Batches,
     checkpoints: "Checkpoints | KeptByFirst",
     validate: Callable[[Any, int], Validation],
     train: Train,
@@ -84,6 +84,7 @@ def fit(
         seconds_per_step=seconds_per_step,
         skipped_in_row=int(state.guard.in_row),
         must_write=train.on_full_disk == "stop",
+        concern=training.concern,
     )
     watchdog = Watchdog(telemetry.tell if is_first() else say_aloud, train.stuck_after)
     safety = Safety(training, batches, checkpoints, train, workdir, telemetry, devices)
@@ -123,7 +124,7 @@ def fit(
     return Outcome.FINISHED
 
 
-def updates(training: LikelihoodTraining) -> Callable[[Any, Any], tuple[Any, Any]]:
+def updates(training: Training) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One update after another, in one call: (state, batches [N, ...]) -> (state, metrics [N])."""
 
     def train_steps(state: Any, batches: Any) -> tuple[Any, Any]:

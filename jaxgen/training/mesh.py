@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgen.data.pipeline import Batch
+from jaxgen.data.batches import Batch
 from jaxgen.errors import UserError
 from jaxgen.objectives.state import TrainState
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.batches import Batches
 from jaxgen.errors import Diverged, SaveFailed
 from jaxgen.files import write_whole
-from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.objective import Training
 from jaxgen.objectives.state import TrainState
 from jaxgen.training.feed import Call
 from jaxgen.training.mesh import Devices
@@ -29,8 +29,8 @@ _NAMED = 5  # clips in a message; all are in a file
 class Safety:
     """Goes back to the last checkpoint where updates are skipped again and again, and saves none meanwhile."""
 
-    training: LikelihoodTraining
-    batches: TrainingBatches
+    training: Training
+    batches: Batches
     checkpoints: "Checkpoints | KeptByFirst"
     train: Train
     workdir: Path
@@ -89,15 +89,14 @@ class Safety:
         return state._replace(params=good.params, average=good.average, opt_state=good.opt_state, guard=guard)
 
     def _diverged(self, call: Call, rollbacks: int) -> Diverged:
-        flags = self.devices.local({name: call.batches[name] for name in ("clip", "mask")})
-        clip, mask = np.asarray(flags["clip"])[-1], np.asarray(flags["mask"])[-1]
-        names = self.batches.names(np.unique(clip[mask]))
+        batches = self.devices.local(call.batches)
+        names = self.batches.names(jax.tree.map(lambda array: np.asarray(array[-1]), batches))
         listing = self.workdir / "diverged.json"
         write_whole(listing, json.dumps({"step": call.last, "clips": names}, indent=2) + "\n")
         more = f" and {len(names) - _NAMED} more (all in {listing})" if len(names) > _NAMED else ""
         return Diverged(
             f"training diverged at step {call.last}: loss or gradient of {self.telemetry.skipped_in_row} updates in a row "
             f"were not finite or spiked, also after going back to a checkpoint {rollbacks} times. The last batch holds "
-            f"{', '.join(names[:_NAMED])}{more}. If nothing is wrong with them, lower --objective.optimizer.peak or "
-            "--objective.optimizer.clip-norm and start again in another --workdir."
+            f"{', '.join(names[:_NAMED])}{more}. If nothing is wrong with them, lower {self.training.pace} "
+            "and start again in another --workdir."
         )

@@ -21,6 +21,8 @@ from jaxgen.training.distributed import from_first
 
 T = TypeVar("T")
 
+_ROWS_OF_WORRY = 10
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; none where the file is not there. Lines that are damaged, or cut short by a crash, are
@@ -42,7 +44,8 @@ class Telemetry:
 
     Rows of metrics.jsonl hold no times, so that a resumed run writes the same file as one that was never stopped.
     skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
-    the run; else rows wait in memory until there is room.
+    the run; else rows wait in memory until there is room. concern: what is wrong with a training whose update has these
+    metrics; it is told where ten train rows after each other have something.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Telemetry:
         seconds_per_step: float,
         skipped_in_row: int = 0,
         must_write: bool = True,
+        concern: Callable[[Mapping[str, float]], str] = lambda _: "",
     ):
         self.skipped_in_row = skipped_in_row
+        self._concern, self._worried = concern, 0
         self._must_write, self._told_full = must_write, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
@@ -135,7 +140,7 @@ class Telemetry:
         if not math.isfinite(metrics["loss"]):
             raise Diverged(
                 f"training diverged: the validation loss at step {step} is {metrics['loss']}; lower "
-                "--objective.optimizer.peak and start again in another --workdir."
+                "the learning rate and start again in another --workdir."
             )
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
@@ -152,6 +157,10 @@ class Telemetry:
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
+        found = self._concern(metrics)
+        self._worried = self._worried + 1 if found else 0
+        if self._worried == _ROWS_OF_WORRY:
+            self.tell(f"step {step}: {found}")
         steps_per_second, waiting = self._window.rates(step)
         audio = steps_per_second * self._seconds_per_step
         self._scalars(step, "train", metrics)

@@ -1,0 +1,32 @@
+"""Speech of one voice, mel frames to sound: a vocoder for models of any sound at 22,050 Hz (`--data.root DIR` alone).
+
+python -m jaxgen.train --config configs/speech_vocoder.py --data.root DIR
+
+Made for 2 CPU cores. It has not been trained to its end yet: Validation figures, time and rate are still to come.
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.folder import Folder
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.features import LogMel
+from jaxgen.models.critics import WaveCritic
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
+from jaxgen.training.loop import Train
+
+CONFIG = Config(
+    data=Folder(),
+    features=LogMel(sample_rate=22_050, n_fft=1024, hop_length=275, n_mels=80),
+    model=Vocoder(width=256, num_blocks=6),
+    objective=Adversarial(
+        terms=(
+            FeatureMatching(weight=2.0),
+            MelDistance(weight=15.0),
+            StftDistance(weight=2.0, windows=(1024, 512, 256)),
+        ),
+        critic=WaveCritic(periods=(2, 3, 5, 7, 11), windows=(1024, 512, 256), channels=16, spectral_channels=16),
+    ),
+    train=Train(steps=10_000, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500),
+    evaluation=CopySynthesis(num_clips=32),
+)

@@ -1,0 +1,221 @@
+"""Measures a vocoder by copy synthesis: held-out recordings are made frames, and sound again, by it and by Griffin-Lim."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.excerpts import one_of_each
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import ClipSet, Reference
+from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread
+from jaxgen.evaluation.metrics import (
+    embed,
+    frechet_distance,
+    log_spectral_distance_db,
+    multi_resolution_stft_distance,
+)
+from jaxgen.features import LogMel
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.objectives.adversarial import AdversarialTraining
+from jaxgen.objectives.objective import Training
+from jaxgen.vocoding import Renderer
+
+_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
+_TIMED = 16  # clips whose rendering is timed, once it is compiled
+_EXCERPT_SECONDS = 60  # of a longer recording
+_FRAMES = 64  # to a multiple of which clips are padded, so that few programs are compiled
+_NOT_SHOWN = ("licence", "split", "path")
+_LONGEST_LABEL = 20
+
+Render = Callable[[np.ndarray], np.ndarray]
+"""Frames of a clip float32 [nframe, n_mels] to samples float32 [(nframe - 1) * hop_length]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CopySynthesis(EvaluationConfig):
+    """Held-out recordings made frames, and sound again."""
+
+    griffin_lim: tuple[int, ...] = (32, 60)
+    """Iterations of Griffin-Lim, each of which is measured beside the vocoder."""
+
+    next_command = "python -m jaxgen.generate --workdir RUN_OF_A_MEL_MODEL --vocoder {workdir}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.griffin_lim, default=1) < 1:
+            raise UserError(f"--evaluation.griffin-lim is {self.griffin_lim}, expected iterations of at least 1.")
+
+    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "CopyEvaluator":
+        if not isinstance(training, AdversarialTraining) or not isinstance(model, Vocoder):
+            raise UserError(
+                f"CopySynthesis measures vocoders, but --model is {type(model).__name__}; use --evaluation Evaluation."
+            )
+        if not training.compares:
+            raise UserError(
+                "CopySynthesis chooses the best checkpoint by the distance to recordings; add MelDistance() or StftDistance() "
+                "to objective.terms in the config file."
+            )
+        return CopyEvaluator(training, spec, self, **options)
+
+
+class CopyEvaluator(Evaluator):
+    """Distances between recordings and their copies."""
+
+    def __init__(
+        self,
+        training: AdversarialTraining,
+        spec: DataSpec,
+        evaluation: CopySynthesis,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        cache_dir: str | Path,
+    ):
+        del seed
+        assert isinstance(spec.features, LogMel)
+        self._evaluation, self._cache_dir = evaluation, cache_dir
+        self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
+        self._features = dataclasses.replace(spec.features, stack=1)
+        self._compare = jax.jit(training.compare)
+        self._renderer = Renderer(training.module, self._features)  # type: ignore[arg-type]
+
+    def validate(
+        self, params: Any, store: Store, clips: Sequence[int], most: int
+    ) -> tuple[dict[str, float], list[np.ndarray]]:
+        shown = spread(self._usable(store, clips), self._evaluation.num_previews)
+        copies = [self._renderer.clip(params, self._frames(store, clip)) for clip in shown]
+        return self._scores(params, store, spread(clips, most)), copies
+
+    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+        usable = self._usable(store, clips)
+        if not usable:
+            raise UserError(
+                "there is no held-out clip to copy; set some aside (data.validation) or pass --data.root a folder of clips "
+                f"that are longer than {self._features.hop_length / self._features.sample_rate:.3g} s."
+            )
+        rate = self._features.sample_rate
+        measured = spread(usable, _MOST_REAL)
+        real = ClipSet([self._real(store, i) for i in measured], rate, fields(store, measured))
+        measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
+        chosen = _shuffled(usable, self._evaluation.num_clips)
+        frames, recordings = [self._frames(store, i) for i in chosen], [self._real(store, i) for i in chosen]
+        labels = tuple(_shown(each) for each in fields(store, chosen))
+        reference = np.concatenate([embed(clip, rate) for clip in recordings])
+
+        ways: dict[str, Render] = {"generated": functools.partial(self._renderer.clip, params)}
+        for iterations in self._evaluation.griffin_lim:
+            ways[f"Griffin-Lim, {iterations} iterations"] = functools.partial(self._griffin_lim, iterations)
+        ways["untrained model"] = functools.partial(self._renderer.clip, untrained)
+        columns = [Column("held-out data", recordings, labels)]
+        table = {"held-out data": self._distances(recordings, recordings, frames) | {"real_time_factor": math.nan}}
+        table["held-out data"] |= {"frechet_distance_db2": math.nan} | describe(columns[0], rate)
+        for name, render in ways.items():
+            column = Column(name, [render(each) for each in frames], labels)
+            figures = self._distances(recordings, column.clips, frames)
+            figures["real_time_factor"] = _real_time_factor(render, frames[:_TIMED], rate)
+            made = np.concatenate([embed(clip, rate) for clip in column.clips])
+            figures["frechet_distance_db2"] = frechet_distance(made, reference)
+            columns.append(column)
+            table[name] = figures | describe(column, rate)
+        for column in columns:
+            known = ClipSet(column.clips, rate, fields(store, chosen))
+            for measure in measures:
+                table[column.name] |= measure(real if column.name == "held-out data" else known)
+        train_clips = spread(training.indices("train"), len(clips))
+        metrics = self._scores(params, store, clips) | table["generated"]
+        metrics |= {f"train_{name}": value for name, value in self._scores(params, training, train_clips).items()}
+        for iterations in self._evaluation.griffin_lim:
+            beside = table[f"Griffin-Lim, {iterations} iterations"]
+            metrics |= {f"griffin_lim_{iterations}_{name}": value for name, value in beside.items()}
+        notes = {
+            "distances": f"of {len(chosen)} held-out clips and their copies",
+            "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation",
+        }
+        return Findings(
+            metrics,
+            tuple(columns),
+            table,
+            labels,
+            notes,
+            None,
+            table["generated"]["real_time_factor"],
+            side_by_side="On the right the copy of the recording on its left, from its mel frames alone",
+        )
+
+    def _scores(self, params: Any, store: Store, clips: Sequence[int]) -> dict[str, float]:
+        """The terms of the loss that need no critic, means over an excerpt of each clip."""
+        rows: dict[str, list[np.ndarray]] = {}
+        for batch, count in one_of_each(store, clips, batch_size=self._batch_size, length=self._length):
+            for name, values in self._compare(params, batch).items():
+                rows.setdefault(name, []).append(np.asarray(values)[:count])
+        return {name: float(np.concatenate(values).mean()) for name, values in rows.items()}
+
+    def _usable(self, store: Store, clips: Sequence[int]) -> list[int]:
+        """The clips that have two frames."""
+        return [clip for clip in clips if store.clips[clip].num_samples >= self._features.hop_length]
+
+    def _real(self, store: Store, clip: int) -> np.ndarray:
+        """The samples between the first frame and the last, float32 [(nframe - 1) * hop_length]."""
+        hop = self._features.hop_length
+        most = min(store.clips[clip].num_samples, round(_EXCERPT_SECONDS * self._features.sample_rate))
+        return store.samples(clip)[: most // hop * hop]
+
+    def _frames(self, store: Store, clip: int) -> np.ndarray:
+        count = 1 + len(self._real(store, clip)) // self._features.hop_length
+        return store.steps(clip).reshape(-1, self._features.n_mels)[:count]
+
+    def _griffin_lim(self, iterations: int, frames: np.ndarray) -> np.ndarray:
+        padded = np.tile(self._features.silence(), (-(-len(frames) // _FRAMES) * _FRAMES, 1))
+        padded[: len(frames)] = frames
+        samples = self._features.decode(padded, iterations)
+        return np.asarray(samples)[: (len(frames) - 1) * self._features.hop_length]
+
+    def _distances(
+        self, recordings: Sequence[np.ndarray], copies: Sequence[np.ndarray], frames: Sequence[np.ndarray]
+    ) -> dict[str, float]:
+        rate = self._features.sample_rate
+        pairs = list(zip(recordings, copies, strict=True))
+        return {
+            "log_spectral_distance_db": float(np.mean([log_spectral_distance_db(*pair, rate) for pair in pairs])),
+            "multi_resolution_stft_distance": float(
+                np.mean([multi_resolution_stft_distance(*pair, rate) for pair in pairs])
+            ),
+            "mel_distance_nats": float(
+                np.mean([self._mel_distance(*pair) for pair in zip(copies, frames, strict=True)])
+            ),
+        }
+
+    def _mel_distance(self, samples: np.ndarray, frames: np.ndarray) -> float:
+        """Mean absolute difference of the samples' own frames from those that they were made of."""
+        length = -(-len(samples) // (_FRAMES * self._features.hop_length)) * _FRAMES * self._features.hop_length
+        ours = np.asarray(self._features.encode(np.pad(samples, (0, length - len(samples)))))[: len(frames)]
+        return float(np.abs(ours - frames).mean())
+
+
+def _real_time_factor(render: Render, frames: Sequence[np.ndarray], sample_rate: int) -> float:
+    """Seconds of sound made per second, one clip after another."""
+    started = time.perf_counter()
+    num_samples = sum(len(render(each)) for each in frames)
+    return num_samples / sample_rate / (time.perf_counter() - started)
+
+
+def _shuffled(clips: Sequence[int], count: int) -> list[int]:
+    """At most `count` clips, evenly spread, in an order that shows many kinds first."""
+    chosen = spread(clips, count)
+    return [chosen[place] for place in np.random.default_rng(0).permutation(len(chosen))]
+
+
+def _shown(known: Mapping[str, str]) -> dict[str, str]:
+    """What of a clip's fields tells it from others in a title or a file name."""
+    return {name: value for name, value in known.items() if name not in _NOT_SHOWN and 0 < len(value) <= _LONGEST_LABEL}

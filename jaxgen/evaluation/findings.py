@@ -1,0 +1,138 @@
+"""What every evaluation offers, what a report is made of, and which clips are looked at."""
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.memorisation import Memorisation
+from jaxgen.evaluation.metrics import clipping_rate, silence_rate
+from jaxgen.models.config import ModelConfig
+from jaxgen.objectives.objective import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A set of clips that the table describes."""
+
+    name: str
+    clips: list[np.ndarray]
+    """float32 [nsamp] each."""
+    labels: Sequence[Mapping[str, str]]
+    """What each was asked to be, or is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """All that a report says."""
+
+    metrics: dict[str, float]
+    """Figures of the model, by unit-bearing name."""
+    columns: tuple[Column, ...]
+    """Training data, held-out data, generated clips, clips of the untrained model, noise."""
+    table: dict[str, dict[str, float]]
+    """Figures by column name, then by unit-bearing name."""
+    labels: tuple[dict[str, str], ...]
+    """Labels of the generated clips; those of the held-out clips at the same places."""
+    notes: dict[str, str]
+    """What the figures rest on, by name."""
+    memorisation: Memorisation | None
+    """How near generated clips are to training data; None where they are not made freely."""
+    real_time_factor: float
+    side_by_side: str = "Clips side by side have the same labels"
+    """What a held-out and a generated clip at the same place have in common."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(abc.ABC):
+    """Base of the configs of what is made and measured while training and for the report."""
+
+    num_clips: int = 64
+    """Clips made for the report; its figures are means over them."""
+    num_previews: int = 8
+    """Clips made at each validation, and shown in the report."""
+    metrics: tuple[AudioMetric, ...] = ()
+    """Further metrics that know this kind of data."""
+
+    next_command: ClassVar[str]
+    """What to do with a trained run, `{workdir}`."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_clips, self.num_previews) < 1:
+            raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+
+    @abc.abstractmethod
+    def evaluator(
+        self,
+        training: Training,
+        model: ModelConfig,
+        spec: DataSpec,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        cache_dir: str | Path,
+    ) -> "Evaluator":
+        """What measures models of this config. Raises UserError where they are of another kind."""
+
+
+class Evaluator(abc.ABC):
+    """Measures models of one config; what it compiles is kept from call to call."""
+
+    @abc.abstractmethod
+    def validate(
+        self, params: Any, store: Store, clips: Sequence[int], most: int
+    ) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Figures (among them `loss`) over at most `most` of these clips, evenly spread, and a few clips to hear."""
+
+    @abc.abstractmethod
+    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+        """Measures `params` on held-out clips of `store`, beside the data trained on and an untrained model.
+
+        Raises UserError without held-out clips.
+        """
+
+
+def describe(column: Column, sample_rate: int) -> dict[str, float]:
+    """What the clips are like, by unit-bearing name."""
+    return {
+        "clipping_rate": float(np.mean([clipping_rate(clip) for clip in column.clips])),
+        "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
+        "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
+    }
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly spread over them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def even(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
+    """Exactly `count` of the clips, as evenly as can be over the combinations of labels; in no order of those, so that
+    the first few are of many.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for clip in clips:
+        groups.setdefault(tuple(store.clips[clip].fields.get(name, "") for name in labels), []).append(clip)
+    order = np.random.default_rng(0).permutation(len(groups))
+    repeated = [_repeated(list(groups.values())[place], -(-count // len(groups))) for place in order]
+    return [clip for turn in zip(*repeated, strict=True) for clip in turn][:count]
+
+
+def fields(store: Store, clips: Sequence[int]) -> list[Mapping[str, str]]:
+    """What is known of each clip."""
+    return [store.clips[clip].fields for clip in clips]
+
+
+def _repeated(items: Sequence[int], count: int) -> list[int]:
+    """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
+    return list(itertools.islice(itertools.cycle(spread(items, count)), count))

@@ -1,0 +1,138 @@
+"""Mel frames to a waveform: convolutions at frame rate, and an inverse short-time Fourier transform.
+
+ConvNeXt blocks over frames name the magnitude and phase of each frame's spectrum (Vocos, Siuzdak 2023; the transform as
+the last layer: iSTFTNet, Kaneko 2022), so that all the work but the transform is done once a frame.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel
+from jaxgen.features.fourier import istft
+from jaxgen.models.waveform import WaveformConfig, WaveformModel
+
+_LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
+_FIRST_SCALE = 0.1  # of what a new block adds
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocoder(WaveformConfig):
+    """Mel frames to a waveform."""
+
+    width: int = 192
+    """Features of a frame."""
+    num_blocks: int = 6
+    """ConvNeXt blocks, one after another."""
+    expansion: int = 3
+    """Features inside a block, as a multiple of the width."""
+    kernel_size: int = 7
+    """Frames that a block sees; odd."""
+    causal: bool = False
+    """See no frame that comes later, so that sound can follow frames as they come."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.num_blocks, self.expansion, self.kernel_size) < 1 or self.kernel_size % 2 == 0:
+            raise UserError(
+                f"a Vocoder needs width, num_blocks and expansion of at least 1, and an odd kernel_size, got {self}."
+            )
+
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "VocoderModule":
+        """Raises UserError where the features are not log-mel frames."""
+        if not isinstance(data.features, LogMel):
+            raise UserError(
+                f"a Vocoder makes sound of log-mel frames, but the features are {type(data.features).__name__}; use LogMel."
+            )
+        return VocoderModule(self, data, data.features, dtype, rngs)
+
+
+class VocoderModule(WaveformModel):
+    """The module that `Vocoder` configures. Frames are those of the features, whatever these stack to a step."""
+
+    def __init__(self, config: Vocoder, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
+        self.features = dataclasses.replace(features, stack=1)
+        self.mean, self.std = (
+            np.asarray(values, np.float32).reshape(-1, features.n_mels).mean(axis=0) for values in (data.mean, data.std)
+        )
+        self.first = _Frames(features.n_mels, config, dtype, rngs)
+        self.blocks = nnx.List([_Block(config, dtype, rngs) for _ in range(config.num_blocks)])
+        self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(config.width, 2 * (features.n_fft // 2 + 1), dtype=dtype, rngs=rngs)
+        depth = config.num_blocks + 1
+        after = 0 if config.causal else depth * (config.kernel_size // 2)
+        self.reach = (depth * (config.kernel_size - 1) - after, after)
+        """Frames before and after it that the spectrum of a frame depends on."""
+
+    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+        """The waveform of the frames of the samples, whose number is a multiple of the hop."""
+        del key
+        return self.render(self.features.encode(batch["samples"]))
+
+    def render(self, frames: jax.Array, real: jax.Array | None = None) -> jax.Array:
+        """Samples float32 [B, (nframe - 1) * hop_length], from the middle of the first frame to that of the last.
+
+        frames: float32 [B, nframe, n_mels]. real: bool [nframe], where a clip's frames are; others change nothing in it.
+        """
+        where = jnp.ones((frames.shape[1], 1)) if real is None else real[:, None].astype(jnp.float32)
+        x = self.first((frames - self.mean) / self.std * where)
+        for block in self.blocks:
+            x = block(x, where)
+        return to_samples(self.head(self.norm(x)).astype(jnp.float32), self.features, where)
+
+
+def to_samples(outputs: jax.Array, features: LogMel, where: jax.Array | None = None) -> jax.Array:
+    """The inverse transform of log magnitudes and phases [B, nframe, 2 * (n_fft // 2 + 1)]: [B, (nframe - 1) * hop_length].
+
+    where: float32 [nframe, 1], 0 for frames that do not count.
+    """
+    log_magnitude, phase = jnp.split(outputs, 2, axis=-1)
+    magnitude = jnp.exp(jnp.minimum(log_magnitude, _LOUDEST))
+    spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+    return istft(spectrum, features.n_fft, features.hop_length, features.win_length, where)
+
+
+class _Frames(nnx.Module):
+    """A convolution over frames: [B, N, in] to [B, N, width]."""
+
+    def __init__(self, num_in: int, config: Vocoder, dtype: Any, rngs: nnx.Rngs):
+        self.kernel_size, self.causal = config.kernel_size, config.causal
+        self.product = nnx.Linear(config.kernel_size * num_in, config.width, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.product(jnp.concatenate(_seen(x, self.kernel_size, self.causal), axis=-1)))
+
+
+class _Block(nnx.Module):
+    """A ConvNeXt block (Liu et al. 2022): each feature over time, then all features of a frame."""
+
+    def __init__(self, config: Vocoder, dtype: Any, rngs: nnx.Rngs):
+        self.kernel_size, self.causal, self.dtype = config.kernel_size, config.causal, dtype
+        width, inside = config.width, config.expansion * config.width
+        first = jax.random.normal(rngs.params(), (config.kernel_size, width)) / np.sqrt(config.kernel_size)
+        self.over_time = nnx.Param(first)
+        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.widen = nnx.Linear(width, inside, dtype=dtype, rngs=rngs)
+        self.narrow = nnx.Linear(inside, width, dtype=dtype, rngs=rngs)
+        self.scale = nnx.Param(jnp.full(width, _FIRST_SCALE))
+
+    def __call__(self, x: jax.Array, where: jax.Array) -> jax.Array:
+        kernel = self.over_time[...].astype(self.dtype)
+        seen = _seen(x * where.astype(x.dtype), self.kernel_size, self.causal)
+        mixed = sum(weight * frame for weight, frame in zip(kernel, seen, strict=True))
+        inside = jax.nn.gelu(self.widen(self.norm(mixed)))
+        return x + self.scale[...].astype(x.dtype) * self.narrow(inside)
+
+
+def _seen(x: jax.Array, kernel_size: int, causal: bool) -> list[jax.Array]:
+    """Of x [B, N, C], for each place of a kernel, what is there at each frame; zeros beyond the ends."""
+    before = kernel_size - 1 if causal else kernel_size // 2
+    padded = jnp.pad(x, [(0, 0), (before, kernel_size - 1 - before), (0, 0)])
+    return [padded[:, place : place + x.shape[1]] for place in range(kernel_size)]

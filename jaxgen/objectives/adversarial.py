@@ -1,0 +1,276 @@
+"""A generator against a critic (Goodfellow et al. 2014): both learn in one update, each with its own optimiser.
+
+The critic learns first, `critic_steps` times, each on a part of the batch that is new to it; then the generator, against
+the critic as it is now, on the last of these parts.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgen.data.excerpts import Excerpts
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.critics import WaveCritic, magnitudes
+from jaxgen.models.waveform import Critic, View, WaveformConfig, WaveformModel
+from jaxgen.objectives.contest import Contest, LeastSquares, Penalty
+from jaxgen.objectives.guard import Guard
+from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
+from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
+from jaxgen.objectives.state import TrainState
+from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance, Term
+from jaxgen.spread import whole
+
+_SPREAD_WINDOW = 256  # samples of the spectra whose spread over a batch tells whether a generator has collapsed
+_COLLAPSED = 0.3  # of the spread of real sound
+
+_ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.8, b2=0.99, clip_norm=10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial(Objective):
+    """Config of the objective."""
+
+    contest: Contest = LeastSquares()
+    """What the two play for: LeastSquares, Hinge or Wasserstein."""
+    weight: float = 1.0
+    """How much the critic's verdict counts in the generator's loss."""
+    terms: tuple[Term, ...] = (FeatureMatching(weight=2.0), MelDistance(weight=15.0), StftDistance(weight=2.0))
+    """What else counts in it."""
+    critic: Critic = WaveCritic()
+    """Who hears whether sound is real."""
+    penalties: tuple[Penalty, ...] = ()
+    """What keeps the critic smooth: GradientPenalty, which Wasserstein needs, or R1."""
+    critic_steps: int = 1
+    """Updates of the critic for each of the generator; a batch is divided among them."""
+    generator_optimizer: AdamW = _ADAM
+    """How the generator's gradient becomes updates."""
+    critic_optimizer: AdamW = _ADAM
+    """How the critic's does."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the generator that evaluation and generation use; 0 uses the last weights."""
+    spike: float = 0.0
+    """An update whose loss (the generator's and the critic's) is more than this many standard deviations above the moving
+    mean is skipped, as one that is not finite always is; 0 lets every finite loss pass."""
+
+    def __post_init__(self) -> None:
+        if self.critic_steps < 1 or min(self.weight, self.spike) < 0 or not 0 <= self.ema_decay < 1:
+            raise UserError(
+                "an adversarial objective needs critic_steps >= 1, weight >= 0, spike >= 0 and 0 <= ema_decay < 1, got "
+                f"{self}."
+            )
+        names = [term.name for term in self.terms]
+        if len(set(names)) < len(names):
+            raise UserError(f"each kind of term may stand once in objective.terms, got {', '.join(names)}.")
+        if self.contest.needs_penalty and not self.penalties:
+            raise UserError(
+                f"{type(self.contest).__name__} needs a critic whose slope is held; add GradientPenalty() to "
+                "objective.penalties in the config file, or use --objective.contest LeastSquares."
+            )
+
+    @property
+    def parts(self) -> int:
+        return self.critic_steps
+
+    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTraining":
+        """The objective for one model, data spec, run length and batch size.
+
+        Raises UserError where the batch does not divide into `critic_steps` parts, or the model makes no waveforms.
+        """
+        if not isinstance(model, WaveformConfig):
+            raise UserError(
+                f"Adversarial trains models that make waveforms, but --model is {type(model).__name__}; use --model Vocoder, "
+                "or --objective Likelihood."
+            )
+        if batch_size % self.critic_steps:
+            raise UserError(
+                f"a batch of {batch_size} rows does not divide into {self.critic_steps} parts; "
+                "change --train.batch-size or --objective.critic-steps."
+            )
+        return AdversarialTraining(self, model, data, steps)
+
+    def batches(
+        self,
+        model: ModelConfig,
+        store: Store,
+        data: DataSpec,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ) -> Excerpts:
+        """Random excerpts as long as `seq_len` steps (`jaxgen.data.excerpts`)."""
+        del model
+        length = seq_len * data.features.samples_per_step
+        return Excerpts(store, batch_size=batch_size, length=length, seed=seed, rows=rows)
+
+
+class AdversarialTraining(Training):
+    """Pure functions over `TrainState`, to be jitted by the caller. Parameters and optimisers are pairs, by `generator` and
+    `critic`; the average is the generator's alone.
+    """
+
+    pace = "--objective.generator-optimizer.peak and --objective.critic-optimizer.peak, or their clip-norm,"
+
+    def __init__(self, config: Adversarial, model: WaveformConfig, data: DataSpec, steps: int):
+        self.config = config
+        plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
+        lengths = {"generator": steps, "critic": steps * config.critic_steps}
+        self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
+        self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
+        self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
+        self._critic = Blueprint(lambda rngs: config.critic.make(rngs=rngs))
+        self._terms = [(term, term.bind(data)) for term in config.terms]
+
+    def module(self, params: Any) -> WaveformModel:
+        """The generator with these parameters."""
+        return self._generator(params)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first step."""
+        generator_key, critic_key, train_key = jax.random.split(key, 3)
+        params = {"generator": self._generator.init(generator_key), "critic": self._critic.init(critic_key)}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            average=jax.tree.map(jnp.copy, params["generator"]),
+            opt_state={name: optimizer.init(params[name]) for name, optimizer in self._optimizers.items()},
+            carry=(),
+            key=jax.random.key_data(train_key),
+            guard=Guard.new(),
+        )
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One update of both, or none where it would spoil the parameters (`Guard`). batch: see `jaxgen.data.excerpts`."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        count = self.config.critic_steps
+        keys = jax.random.split(key, count + 1)
+        parts = jax.tree.map(lambda array: split_rows(array, count), dict(batch))
+        generator = whole(state.params["generator"])
+
+        def learn(critic: tuple[Any, Any], part: tuple[Batch, jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Metrics]:
+            params, opt_state = critic
+            rows, number, part_key = part
+            draw_key, penalty_key = jax.random.split(part_key)
+            made = self.module(generator).imitate(rows, draw_key)
+            gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
+                whole(params), rows["samples"], made, number, penalty_key
+            )
+            updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
+            figures["critic_gradient_norm"] = optax.tree.norm(gradient)
+            return (optax.apply_updates(params, updates), opt_state), figures
+
+        numbers = state.step * count + jnp.arange(count)
+        start = state.params["critic"], state.opt_state["critic"]
+        (critic, critic_opt), by_part = jax.lax.scan(learn, start, (parts, numbers, keys[:-1]))
+        metrics = {name: values.mean() for name, values in by_part.items()}
+
+        last = jax.tree.map(lambda array: array[-1], parts)
+        made, back = jax.vjp(lambda params: self.module(params).imitate(last, keys[-1]), generator)
+        slope, figures = jax.grad(self._generator_loss, has_aux=True)(made, whole(critic), last["samples"])
+        (gradient,) = back(slope)
+        updates, generator_opt = self._optimizers["generator"].update(
+            gradient, state.opt_state["generator"], state.params["generator"]
+        )
+        updated = optax.apply_updates(state.params["generator"], updates)
+        metrics |= figures | {"generator_gradient_norm": optax.tree.norm(gradient)}
+        metrics["gradient_norm"] = jnp.hypot(metrics["generator_gradient_norm"], metrics["critic_gradient_norm"])
+        metrics["spread"] = spread_of(made) / spread_of(last["samples"])
+        metrics["learning_rate"] = learning_rate(state.opt_state["generator"], self._schedules["generator"])
+        metrics["critic_learning_rate"] = learning_rate(state.opt_state["critic"], self._schedules["critic"])
+        judged = metrics["generator_loss"] + metrics["critic_loss"]
+        good, guard = state.guard.judge(judged, metrics["gradient_norm"], self.config.spike)
+        metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
+        new = state._replace(
+            params={"generator": updated, "critic": critic},
+            average=moving_average(state.average, updated, self.config.ema_decay, state.step),
+            opt_state={"generator": generator_opt, "critic": critic_opt},
+        )
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+        return kept._replace(step=state.step + 1, guard=guard), metrics
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are terms that need no critic."""
+        return not all(term.hears_critic for term, _ in self._terms)
+
+    def compare(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
+        """How far the generator with these parameters is from the samples of a batch, by row: [B] each.
+
+        The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
+        """
+        made = self.module(params).imitate(batch, jax.random.key(0))
+        heard = Heard(batch["samples"], made)
+        rows = {term.name: distance(heard) for term, distance in self._terms if not term.hears_critic}
+        return rows | {"loss": self._sum(rows)}
+
+    def concern(self, figures: Mapping[str, float]) -> str:
+        if figures["spread"] < _COLLAPSED:
+            return (
+                f"what the generator makes varies {figures['spread']:.2f} times as much as real sound does: it may have "
+                "collapsed to a few sounds"
+            )
+        return ""
+
+    def _critic_loss(
+        self, params: Any, real: jax.Array, made: jax.Array, number: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Loss of the critic's update of this number, and what is reported of it."""
+        critic, contest = self._critic(params), self.config.contest
+        heard = [_halves(view) for view in critic(jnp.concatenate([real, made]))]
+        loss = _mean([contest.critic(real.scores, made.scores) for real, made in heard])
+        right = _mean([(_row_scores(real) > _row_scores(made)).mean() for real, made in heard])
+        figures = {"critic_loss": loss, "critic_accuracy": right}
+        for penalty in self.config.penalties:
+
+            def strength(penalty: Penalty = penalty) -> jax.Array:
+                return penalty.of(lambda rows: _mean([_row_scores(view) for view in critic(rows)]), real, made, key)
+
+            due = number % penalty.every == 0
+            loss += penalty.weight * penalty.every * jax.lax.cond(due, strength, lambda: jnp.zeros(()))
+        return loss, figures | {"critic_loss": loss}
+
+    def _generator_loss(self, made: jax.Array, critic_params: Any, real: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Loss of the generator for what it made, and its terms."""
+        critic, config = self._critic(critic_params), self.config
+        heard = Heard(real, made, critic(real), critic(made))
+        verdict = _mean([config.contest.generator(view.scores) for view in heard.made_views])
+        figures = {term.name: distance(heard).mean() for term, distance in self._terms}
+        loss = config.weight * verdict
+        for term, _ in self._terms:
+            loss += term.weight * figures[term.name]
+        shown = self._sum(figures) if self.compares else loss
+        return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": shown}
+
+    def _sum(self, figures: Mapping[str, jax.Array]) -> jax.Array:
+        """What training and validation alike call `loss`: the terms that need no critic."""
+        weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
+        return jnp.stack(weighted).sum(axis=0)
+
+
+def spread_of(samples: jax.Array) -> jax.Array:
+    """How much sounds float32 [B, T] differ, float32 []: the deviation over rows of their log mean spectra."""
+    spectra = jnp.log(magnitudes(samples, _SPREAD_WINDOW, _SPREAD_WINDOW // 2).mean(axis=1) + 1e-3)
+    return spectra.std(axis=0).mean() + 1e-6
+
+
+def _halves(view: View) -> tuple[View, View]:
+    """What was said of the real waveforms and of those made, which were heard together."""
+    half = len(view.scores) // 2
+    parts = [jax.tree.map(lambda array, part=part: array[part], view) for part in (slice(half), slice(half, None))]
+    return parts[0], parts[1]
+
+
+def _row_scores(view: View) -> jax.Array:
+    return view.scores.mean(axis=-1)
+
+
+def _mean(values: Sequence[jax.Array]) -> jax.Array:
+    return jnp.stack(values).mean(axis=0)

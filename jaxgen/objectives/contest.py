@@ -1,0 +1,108 @@
+"""What a generator and its critic play for: the losses of both, and penalties that keep the critic smooth."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+
+class Contest(abc.ABC):
+    """The losses, by the scores [...] that a critic gives; high is real. Frozen dataclasses, without arrays."""
+
+    needs_penalty: ClassVar[bool] = False
+    """Whether the critic's slope must be held."""
+
+    @abc.abstractmethod
+    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+        """What the critic minimises, []."""
+
+    @abc.abstractmethod
+    def generator(self, made: jax.Array) -> jax.Array:
+        """What the generator minimises, []."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastSquares(Contest):
+    """Least squares (Mao et al. 2017, eq. 9 with a = 0, b = c = 1, without the halves)."""
+
+    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+        return jnp.square(real - 1).mean() + jnp.square(made).mean()
+
+    def generator(self, made: jax.Array) -> jax.Array:
+        return jnp.square(made - 1).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Hinge(Contest):
+    """The hinge (Lim and Ye 2017)."""
+
+    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+        return jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + made).mean()
+
+    def generator(self, made: jax.Array) -> jax.Array:
+        return -made.mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Wasserstein(Contest):
+    """The Wasserstein distance (Arjovsky et al. 2017); the critic's slope is held by a `GradientPenalty`."""
+
+    needs_penalty = True
+
+    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+        return made.mean() - real.mean()
+
+    def generator(self, made: jax.Array) -> jax.Array:
+        return -made.mean()
+
+
+Score = Callable[[jax.Array], jax.Array]
+"""A critic's mean score of each waveform: [B, T] to [B]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty(abc.ABC):
+    """What is added to the critic's loss. Every `every`-th of its updates has it, as many times as strong (lazy
+    regularisation, Karras et al. 2020)."""
+
+    weight: float = 10.0
+    """How much it counts."""
+    every: int = 1
+    """Updates of the critic from one that has it to the next."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0 or self.every < 1:
+            raise UserError(f"a penalty needs a weight above 0 and every of at least 1, got {self}.")
+
+    @abc.abstractmethod
+    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
+        """The penalty [], without its weight, at waveforms [B, T]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientPenalty(Penalty):
+    """(|slope| - 1)^2 between real and made waveforms (Gulrajani et al. 2017, eq. 3)."""
+
+    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
+        share = jax.random.uniform(key, (len(real), 1))
+        slope = _slopes(score, share * real + (1 - share) * made)
+        return jnp.square(jnp.sqrt(jnp.square(slope).sum(axis=-1) + 1e-12) - 1).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class R1(Penalty):
+    """|slope|^2 / 2 at real waveforms (Mescheder et al. 2018, eq. 9)."""
+
+    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
+        del made, key
+        return jnp.square(_slopes(score, real)).sum(axis=-1).mean() / 2
+
+
+def _slopes(score: Score, samples: jax.Array) -> jax.Array:
+    """The gradient of each row's score, [B, T]."""
+    return jax.grad(lambda rows: score(rows).sum())(samples)

@@ -1,0 +1,102 @@
+"""What every way to train must offer. The loop, checkpoints and commands know these two classes and no others."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import jax
+from flax import nnx
+
+from jaxgen.data.batches import Batches
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.models.config import ModelConfig
+from jaxgen.objectives.state import TrainState
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+M = TypeVar("M", bound=nnx.Module)
+
+
+class Training(abc.ABC):
+    """An objective for one model, data spec, run length and batch size: pure functions, to be jitted by the caller."""
+
+    pace: ClassVar[str]
+    """The options to lower where training diverges."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first step; `average` is what an untrained run is measured and heard with."""
+
+    @abc.abstractmethod
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One update, or none where it would spoil the parameters (`Guard`). batch: see `Objective.batches`.
+
+        Metrics are float or int [] each; among them `loss`, `gradient_norm`, `skipped` and `skipped_in_row`.
+        """
+
+    @abc.abstractmethod
+    def module(self, params: Any) -> Any:
+        """The model with these parameters, those of `TrainState.average`."""
+
+    def concern(self, figures: Mapping[str, float]) -> str:
+        """What is wrong with a training whose update has these metrics, as a sentence; empty where nothing is."""
+        del figures
+        return ""
+
+
+class Objective(abc.ABC):
+    """Base of the frozen dataclasses that say what is minimised and how."""
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is computed in, one after another; each has rows of every device."""
+        return 1
+
+    @abc.abstractmethod
+    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> Training:
+        """The objective for one model, data spec, run length and batch size.
+
+        Raises UserError where they do not fit.
+        """
+
+    @abc.abstractmethod
+    def batches(
+        self,
+        model: ModelConfig,
+        store: Store,
+        data: DataSpec,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ) -> Batches:
+        """What the objective trains on: rows of `seq_len` steps.
+
+        rows: those of a batch that are read, in rising order; none takes all. Raises UserError where there is nothing.
+        """
+
+
+class Blueprint(Generic[M]):
+    """How to build a module, apart from its parameters: the graph and what is not trained do not depend on the seed."""
+
+    def __init__(self, build: Callable[[nnx.Rngs], M]):
+        self._build = build
+        self._graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        # jit computes nothing of this build but the constants
+        self._constants = jax.jit(lambda: nnx.split(build(nnx.Rngs(0)), nnx.Param, ...)[2:])()
+
+    def init(self, key: jax.Array) -> Any:
+        """First parameters, a plain dictionary."""
+        _, params, *_ = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, ...)
+        return nnx.to_pure_dict(params)
+
+    def __call__(self, params: Any) -> M:
+        """The module with these parameters."""
+        return nnx.merge(self._graph, params, *self._constants)
+
+
+def split_rows(array: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] to [parts, B / parts, ...]: each part has rows of every device, every second one, say, not the first half."""
+    return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,120 @@
+"""What a generator's loss has beside the critic's verdict: how far what it makes is from what was recorded."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel
+from jaxgen.models.critics import magnitudes
+from jaxgen.models.waveform import View
+
+
+class Heard(NamedTuple):
+    """Two sets of waveforms, row by row, and what the critic says of them."""
+
+    real: jax.Array
+    """float32 [B, T]."""
+    made: jax.Array
+    """float32 [B, T]."""
+    real_views: tuple[View, ...] = ()
+    made_views: tuple[View, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Term(abc.ABC):
+    """One summand. Frozen dataclasses, without arrays."""
+
+    weight: float = 1.0
+    """How much it counts."""
+
+    name: ClassVar[str]
+    """Of the figure in metrics.jsonl."""
+    hears_critic: ClassVar[bool] = False
+    """Whether it compares what the critic heard; otherwise it is a distance of sounds, which validation measures too."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise UserError(f"the weight of a term must be above 0, got {self}.")
+
+    @abc.abstractmethod
+    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+        """The distance of each row, float32 [B], for data of this spec. Raises UserError where they do not fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMatching(Term):
+    """Mean absolute difference of what the critic's layers hear, as a share of what they hear of the real sound: layers
+    count alike (Larsen et al. 2016; as a share, Defossez et al. 2022, eq. 5)."""
+
+    name = "feature_matching"
+    hears_critic = True
+
+    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+        del data
+
+        def distance(heard: Heard) -> jax.Array:
+            pairs = [
+                (jax.lax.stop_gradient(real), made)
+                for ours, theirs in zip(heard.real_views, heard.made_views, strict=True)
+                for real, made in zip(ours.features, theirs.features, strict=True)
+            ]
+            shares = [_row_means(jnp.abs(real - made)) / (jnp.abs(real).mean() + 1e-6) for real, made in pairs]
+            return jnp.stack(shares).mean(axis=0)
+
+        return distance
+
+
+@dataclasses.dataclass(frozen=True)
+class MelDistance(Term):
+    """Mean absolute difference of the log-mel frames that the model is given: nats."""
+
+    name = "mel_distance"
+
+    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+        if not isinstance(data.features, LogMel):
+            raise UserError(
+                f"MelDistance compares log-mel frames, but the features are {type(data.features).__name__}; "
+                "leave it out of the objective's terms, or use LogMel features."
+            )
+        features = dataclasses.replace(data.features, stack=1)
+        return lambda heard: _row_means(jnp.abs(features.encode(heard.real) - features.encode(heard.made)))
+
+
+@dataclasses.dataclass(frozen=True)
+class StftDistance(Term):
+    """Spectral convergence plus the mean absolute difference of log magnitudes, a mean over resolutions (Yamamoto et al.
+    2020, eq. 4 to 6)."""
+
+    windows: tuple[int, ...] = (512, 256, 128)
+    """Samples of the Hann window of each resolution, a quarter apart."""
+
+    name = "stft_distance"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.windows, default=0) < 8:
+            raise UserError(f"a StftDistance needs windows of at least 8 samples, got {self}.")
+
+    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+        del data
+
+        def distance(heard: Heard) -> jax.Array:
+            total = jnp.zeros(len(heard.real))
+            for window in self.windows:
+                real, made = (magnitudes(samples, window, window // 4) for samples in (heard.real, heard.made))
+                error = jnp.sqrt(jnp.square(real - made).sum(axis=(1, 2)) + 1e-12)
+                total += error / jnp.sqrt(jnp.square(real).sum(axis=(1, 2)))
+                total += _row_means(jnp.abs(jnp.log(real) - jnp.log(made)))
+            return total / len(self.windows)
+
+        return distance
+
+
+def _row_means(values: jax.Array) -> jax.Array:
+    return values.reshape(len(values), -1).mean(axis=-1)

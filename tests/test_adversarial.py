@@ -1,0 +1,380 @@
+"""The adversarial objective: its losses against plain references, who learns from what, and exact resumption."""
+
+import dataclasses
+import math
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxgen.data.excerpts import Excerpts, one_of_each
+from jaxgen.errors import Diverged, UserError
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.features import LogMel
+from jaxgen.models.critics import WaveCritic, magnitudes
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.models.waveform import Critic, CriticModule, View
+from jaxgen.objectives.adversarial import Adversarial, spread_of
+from jaxgen.objectives.contest import R1, GradientPenalty, Hinge, LeastSquares, Wasserstein
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance
+from jaxgen.training import loop
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.loop import Outcome, Validation, fit
+from jaxgen.training.mesh import Devices
+from jaxgen.training.schedule import Train
+from jaxgen.training.telemetry import read_metrics
+
+MODEL = Vocoder(width=8, num_blocks=1)
+
+
+class _Ear(CriticModule):
+    """One layer over pieces of 16 samples, and one that gives the scores: compiled in a moment."""
+
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(16, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, samples):
+        heard = jnp.tanh(self.first(samples.reshape(len(samples), -1, 16)))
+        return (View(self.last(heard)[..., 0], (heard,)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Simple(Critic):
+    def make(self, *, rngs):
+        return _Ear(rngs)
+
+
+ADAM = AdamW(peak=1e-3, warmup_steps=0, clip_norm=10.0)
+OBJECTIVE = Adversarial(
+    terms=(FeatureMatching(), MelDistance(weight=15.0)),
+    critic=_Simple(),
+    generator_optimizer=ADAM,
+    critic_optimizer=ADAM,
+)
+TRAIN = Train(steps=6, batch_size=4, seq_len=4, log_every=1, eval_every=6, checkpoint_every=2)
+
+
+def _bound(store, objective=OBJECTIVE, batch_size=4):
+    training = objective.bind(MODEL, store.spec(()), steps=6, batch_size=batch_size)
+    return training, jax.jit(training.init)(jax.random.key(0))
+
+
+def _batch(store, number=0, batch_size=4):
+    return Excerpts(store, batch_size=batch_size, length=800, seed=0).batch(number)
+
+
+def _moved(before, after):
+    """Whether any array changed, by half of the parameters."""
+    return {
+        name: any(
+            np.any(a != b) for a, b in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True)
+        )
+        for name in before
+    }
+
+
+def _scores(shape):
+    generator = np.random.default_rng(0)
+    return generator.normal(size=shape).astype(np.float32), generator.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("contest", "critic", "generator"),
+    [
+        (LeastSquares(), lambda r, m: np.mean((r - 1) ** 2) + np.mean(m**2), lambda m: np.mean((m - 1) ** 2)),
+        (
+            Hinge(),
+            lambda r, m: np.mean(np.maximum(0, 1 - r)) + np.mean(np.maximum(0, 1 + m)),
+            lambda m: -np.mean(m),
+        ),
+        (Wasserstein(), lambda r, m: np.mean(m) - np.mean(r), lambda m: -np.mean(m)),
+    ],
+    ids=["least squares", "hinge", "wasserstein"],
+)
+def test_losses_are_those_of_the_papers(contest, critic, generator):
+    real, made = _scores((3, 7))
+    assert float(contest.critic(real, made)) == pytest.approx(critic(real.astype(np.float64), made), rel=1e-5)
+    assert float(contest.generator(made)) == pytest.approx(generator(made.astype(np.float64)), rel=1e-5)
+
+
+def test_penalties_of_a_linear_critic_are_known():
+    """Its slope is its weights, wherever it is taken."""
+    weights = jnp.asarray([3.0, 0.0, 4.0])
+    real, made = _scores((5, 3))
+    slope = float(GradientPenalty().of(lambda rows: rows @ weights, real, made, jax.random.key(0)))
+    assert slope == pytest.approx((5 - 1) ** 2, rel=1e-5)
+    assert float(R1().of(lambda rows: rows @ weights, real, made, jax.random.key(0))) == pytest.approx(25 / 2)
+
+
+def test_terms_are_distances(mel_store):
+    """Nothing for equal sounds; for others what a count by hand gives, row by row."""
+    spec = mel_store.spec(())
+    real, made = _scores((2, 1600))
+    views = [(View(jnp.zeros((2, 1)), (jnp.asarray(a), 2 * jnp.asarray(a))),) for a in (real, made)]
+    equal, other = Heard(real, real, views[0], views[0]), Heard(real, made, *views)
+    expected = {
+        FeatureMatching(): np.abs(real - made).mean(1) / np.abs(real).mean(),
+        MelDistance(): np.abs(spec.features.encode(real) - spec.features.encode(made)).mean((1, 2)),
+        StftDistance(windows=(128,)): [
+            np.linalg.norm(a - b) / np.linalg.norm(a) + np.abs(np.log(a / b)).mean()
+            for a, b in zip(*(np.asarray(magnitudes(x, 128, 32), np.float64) for x in (real, made)), strict=True)
+        ],
+    }
+    for term, rows in expected.items():
+        distance = term.bind(spec)
+        np.testing.assert_allclose(distance(equal), 0, atol=1e-5)
+        np.testing.assert_allclose(distance(other), rows, rtol=1e-4)
+
+
+def test_terms_have_a_gradient_at_silence(mel_store):
+    silence = jnp.zeros((1, 1600))
+    for term in (MelDistance(), StftDistance(windows=(128,))):
+        distance = term.bind(mel_store.spec(()))
+        slope = jax.grad(lambda made, of=distance: of(Heard(silence + 0.1, made)).sum())(silence)
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("learner", ["generator", "critic"])
+def test_each_side_learns_alone(mel_store, learner):
+    """With the other's optimiser standing still, an update moves only the one."""
+    still = dataclasses.replace(ADAM, peak=1e-38)
+    objective = dataclasses.replace(
+        OBJECTIVE, **{f"{name}_optimizer": ADAM if name == learner else still for name in ("generator", "critic")}
+    )
+    training, state = _bound(mel_store, objective)
+    after, _ = jax.jit(training.train_step)(state, _batch(mel_store))
+    other = "critic" if learner == "generator" else "generator"
+    assert _moved(state.params, after.params) == {learner: True, other: False}
+
+
+def test_the_losses_reach_every_parameter(mel_store):
+    critic = WaveCritic(periods=(3,), windows=(64,), channels=2, spectral_channels=2)
+    training, state = _bound(mel_store, dataclasses.replace(OBJECTIVE, critic=critic))
+    after, metrics = jax.jit(training.train_step)(state, _batch(mel_store))
+    for name, opt_state in after.opt_state.items():
+        moments = jax.tree.leaves_with_path(opt_state[1][0].mu)
+        assert [jax.tree_util.keystr(path) for path, moment in moments if not np.any(moment)] == []
+        assert metrics[f"{name}_gradient_norm"] > 0
+
+
+def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
+    """The gradient of an update is that of the loss under the new critic, by automatic differentiation of all of it."""
+    training, state = _bound(mel_store)
+    batch = _batch(mel_store)
+    after, metrics = jax.jit(training.train_step)(state, batch)
+
+    def loss(params):
+        made = training.module(params).imitate(batch, jax.random.key(0))
+        return training._generator_loss(made, after.params["critic"], batch["samples"])[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params["generator"])
+    norm = math.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradient)))
+    assert float(metrics["generator_loss"]) == pytest.approx(float(value), rel=1e-4)
+    assert float(metrics["generator_gradient_norm"]) == pytest.approx(norm, rel=1e-3)
+
+
+def test_the_average_starts_as_the_generator_and_follows_it(mel_store):
+    training, state = _bound(mel_store)
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params["generator"])
+    after, _ = jax.jit(training.train_step)(state, _batch(mel_store))
+    for old, new, mean in zip(
+        *map(jax.tree.leaves, (state.average, after.params["generator"], after.average)), strict=True
+    ):
+        np.testing.assert_allclose(mean, 0.1 * old + 0.9 * new, rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_is_divided_among_the_critics_updates(mel_store):
+    """Two critic updates on a batch of eight, with a penalty at every second: as one by one, on every second row."""
+    objective = dataclasses.replace(
+        OBJECTIVE, contest=Wasserstein(), penalties=(GradientPenalty(weight=10.0, every=2),), critic_steps=2
+    )
+    training, state = _bound(mel_store, objective, batch_size=8)
+    batch = _batch(mel_store, batch_size=8)
+    after, _ = jax.jit(training.train_step)(state, batch)
+    assert int(after.opt_state["critic"][1][0].count) == 2
+    assert int(after.opt_state["generator"][1][0].count) == 1
+    params, optimizer = state.params["critic"], training._optimizers["critic"]
+    slope = jax.jit(jax.grad(training._critic_loss, has_aux=True))
+    opt_state, keys = (
+        state.opt_state["critic"],
+        jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), 0), 3),
+    )
+    for number in range(2):
+        rows = batch["samples"][number::2]
+        made = training.module(state.params["generator"]).imitate({"samples": rows}, jax.random.key(0))
+        key = jax.random.split(keys[number])[1]
+        gradient, _ = slope(params, rows, made, jnp.asarray(number), key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, after.params["critic"])
+
+
+def test_an_update_that_is_not_finite_changes_nothing_of_either(mel_store):
+    training, state = _bound(mel_store)
+    batch = _batch(mel_store)
+    batch["samples"][0, 0] = np.nan
+    after, metrics = jax.jit(training.train_step)(state, batch)
+    assert int(metrics["skipped"]) == int(after.guard.in_row) == 1
+    assert int(after.step) == 1
+    for name in ("params", "average", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
+
+
+def test_a_collapse_shows_in_the_spread_and_is_told(mel_store):
+    real = _batch(mel_store, batch_size=16)["samples"]
+    assert spread_of(np.repeat(real[:1], 16, axis=0)) < 0.05 * spread_of(real)
+    training, _ = _bound(mel_store)
+    assert "collapsed" in training.concern({"spread": 0.05})
+    assert training.concern({"spread": 0.9}) == ""
+
+
+def test_the_accuracy_of_a_critic_is_how_often_it_scores_the_real_higher(mel_store):
+    training, state = _bound(mel_store)
+    real, made = _scores((8, 800))
+
+    @jax.jit
+    def accuracy(a, b):
+        figures = training._critic_loss(state.params["critic"], a, b, jnp.asarray(0), jax.random.key(0))[1]
+        return figures["critic_accuracy"]
+
+    critic = training._critic(state.params["critic"])
+    real_scores, made_scores = (np.asarray(critic(samples)[0].scores).mean(1) for samples in (real, made))
+    assert float(accuracy(real, made)) == pytest.approx(np.mean(real_scores > made_scores))
+    assert float(accuracy(real, made)) == pytest.approx(1 - float(accuracy(made, real)))
+
+
+def _fit(store, workdir, train=TRAIN, objective=OBJECTIVE):
+    spec = store.spec(())
+    training = objective.bind(MODEL, spec, steps=train.steps, batch_size=train.batch_size)
+    batches = objective.batches(MODEL, store, spec, batch_size=train.batch_size, seq_len=train.seq_len, seed=train.seed)
+    devices = Devices(train.batch_size, accumulation=objective.parts)
+
+    def validate(params, step):
+        return Validation({"loss": float(sum(leaf.sum() for leaf in jax.tree.leaves(params)))}, [], 8_000)
+
+    with closing(Checkpoints(workdir / "checkpoints", keep=2)) as checkpoints:
+        outcome = fit(training, batches, checkpoints, validate, train, workdir, devices, seconds_per_step=1.0, run={})
+        newest = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))[1:]
+    return outcome, read_metrics(workdir / "metrics.jsonl"), newest
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(mel_store, tmp_path, monkeypatch):
+    """Both sides, both optimisers, the average and the order of excerpts, bit by bit; also with other calls."""
+    whole = _fit(mel_store, tmp_path / "whole")
+    assert whole[0] is Outcome.FINISHED
+
+    class Stopped(loop.Interrupts):
+        asked = 0
+
+        @property
+        def requested(self):
+            Stopped.asked += 1
+            return Stopped.asked > 3
+
+        @requested.setter
+        def requested(self, _):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Interrupts", Stopped)
+        assert _fit(mel_store, tmp_path / "parts")[0] is Outcome.PREEMPTED
+    parts = _fit(mel_store, tmp_path / "parts", dataclasses.replace(TRAIN, steps_per_call=2))
+    assert parts[1] == whole[1]
+    jax.tree.map(np.testing.assert_array_equal, parts[2], whole[2])
+    row = whole[1][0]
+    assert {
+        "loss",
+        "critic_accuracy",
+        "critic_loss",
+        "generator_loss",
+        "spread",
+        "mel_distance",
+        "verdict",
+    } <= row.keys()
+
+
+def test_a_training_that_diverges_names_clips_and_the_options_to_lower(mel_store, tmp_path):
+    objective = dataclasses.replace(OBJECTIVE, generator_optimizer=dataclasses.replace(ADAM, peak=1e30))
+    with pytest.raises(Diverged, match=r"lower --objective.generator-optimizer.peak") as error:
+        _fit(mel_store, tmp_path, dataclasses.replace(TRAIN, max_skipped=2), objective)
+    assert any(clip.name in str(error.value) for clip in mel_store.clips)
+
+
+def test_excerpts_depend_on_number_and_row_alone(mel_store):
+    options = {"batch_size": 6, "length": 500, "seed": 3}
+    stream = iter(Excerpts(mel_store, **options))
+    batches = [next(stream) for _ in range(3)]
+    later = iter(Excerpts(mel_store, rows=[1, 4], **options))
+    later.set_state({"next": 2})
+    some = next(later)
+    for name in ("samples", "clip"):
+        np.testing.assert_array_equal(some[name], batches[2][name][[1, 4]])
+    assert later.get_state() == stream.get_state() == {"next": 3}
+    for batch in batches:
+        for samples, clip in zip(batch["samples"], batch["clip"], strict=True):
+            windows = np.lib.stride_tricks.sliding_window_view(mel_store.samples(clip), 500)
+            assert (windows == samples).all(axis=1).any()
+            assert mel_store.clips[clip].split == "train"
+
+
+def test_a_clip_that_is_shorter_than_an_excerpt_is_followed_by_silence(mel_store):
+    batch = Excerpts(mel_store, batch_size=2, length=5_000, seed=0).batch(0)
+    for samples, clip in zip(batch["samples"], batch["clip"], strict=True):
+        whole = mel_store.samples(clip)
+        np.testing.assert_array_equal(samples[: len(whole)], whole)
+        assert not samples[len(whole) :].any()
+
+
+def test_each_clip_is_scored_once(mel_store):
+    clips = mel_store.indices("train")
+    found = [batch["clip"][:count] for batch, count in one_of_each(mel_store, clips, batch_size=4, length=100)]
+    assert np.concatenate(found).tolist() == list(clips)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda spec: OBJECTIVE.bind(MelRNN(), spec, steps=1, batch_size=4), "--model is MelRNN"),
+        (lambda spec: Likelihood().bind(MODEL, spec, steps=1, batch_size=4), "--model is Vocoder"),
+        (
+            lambda spec: dataclasses.replace(OBJECTIVE, critic_steps=3).bind(MODEL, spec, steps=1, batch_size=4),
+            "does not divide into 3 parts",
+        ),
+        (lambda spec: Adversarial(contest=Wasserstein()), "GradientPenalty"),
+        (lambda spec: Adversarial(terms=(MelDistance(), MelDistance())), "once"),
+        (lambda spec: Adversarial(critic_steps=0), "critic_steps >= 1"),
+        (lambda spec: MelDistance(weight=0.0), "above 0"),
+        (lambda spec: StftDistance(windows=()), "at least 8"),
+        (lambda spec: R1(every=0), "at least 1"),
+        (lambda spec: WaveCritic(periods=(), windows=()), "hears nothing"),
+        (lambda spec: WaveCritic(periods=(0,)), "at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(mel_store, make, says):
+    with pytest.raises(UserError, match=says) as error:
+        make(mel_store.spec(()))
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_distance_the_whole_loss_is_shown_and_no_copies_are_measured(mel_store):
+    training, state = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
+    _, metrics = jax.jit(training.train_step)(state, _batch(mel_store))
+    assert float(metrics["loss"]) == float(metrics["generator_loss"])
+    options = {"batch_size": 4, "seq_len": 4, "seed": 0, "cache_dir": ""}
+    with pytest.raises(UserError, match="add MelDistance"):
+        CopySynthesis().evaluator(training, MODEL, mel_store.spec(()), **options)
+
+
+def test_terms_and_vocoders_of_samples_are_refused(wave_store):
+    spec = wave_store.spec(())
+    with pytest.raises(UserError, match="MelDistance compares log-mel frames, but the features are MuLaw"):
+        MelDistance().bind(spec)
+    with pytest.raises(UserError, match="a Vocoder makes sound of log-mel frames, but the features are MuLaw"):
+        dataclasses.replace(OBJECTIVE, terms=()).bind(MODEL, spec, steps=1, batch_size=4)
+    assert not isinstance(spec.features, LogMel)

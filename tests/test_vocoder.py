@@ -1,0 +1,234 @@
+"""The vocoder: its transform, what each sample depends on, sound as frames come, and the whole way from the command line."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY
+
+from jaxgen import audio, evaluate, generate, train
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel
+from jaxgen.features.fourier import stft
+from jaxgen.models.critics import WaveCritic
+from jaxgen.models.vocoder import Vocoder, to_samples
+from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.presets import load_config
+from jaxgen.provenance import read as read_mark
+from jaxgen.vocoding import Renderer
+
+FEATURES = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=20)
+SPEC = DataSpec(features=FEATURES, mean=(-4.0,) * 20, std=(2.0,) * 20)
+
+
+def _trained(seed=0, spec=SPEC, **options):
+    """(training, parameters) of a small vocoder with weights that make its blocks matter."""
+    model = Vocoder(**{"width": 8, "num_blocks": 2, "kernel_size": 3} | options)
+    training = Adversarial(critic=WaveCritic(windows=())).bind(model, spec, steps=1, batch_size=1)
+    params = training._generator.init(jax.random.key(seed))
+    return training, jax.tree.map(lambda p: 1.5 * p + 0.1, params)
+
+
+def _frames(count, rows=1, seed=0):
+    return np.random.default_rng(seed).normal(-4, 2, (rows, count, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n_fft", "hop", "window"), [(256, 80, None), (256, 64, 200), (255, 60, None)])
+def test_the_inverse_transform_gives_back_what_was_transformed(n_fft, hop, window):
+    features = dataclasses.replace(FEATURES, n_fft=n_fft, hop_length=hop, win_length=window)
+    samples = np.random.default_rng(0).normal(0, 0.1, (2, 20 * hop)).astype(np.float32)
+    spectrum = stft(samples, n_fft, hop, window)
+    outputs = jnp.concatenate([jnp.log(jnp.abs(spectrum) + 1e-12), jnp.angle(spectrum)], axis=-1)
+    np.testing.assert_allclose(to_samples(outputs, features), samples, atol=1e-5)
+
+
+def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
+    training, params = _trained()
+    samples = np.random.default_rng(0).normal(0, 0.1, (3, 1_600)).astype(np.float32)
+    made = training.module(params).imitate({"samples": samples}, jax.random.key(0))
+    assert made.shape == samples.shape
+    assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_sample_depends_on_frames_within_reach_alone(causal):
+    training, params = _trained(causal=causal)
+    module, count, changed = training.module(params), 60, 30
+    before, after = module.reach
+    frames = _frames(count)
+    other = frames.copy()
+    other[:, changed] += 1
+    moved = np.flatnonzero(np.asarray(module.render(frames) != module.render(other))[0])
+    half = FEATURES.n_fft // 2
+    assert moved.min() >= (changed - after) * 80 - half
+    assert moved.max() <= (changed + before) * 80 + half
+    assert moved.min() < (changed - after) * 80  # the reach is no larger than it need be
+    assert moved.max() > (changed + before) * 80
+    assert (after == 0) == causal
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 200])
+def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
+    training, params = _trained(causal=causal)
+    frames = _frames(count, rows=2)
+    whole = np.asarray(training.module(params).render(frames))
+    renderer = Renderer(training.module, FEATURES)
+    streams = [
+        list(renderer.decode_blocks(params, (frames[:, at : at + size] for at in range(0, count, size))))
+        for size in (7, 50, 200)
+    ]
+    for blocks in streams:
+        joined = np.concatenate([np.zeros((2, 0), np.float32), *blocks], axis=1)
+        assert joined.shape == (2, (count - 1) * 80)
+        np.testing.assert_allclose(joined, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
+        assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
+    alone = renderer.clip(params, frames[0])
+    np.testing.assert_allclose(alone, whole[0], atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
+
+
+def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
+    waits = {}
+    for causal in (False, True):
+        training, params = _trained(causal=causal)
+        frames, given = iter(_frames(1, seed=seed) for seed in range(300)), 0
+
+        def counted(frames=frames):
+            nonlocal given
+            for frame in frames:
+                given += 1
+                yield frame
+
+        next(Renderer(training.module, FEATURES).decode_blocks(params, counted()))
+        waits[causal] = given - 64
+    assert waits[True] == 2  # half a window of 256 samples, in frames of 80
+    assert waits[False] == 2 + training.module(params).reach[0] // 2
+
+
+def test_stacked_frames_are_taken_apart():
+    """A vocoder hears frames, however many make a step of the sequence model's."""
+    stacked = dataclasses.replace(
+        SPEC, features=dataclasses.replace(FEATURES, stack=2), mean=(-4.0,) * 40, std=(2.0,) * 40
+    )
+    (one, params), (other, _) = _trained(), _trained(spec=stacked)
+    frames = _frames(100)
+    expected = np.concatenate(list(Renderer(one.module, FEATURES).decode_blocks(params, [frames])), axis=1)
+    steps = frames.reshape(1, 50, 40)
+    got = np.concatenate(list(Renderer(other.module, stacked.features).decode_blocks(params, [steps])), axis=1)
+    np.testing.assert_array_equal(got, expected)
+    assert got.shape[1] == stacked.features.num_samples(50)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"kernel_size": 4}, {"num_blocks": 0}])
+def test_a_vocoder_that_cannot_be_is_refused(options):
+    with pytest.raises(UserError, match="a Vocoder needs"):
+        Vocoder(**options)
+
+
+CONFIG = """
+from jaxgen.config import Config
+from jaxgen.data.synthetic import Plucked
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.features import LogMel
+from jaxgen.models.critics import WaveCritic
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.training.schedule import Train
+
+CONFIG = Config(
+    data=Plucked(num_clips=12, seconds=0.5),
+    features=LogMel(sample_rate=8_000, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
+    model=Vocoder(width=8, num_blocks=1),
+    objective=Adversarial(critic=WaveCritic(periods=(3,), windows=(), channels=2)),
+    train=Train(steps=2, batch_size=2, seq_len=2, eval_every=2, checkpoint_every=1, log_every=1),
+    evaluation=CopySynthesis(num_clips=2, num_previews=1, griffin_lim=(2,)),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny_vocoder.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocoder(config, tmp_path_factory, cache):
+    """The folder of a finished tiny vocoder of the quickstart's frames; tests must not change it."""
+    workdir = tmp_path_factory.mktemp("runs") / "vocoder"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sys.argv", ["jaxgen", "--config", str(config), "--workdir", str(workdir), "--cache-dir", str(cache)]
+        )
+        assert train.main() == 0
+    return workdir
+
+
+def test_each_term_has_its_own_options(config):
+    changed = load_config(["--config", str(config), "--objective.terms.1.weight", "3"], "test").objective.terms
+    assert [term.weight for term in changed] == [2.0, 3.0, 2.0]
+    with pytest.raises(UserError, match=r"unknown option --objective.terms.7.weight; did you mean --objective.terms"):
+        load_config(["--config", str(config), "--objective.terms.7.weight", "3"], "test")
+
+
+def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path):
+    report = json.loads((vocoder / "report.json").read_text())
+    assert list(report["table"]) == ["held-out data", "generated", "Griffin-Lim, 2 iterations", "untrained model"]
+    for name, column in report["table"].items():
+        assert (column["log_spectral_distance_db"] == 0) == (name == "held-out data")
+        assert column.keys() >= {"mel_distance_nats", "multi_resolution_stft_distance", "real_time_factor"}
+    assert (
+        report["table"]["held-out data"]["mel_distance_nats"] < 0.5 * report["table"]["generated"]["mel_distance_nats"]
+    )
+    assert {"loss", "mel_distance", "train_loss", "griffin_lim_2_mel_distance_nats"} <= report["metrics"].keys()
+    page = (vocoder / "report.html").read_text()
+    assert "the copy of the recording on its left" in page
+    assert "Nearest training clips" not in page
+    code, out, _ = command(evaluate.main, "--workdir", vocoder, "--out", tmp_path)
+    assert code == 0
+    again = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    for name, value in report["metrics"].items():
+        if "real_time" not in name:
+            assert again[name] == pytest.approx(value), name
+    assert "Griffin-Lim, 2 iterations" in out
+
+
+def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, tmp_path):
+    made = {}
+    for name, more in {"griffin": (), "vocoder": ("--vocoder", vocoder)}.items():
+        options = ("--workdir", quickstart, "--num", "1", "--seconds", "0.4", "--out", tmp_path / name)
+        assert command(generate.main, *options, *more)[0] == 0
+        (wav,) = (tmp_path / name).glob("*.wav")
+        made[name], mark = audio.read(wav).samples, read_mark(wav)
+        assert mark["vocoder"] == ("vocoder/2" if more else "")
+    assert made["griffin"].shape == made["vocoder"].shape
+    assert np.isfinite(made["vocoder"]).all()
+    assert np.abs(made["griffin"] - made["vocoder"]).max() > 0
+
+
+def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, command, cache, tmp_path):
+    other = tmp_path / "other"
+    shrunk = ["--workdir", other, "--cache-dir", cache, "--train.steps", "1", "--evaluation.num-clips", "1"]
+    assert command(train.main, *TINY, *shrunk, "--features.hop-length", "200")[0] == 0
+    for options, says in (
+        (("--workdir", vocoder), "holds a Vocoder, which makes sound of frames"),
+        (("--workdir", quickstart, "--vocoder", quickstart), "holds a MelRNN; pass --vocoder"),
+        (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "no checkpoint in"),
+        (("--workdir", other, "--vocoder", vocoder), "features.hop_length=400 (asked: 200)"),
+    ):
+        code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
+        assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err
+        assert "Traceback" not in err
+    asked = ("--config", config, "--workdir", tmp_path / "run", "--cache-dir", cache)
+    for swapped, says in (
+        (("--evaluation", "Evaluation"), "use --evaluation CopySynthesis"),
+        (("--objective", "Likelihood"), "--model is Vocoder"),
+        (("--model", "MelRNN"), "--model is MelRNN"),
+    ):
+        code, _, err = command(train.main, *asked, *swapped)
+        assert (code, says in err) == (2, True), err
