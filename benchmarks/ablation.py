@@ -31,10 +31,10 @@ _COMMON = {
     "labels never dropped": ("--model.label-dropout", "0", "--evaluation.sampling.guidance", "0"),
     "no guidance": ("--evaluation.sampling.guidance", "0"),
 }
-_SAMPLES = {
+_QUANTISATION = {
     "64 levels": ("--features.q-levels", "64"),
-    "lookback 1": ("--model.lookback", "1"),
-    "lookback 64": ("--model.lookback", "64"),
+    "16 bits, two bytes": ("--features", "Pcm16", "--model.output", "CoarseFine"),
+    "16 bits, logistics": ("--features", "Pcm16", "--model.output", "Logistics"),
 }
 ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "MelRNN": _COMMON
@@ -44,12 +44,23 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "no input noise": ("--model.input-noise", "0"),
         "one frame a step": ("--features.stack", "1"),
     },
-    "WaveRNN": _COMMON | _SAMPLES,
-    "SampleRNN": _COMMON | {"window 16": ("--model.window", "16"), "64 levels": _SAMPLES["64 levels"]},
+    "WaveRNN": _COMMON
+    | _QUANTISATION
+    | {"lookback 1": ("--model.lookback", "1"), "lookback 64": ("--model.lookback", "64")},
+    "SampleRNN": _COMMON
+    | _QUANTISATION
+    | {"window 16": ("--model.window", "16"), "three tiers": ("--model.frame-sizes", "80", "16")},
 }
 """Overrides by name, for each model."""
 
-_FIGURES = ("loss", "nats_per_frame", "bits_per_sample", "judge_frechet_distance", "frechet_distance_db2")
+_FIGURES = (
+    "loss",
+    "nats_per_frame",
+    "bits_per_sample",
+    "bits_per_16_bit_sample",
+    "judge_frechet_distance",
+    "frechet_distance_db2",
+)
 
 
 @dataclasses.dataclass(frozen=True)
