@@ -248,14 +248,10 @@ class LogisticMixture(Distribution):
         x = x.astype(jnp.float32)[..., None]
         low, high = (compand((x + side) / 2**15) for side in (-0.5, 0.5))
         precision = jnp.exp(-log_scales)
-        below, above = (low - means) * precision, (high - means) * precision
-        middle = (below + above) / 2
-        # Narrow bins: density times width. The exact difference of two sigmoids near 0 or 1 would round to nothing.
-        density = middle - 2 * jax.nn.softplus(middle)
-        narrow = density + jnp.log(jnp.maximum((high - low) * precision, 1e-30))
-        difference = jax.nn.sigmoid(above) - jax.nn.sigmoid(below)
-        inner = jnp.where(difference > 1e-3, jnp.log(jnp.maximum(difference, 1e-12)), narrow)
-        lowest, highest = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-below)
+        lowest, highest = jax.nn.log_sigmoid((high - means) * precision), jax.nn.log_sigmoid((means - low) * precision)
+        # The difference of two sigmoids as a product, exact: sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
+        width = jnp.maximum((high - low) * precision, 1e-30)
+        inner = lowest + highest + jnp.log(-jnp.expm1(-width))
         nats = jnp.where(x <= -(2**15), lowest, jnp.where(x >= 2**15 - 1, highest, inner))
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + nats, axis=-1)
 
