@@ -180,7 +180,7 @@ class SampleModule(SampleSequenceModel):
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
                 f"chunks of {num_steps} samples do not divide into frames of {self.tiers[0].frame_size}; change "
-                "--train.seq-len or --model.frame-sizes."
+                "--train.seq-len, --objective.segment or --model.frame-sizes."
             )
         keys: list[jax.Array | None] = [None] * (1 + len(self.tiers))
         if key is not None:
