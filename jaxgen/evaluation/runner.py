@@ -103,6 +103,12 @@ class Evaluator:
         seed: int,
         cache_dir: str | Path,
     ):
+        """Raises UserError where labels are to guide a model that has none: before hours of training."""
+        if evaluation.sampling.guidance and not model.labels:
+            raise UserError(
+                f"--evaluation.sampling.guidance is {evaluation.sampling.guidance:g}, but the model has no labels to be "
+                "guided by; set it to 0, or name --model.labels."
+            )
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
         self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
