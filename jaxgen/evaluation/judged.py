@@ -45,17 +45,23 @@ class Judged(AudioMetric):
 
     def check(self, training: Store) -> None:
         if self.judge:
-            Judge.load(Path(self.judge))
+            self._given(training.features.sample_rate)
         else:
             labels_to_judge(training)
 
     def prepare(self, reference: Reference) -> Measure:
-        judge = Judge.load(Path(self.judge)) if self.judge else judge_of(reference.training, reference.cache_dir)
-        if judge.sample_rate != reference.real.sample_rate:
-            raise UserError(
-                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {reference.real.sample_rate} Hz."
-            )
+        rate = reference.real.sample_rate
+        judge = self._given(rate) if self.judge else judge_of(reference.training, reference.cache_dir)
         return _Prepared(judge, reference.real, judge(reference.real.samples))
+
+    def _given(self, sample_rate: int) -> Judge:
+        judge = Judge.load(Path(self.judge))
+        if judge.sample_rate != sample_rate:
+            raise UserError(
+                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {sample_rate} Hz; change "
+                "Judged(judge=...) in the config, or leave it out."
+            )
+        return judge
 
 
 @dataclasses.dataclass(frozen=True)
