@@ -1,8 +1,8 @@
 """What each choice of a config is worth: `python -m benchmarks.ablation --config configs/digits_mel.py --data-root DIR`.
 
 The config is trained anew with one option changed, each row by the command `python -m jaxgen.train` with that override, for
-the same number of updates, and evaluated as every run is. Rows follow one another; a row is printed, and saved, as it ends.
-What follows a word `--` goes to every training.
+the same number of updates, and evaluated as every run is. Rows that change nothing are left out. A row is printed, and saved,
+as it ends. What follows a word `--` goes to every training.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.measure import Row
-from jaxgen.config import load, parse
+from jaxgen.config import Config, load, parse
 from jaxgen.errors import UserError
 
 _CELLS = {name: ("--model.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")}
@@ -42,7 +42,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mean squared error": ("--model.distribution", "Normal"),
         "one component": ("--model.distribution.num-components", "1"),
         "no input noise": ("--model.input-noise", "0"),
-        "one frame a step": ("--features.stack", "1"),
+        "one frame a step": ("--features.stack", "1", "--train.seq-len", "64"),
     },
     "WaveRNN": _COMMON
     | _QUANTISATION
@@ -90,12 +90,19 @@ def main(argv: Sequence[str]) -> list[Row]:
     if missing := [row for row in options.rows if row not in known]:
         raise UserError(f"there is no row '{missing[0]}' for {name}; expected some of: {', '.join(known)}.")
     place, rows = measure.environment(), list[Row]()
-    for row in options.rows or known:
+    for row in options.rows or _that_change(options.config, known, more):
         rows.append(_trained(options, name, row, known[row], more))
         measure.say(f"{row}: " + ", ".join(f"{key} {value}" for key, value in rows[-1].items() if key != "row"))
         measure.save(rows, options.out)
     measure.report(rows, place, options)
     return rows
+
+
+def _that_change(file: str, rows: Mapping[str, Sequence[str]], more: Sequence[str]) -> list[str]:
+    """The config as it is, and the rows whose options make another one of it."""
+    first, *others = rows
+    made = {row: parse(Config, load(file), [*more, *rows[row]], "jaxgen.train") for row in rows}
+    return [first, *(row for row in others if made[row] != made[first])]
 
 
 def _trained(options: Options, model: str, row: str, override: Sequence[str], more: Sequence[str]) -> Row:

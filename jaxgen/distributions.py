@@ -27,7 +27,7 @@ class Sampling:
     """How to draw from a distribution. Applied in this order: temperature, top_k, top_p."""
 
     temperature: float = 1.0
-    """Below 1 likelier steps are drawn more often, 0 draws only the likeliest."""
+    """Below 1 likelier steps are drawn more often, 0 draws only the likeliest; where a clip ends is drawn all the same."""
     top_k: int = 0
     """Draw only among this many likeliest codes (or mixture components); 0 is all."""
     top_p: float = 1.0
@@ -37,7 +37,8 @@ class Sampling:
     model says, where a low temperature would put off each onset, the less likely choice at any one frame."""
     guidance: float = 0.0
     """How much further than the model itself to go from what it says without labels to what it says with them
-    (classifier-free guidance, Ho and Salimans 2021): labels are heard more clearly, clips vary less. Twice the work."""
+    (classifier-free guidance, Ho and Salimans 2021; of mixtures and of two bytes what their parameters are made of is
+    moved): labels are heard more clearly, clips vary less. Twice the work."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:

@@ -124,8 +124,11 @@ class Generator:
             yield prompt
         rows = np.arange(num_rows)
         if sampling.guidance:
-            if not self._model.labels:
-                raise UserError("the model has no labels to be guided by; leave out --guidance.")
+            if not self._model.guidable:
+                raise UserError(
+                    "the model has no labels to be guided by, or never trained without them (--model.label-dropout 0); leave "
+                    "out --guidance."
+                )
             copies, conditions = 2, {name: _with_unknown(each) for name, each in conditions.items()}
             rows, prompt = (np.repeat(each, copies, axis=0) for each in (rows, prompt))
         if not self._module(params).uses_all_cores(sampling):

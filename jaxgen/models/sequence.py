@@ -131,6 +131,8 @@ class ModelConfig:
 
     labels: tuple[str, ...]
     """Names of the labels that condition the model."""
+    label_dropout: float
+    """Share of clips trained with labels unknown."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""
 
@@ -139,6 +141,11 @@ class ModelConfig:
         @property
         def lookback(self) -> int:
             """Past steps that `step` reads."""
+
+    @property
+    def guidable(self) -> bool:
+        """Whether the model knows both what labels say and what it would say without them."""
+        return bool(self.labels) and self.label_dropout > 0
 
     @property
     def stride(self) -> int:

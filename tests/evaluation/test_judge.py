@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 
@@ -232,6 +233,33 @@ def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     assert recognised(p, values, ["a", "b", "b", None]) == pytest.approx(2 / 3)
     assert recognised(p[:1], values, ["elsewhere"]) != recognised(p[:1], values, ["elsewhere"])  # NaN
+
+
+def test_a_running_number_is_no_label_where_validation_has_the_same_numbers(cache):
+    class Anywhere(Glides):
+        def split_of(self, fields, digest):
+            return "validation" if int(digest, 16) % 7 == 3 else "train"
+
+        def _clip(self, index):
+            clip = super()._clip(index)
+            return dataclasses.replace(clip, fields=clip.fields | {"index": str(index // 16 * 4 + index % 8 // 2)})
+
+    store = prepare(Anywhere(), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+    assert len({clip.fields["index"] for clip in store.clips}) == 24
+    assert tuple(judged_labels(store)) == ("sound", "way")
+
+
+def test_halves_and_samples_are_alike_in_their_labels():
+    clips = ClipSet(
+        [np.full(1, i) for i in range(24)], 8_000, [{"x": "abc"[i % 3], "y": "de"[i % 2]} for i in range(24)]
+    )
+    first, second = clips.halves(("x", "y"))
+    assert sorted(first + second) == list(range(24))
+    for places in (first, second, clips.sample(12, ("x", "y"))):
+        assert {label: len(found) for label, found in clips.some(places).places(("x", "y")).items()} == dict.fromkeys(
+            itertools.product("abc", "de"), 2
+        )
+    assert len(clips.sample(100, ())) == 24
 
 
 def test_distance_within_labels():
