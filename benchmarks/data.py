@@ -28,7 +28,7 @@ _TRAINING = "train step"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Speed of preparing data and of making training batches."""
 
     mel: Workload = MEL

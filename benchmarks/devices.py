@@ -23,7 +23,7 @@ _COLUMNS = ("row", "step_seconds", "throughput_of_2_devices", "throughput_of_2_p
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Throughput of the train step on two devices and in two processes, over that on one device."""
 
     rows: tuple[str, ...] = ("lstm-32-256-256-1", "lstm-128-128-256-2", "lstm-8-2048-128-1", "lstm-64-512-512-2")

@@ -36,7 +36,7 @@ PEERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Speed of free-running generation: jaxgen and its peers."""
 
     rows: tuple[str, ...] = ()

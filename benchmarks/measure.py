@@ -40,12 +40,18 @@ _PACKAGES = (
 class Options:
     """Options of every benchmark."""
 
-    repeats: int = 5
-    """Measurements of each candidate."""
     record: bool = False
     """Append the figures to the history."""
     history: str = str(_ROOT / "benchmarks" / "history.jsonl")
     """File that --record appends to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated(Options):
+    """Options of a benchmark that measures several times."""
+
+    repeats: int = 5
+    """Measurements of each candidate."""
 
 
 def alternate(candidates: Mapping[str, Callable[[], object]], repeats: int, warmups: int = 1) -> dict[str, np.ndarray]:

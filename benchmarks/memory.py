@@ -19,7 +19,7 @@ _KEPT = "all kept"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Time and memory of the train step, by what the backward pass keeps."""
 
     repeats: int = 2

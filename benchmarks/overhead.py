@@ -38,7 +38,7 @@ _WAIT = "speed/data_wait_share"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Cost of the training loop beside the train step."""
 
     steps: int = 40

@@ -3,8 +3,10 @@
 jaxgen trains the model of --config as `jaxgen.train` does, without labels, and a PyTorch language model of as many
 parameters trains on the same batches (`benchmarks/quality_peers/`): each in its own process with all cores, in turns, while
 the other waits. Both are scored alike: the mean over all samples of all validation clips, each clip from a reset state
-behind silence. Compilation and scoring do not count as training time. The learning rate of both rises and falls by the
-config's plan over the whole time.
+behind silence. Compilation and scoring do not count as training time.
+jaxgen's own means count: the moving average of its weights is what is scored, and batches come from a thread of its own,
+while the peer is scored as it is and draws its batches, of the same pipeline, within its time. The learning rate
+of both rises and falls by the config's plan over the whole time.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ _COSTS = ("seconds", "theory_seconds", "planned_mib", "theory_mib")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Time and memory of the train step against T, B, H and L."""
 
     repeats: int = 3

@@ -43,7 +43,7 @@ _TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.per
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Time of imports, tracing and compiling."""
 
     repeats: int = 3

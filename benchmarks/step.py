@@ -50,7 +50,7 @@ PEERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.Repeated):
     """Throughput of the train step: jaxgen, its peers, and the matmul peak."""
 
     rows: tuple[str, ...] = ()

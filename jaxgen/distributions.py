@@ -27,7 +27,7 @@ class Sampling:
     """How to draw from a distribution. Applied in this order: temperature, top_k, top_p."""
 
     temperature: float = 1.0
-    """Below 1 likelier steps are drawn more often, 0 draws only the likeliest."""
+    """Below 1 likelier steps are drawn more often, 0 draws only the likeliest; where a clip ends is drawn all the same."""
     top_k: int = 0
     """Draw only among this many likeliest codes (or mixture components); 0 is all."""
     top_p: float = 1.0
@@ -37,7 +37,8 @@ class Sampling:
     model says, where a low temperature would put off each onset, the less likely choice at any one frame."""
     guidance: float = 0.0
     """How much further than the model itself to go from what it says without labels to what it says with them
-    (classifier-free guidance, Ho and Salimans 2021): labels are heard more clearly, clips vary less. Twice the work."""
+    (classifier-free guidance, Ho and Salimans 2021; of mixtures and of two bytes what their parameters are made of is
+    moved): labels are heard more clearly, clips vary less. Twice the work."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -248,14 +249,10 @@ class LogisticMixture(Distribution):
         x = x.astype(jnp.float32)[..., None]
         low, high = (compand((x + side) / 2**15) for side in (-0.5, 0.5))
         precision = jnp.exp(-log_scales)
-        below, above = (low - means) * precision, (high - means) * precision
-        middle = (below + above) / 2
-        # Narrow bins: density times width. The exact difference of two sigmoids near 0 or 1 would round to nothing.
-        density = middle - 2 * jax.nn.softplus(middle)
-        narrow = density + jnp.log(jnp.maximum((high - low) * precision, 1e-30))
-        difference = jax.nn.sigmoid(above) - jax.nn.sigmoid(below)
-        inner = jnp.where(difference > 1e-3, jnp.log(jnp.maximum(difference, 1e-12)), narrow)
-        lowest, highest = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-below)
+        lowest, highest = jax.nn.log_sigmoid((high - means) * precision), jax.nn.log_sigmoid((means - low) * precision)
+        # The difference of two sigmoids as a product, exact: sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
+        width = jnp.maximum((high - low) * precision, 1e-30)
+        inner = lowest + highest + jnp.log(-jnp.expm1(-width))
         nats = jnp.where(x <= -(2**15), lowest, jnp.where(x >= 2**15 - 1, highest, inner))
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + nats, axis=-1)
 

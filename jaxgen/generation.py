@@ -135,12 +135,15 @@ class Generator:
             yield prompt
         rows = np.arange(num_rows)
         if sampling.guidance:
-            if not self._model.labels:
-                raise UserError("the model has no labels to be guided by; leave out --guidance.")
+            if not self._model.guidable:
+                raise UserError(
+                    "the model has no labels to be guided by, or never trained without them (--model.label-dropout 0); leave "
+                    "out --guidance."
+                )
             copies, conditions = 2, {name: _with_unknown(each) for name, each in conditions.items()}
             rows, prompt = (np.repeat(each, copies, axis=0) for each in (rows, prompt))
         if not self._module(params).uses_all_cores(sampling):
-            params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt))
+            params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt), copies)
         state = self._consume(params, prompt, conditions)
         key, count = jax.random.key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
         visible = progress and sys.stderr.isatty()
@@ -233,14 +236,15 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", available_cores())
 
 
-def _spread(params: Any, by_row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _spread(params: Any, by_row: tuple[Any, ...], copies: int) -> tuple[Any, ...]:
     """Parameters, and arrays of rows [B, ...] split evenly over as many devices as that goes with.
 
-    Rows do not meet, so devices need not wait for each other within a block. On a CPU each device is a thread: rows that
-    have one for themselves advance side by side, where the products of one step are too small to be shared.
+    The `copies` rows of a clip stay on one device, and others do not meet, so devices need not wait for each other within
+    a block. On a CPU each device is a thread: rows that have one for themselves advance side by side, where the products
+    of one step are too small to be shared.
     """
-    num_rows, devices = len(by_row[0]), jax.local_devices()
-    used = max(n for n in range(1, len(devices) + 1) if num_rows % n == 0)
+    num_clips, devices = len(by_row[0]) // copies, jax.local_devices()
+    used = max(n for n in range(1, len(devices) + 1) if num_clips % n == 0)
     mesh = jax.make_mesh((used,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:used])
     split, copied = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
     return (jax.device_put(params, copied), *jax.device_put(by_row, split))

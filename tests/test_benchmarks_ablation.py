@@ -4,7 +4,9 @@ import pytest
 from conftest import TINY
 
 from benchmarks import ablation
+from jaxgen.config import load
 from jaxgen.errors import UserError
+from jaxgen.recurrent import LSTM, RNN
 
 CONFIG = """
 from jaxgen.presets import quickstart
@@ -26,6 +28,17 @@ def test_a_row_is_trained_with_its_override(config, cache, tmp_path):
     assert row["work"] == "MelRNN 2 updates"
     assert row["nats_per_frame"] > 0
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_rows_that_change_nothing_are_left_out(config):
+    rows = ablation._that_change(config, ablation.ROWS["MelRNN"], [])
+    assert rows[0] == "as configured"
+    base = load(config).model
+    assert ("LSTM" in rows, "RNN" in rows, "2 layers" in rows) == (
+        not isinstance(base.cell, LSTM),
+        not isinstance(base.cell, RNN),
+        base.num_layers != 2,
+    )
 
 
 def test_mistakes_are_told(config, tmp_path):

@@ -9,12 +9,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxgen.distributions import Categorical, Normal, NormalMixture, Sampling
+from jaxgen.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling
 from jaxgen.errors import UserError
 
 D = 3
 MIXTURE = NormalMixture(num_components=4, min_scale=0.1)
-DISTRIBUTIONS = [(Categorical(6), 1), (Normal(scale=0.7), D), (MIXTURE, D)]
+DISTRIBUTIONS = [(Categorical(6), 1), (Normal(scale=0.7), D), (MIXTURE, D), (LogisticMixture(3), 1)]
 DRAWS = 20_000
 
 
@@ -89,6 +89,25 @@ def test_mixture_log_prob_is_that_of_whole_frames():
         ]
         expected.append(np.log(weights @ components))
     np.testing.assert_allclose(MIXTURE.log_prob(params, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("raw", [1.0, -4.0, -20.0])  # wide; about a bin; narrower than may be
+def test_logistic_mixture_log_prob_is_that_of_bins_of_a_mu_law_axis(raw):
+    x = np.array([-(2**15), -30_000, -2_000, -20, -3, -2, -1, 0, 1, 2, 3, 50, 2_000, 30_000, 2**15 - 1])
+    logits, means = np.array([0.3, -1.0]), np.array([0.0, 0.7])
+    params = np.concatenate([logits, means - [-0.5, 0.5], [raw, raw]])
+    low, high = (np.sign(y) * np.log1p(255 * np.abs(y)) / np.log(256) for y in ((x - 0.5) / 2**15, (x + 0.5) / 2**15))
+    low[0], high[-1] = -np.inf, np.inf
+    expected = np.zeros(len(x))
+    for weight, mean in zip(scipy.special.softmax(logits), means, strict=True):
+        logistic = scipy.stats.logistic(mean, np.exp(max(raw - np.log(4), -9.0)))
+        upper = logistic.sf(low) - logistic.sf(high)  # exact where the other would be 1 - 1
+        expected += weight * np.where(low > mean, upper, logistic.cdf(high) - logistic.cdf(low))
+    found = LogisticMixture(2).log_prob(np.broadcast_to(params.astype(np.float32), (len(x), 6)), x)
+    known = expected > 1e-200  # beyond, float64 has no number for it
+    np.testing.assert_allclose(
+        found[known], np.log(expected[known]), atol=0.03
+    )  # loud bins are 50 float32 roundings wide
 
 
 def test_fresh_mixture_is_a_standard_normal():

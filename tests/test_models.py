@@ -39,7 +39,7 @@ MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
     (SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), **TIERS), MU),
-    (SampleRNN(cell=RGLRU(4), frame_sizes=(3,), **TIERS), MU),
+    (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), **TIERS), MU),
     (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), output=CoarseFine(5), **TIERS), PCM),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]

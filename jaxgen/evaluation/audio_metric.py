@@ -1,6 +1,7 @@
 """The base of metrics that know one kind of data; a config names those it wants (`Evaluation.metrics`)."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,23 @@ class ClipSet:
             if all(name in labels for name in names):
                 found.setdefault(tuple(labels[name] for name in names), []).append(place)
         return found
+
+    def halves(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
+        """The places of two halves, as alike in the labels `names` as can be; the first may have a clip more."""
+        order = self._by_labels(names)
+        return order[::2], order[1::2]
+
+    def sample(self, count: int, names: Sequence[str]) -> list[int]:
+        """The places of at most `count` clips, in which values of the labels `names` are as frequent as in all."""
+        order = self._by_labels(names)
+        return [order[i] for i in np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+
+    def _by_labels(self, names: Sequence[str]) -> list[int]:
+        """All places, those with equal labels `names` side by side, else in a random order that is always the same."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for place in np.random.default_rng(0).permutation(len(self.samples)).tolist():
+            groups.setdefault(tuple(self.labels[place].get(name, "") for name in names), []).append(place)
+        return list(itertools.chain.from_iterable(groups.values()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,8 +88,7 @@ class Network(nnx.Module):
                 x, real = x[:, ::2], real[:, ::2]
             x = (x + norm(jax.nn.gelu(block(_beside(x, 3))))) * real
         mean = x.sum(1) / real.sum(1)
-        highest = jnp.where(real, x, -jnp.inf).max(1)
-        pooled = _dropped(jnp.concatenate([mean, highest], -1), self.dropout, key)
+        pooled = _dropped(jnp.concatenate([mean, _highest(x, real)], -1), self.dropout, key)
         embedding = jnp.tanh(self.embed(pooled))
         return {name: head(embedding) for name, head in self.heads.items()}, embedding
 
@@ -99,6 +98,14 @@ def _beside(x: jax.Array, width: int) -> jax.Array:
     reach = width // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
     return jnp.concatenate([padded[:, place : place + x.shape[1]] for place in range(width)], -1)
+
+
+def _highest(x: jax.Array, real: jax.Array) -> jax.Array:
+    """The maximum over real frames, [B, D]. The gradient of `max` compares x with it, and is 0 / 0 where a compiler has
+    computed x twice with different rounding; that of a place does not.
+    """
+    place = jnp.where(real, jax.lax.stop_gradient(x), -jnp.inf).argmax(1, keepdims=True)
+    return jnp.take_along_axis(x, place, axis=1)[:, 0]
 
 
 def _dropped(x: jax.Array, share: float, key: jax.Array | None) -> jax.Array:

@@ -57,7 +57,8 @@ def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
     """The labels of a data set that can be judged, with their values, sorted.
 
     They are the fields that all its training clips have, with at least two values and at most 100, all of which validation
-    can be checked for: a field with a value there that training lacks, such as a running number, is none.
+    can be checked for. A running number is none: one that has values there that training lacks, or the numbers with most
+    values where all fields together tell every training clip apart.
     """
     train, validation = ([store.clips[i] for i in store.indices(split)] for split in ("train", "validation"))
     labels = {}
@@ -66,6 +67,11 @@ def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
         heard = {clip.fields.get(name, "") for clip in validation}
         if "" not in values and 2 <= len(values) <= _MOST_VALUES and heard <= values:
             labels[name] = tuple(sorted(values))
+    most = max(labels, key=lambda name: len(labels[name]), default="")
+    if len(labels) > 1 and all(value.isdecimal() for value in labels[most]):
+        told_apart = {tuple(clip.fields[name] for name in labels) for clip in train}
+        if len(told_apart) == len(train):
+            del labels[most]
     return labels
 
 

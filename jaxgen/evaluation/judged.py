@@ -8,7 +8,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ _LEAST = 1e-6  # probability that counts as none: a judge's certainty beyond it 
 class Judged(AudioMetric):
     """What a judge of the data's labels says, for each label that it knows (digit, speaker, ...):
 
-    judged_clips: clips that the figures rest on.
+    judged_clips: clips that were heard; what is recognised rests on those of them whose label is known.
     {label}_recognised: share of the clips asked for a value of that label in which the judge hears it.
     {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
     {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
@@ -45,17 +44,23 @@ class Judged(AudioMetric):
 
     def check(self, training: Store) -> None:
         if self.judge:
-            Judge.load(Path(self.judge))
+            self._given(training.features.sample_rate)
         else:
             labels_to_judge(training)
 
     def prepare(self, reference: Reference) -> Measure:
-        judge = Judge.load(Path(self.judge)) if self.judge else judge_of(reference.training, reference.cache_dir)
-        if judge.sample_rate != reference.real.sample_rate:
-            raise UserError(
-                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {reference.real.sample_rate} Hz."
-            )
+        rate = reference.real.sample_rate
+        judge = self._given(rate) if self.judge else judge_of(reference.training, reference.cache_dir)
         return _Prepared(judge, reference.real, judge(reference.real.samples))
+
+    def _given(self, sample_rate: int) -> Judge:
+        judge = Judge.load(Path(self.judge))
+        if judge.sample_rate != sample_rate:
+            raise UserError(
+                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {sample_rate} Hz; change "
+                "Judged(judge=...) in the config, or leave it out."
+            )
+        return judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +85,23 @@ class _Prepared:
                 f"{name}_modified_inception_score": modified_inception_score(probabilities),
                 f"{name}_am_score": am_score(probabilities, np.asarray(trained_on)),
             }
-        halves = self.heard.embedding[::2], self.heard.embedding[1::2]
+        labels = tuple(self.judge.labels)
+        halves = self.real.halves(labels)
         count = min(len(clips.samples), len(halves[1]))
-        ours = halves[:1] if is_real else (spread_rows(heard.embedding, count),)
+        ours = halves[0][:count] if is_real else clips.sample(count, labels)
         others = halves[1:] if is_real else halves
         return figures | {
             "judge_frechet_distance": float(
-                np.mean([frechet_distance(spread_rows(a, count), spread_rows(b, count)) for a in ours for b in others])
+                np.mean([self._distance(heard.embedding[ours], half, count) for half in others])
             ),
             "judge_frechet_clips": count,
-            "within_labels_distance": within_labels_distance(heard.embedding, clips, tuple(self.judge.labels)),
+            "within_labels_distance": within_labels_distance(heard.embedding, clips, labels),
         }
+
+    def _distance(self, embedding: NDArray[np.float32], half: Sequence[int], count: int) -> float:
+        """Frechet distance to `count` real recordings of a half."""
+        some = np.linspace(0, len(half) - 1, count).round().astype(int)
+        return frechet_distance(embedding, self.heard.embedding[np.asarray(half)[some]])
 
 
 def recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
@@ -136,11 +147,6 @@ def within_labels_distance(embedding: NDArray[np.floating], clips: ClipSet, name
         np.linalg.norm(embedding[a] - embedding[b]) for group in groups for a, b in itertools.combinations(group, 2)
     ]
     return float(np.mean(distances)) if distances else math.nan
-
-
-def spread_rows(rows: NDArray[Any], count: int) -> NDArray[Any]:
-    """`count` of the rows, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def _asked(clips: ClipSet, name: str) -> list[str | None]:

@@ -86,6 +86,12 @@ class SequenceEvaluator(Evaluator):
         seed: int,
         cache_dir: str | Path,
     ):
+        """Raises UserError where labels are to guide a model that cannot be: before hours of training."""
+        if evaluation.sampling.guidance and not model.guidable:
+            raise UserError(
+                f"--evaluation.sampling.guidance is {evaluation.sampling.guidance:g}, but the model has no labels to be "
+                "guided by, or never trains without them; set it to 0, or name --model.labels and a --model.label-dropout."
+            )
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
         self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)

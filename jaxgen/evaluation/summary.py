@@ -49,7 +49,11 @@ def write_report(
 def headline(findings: Findings) -> str:
     """The few figures that matter, as lines for a terminal."""
     metrics = findings.metrics
-    lines = [f"held-out {name}: {metrics[name]:.4g}{_floor(metrics, name)}" for name in _likelihoods(metrics)]
+    lines = [
+        f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}; floors: {', '.join(floors)})"
+        for name in ("bits_per_sample", "bits_per_16_bit_sample", "nats_per_frame", "mse")
+        if (floors := _floors(metrics, name))
+    ]
     rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]
     lines += [
         f"{name}: " + ", ".join(f"{column} {figures[name]:.3g}" for column, figures in findings.table.items())
@@ -169,17 +173,13 @@ def _nearest(found: Memorisation) -> Table:
     )
 
 
-def _likelihoods(metrics: Mapping[str, float]) -> list[str]:
-    return [name for name in ("bits_per_sample", "nats_per_frame", "mse") if name in metrics]
-
-
-def _floor(metrics: Mapping[str, float], name: str) -> str:
-    floors = [
+def _floors(metrics: Mapping[str, float], name: str) -> list[str]:
+    """What simpler predictors score at a figure; none where they are measured at another."""
+    return [
         f"{key.removesuffix('_' + name).replace('_', ' ')} {value:.4g}"
         for key, value in metrics.items()
         if key.endswith("_" + name) and not key.startswith("train_")
     ]
-    return f" (training {metrics['train_' + name]:.4g}; floors: {', '.join(floors)})"
 
 
 def _spoken(name: str) -> str:

@@ -112,8 +112,9 @@ def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.flo
     dnsmos = _imported("speechmos.dnsmos")
     scores = np.full((len(clips), len(_SCALES)), math.nan)
     for row, clip in zip(scores, clips, strict=True):
-        if len(clip):
-            found = dnsmos.run(np.clip(_resampled(clip, sample_rate), -1, 1), _RATE)
+        heard = _resampled(clip, sample_rate)
+        if len(heard):  # speechmos repeats a short clip for ever if it is empty
+            found = dnsmos.run(np.clip(heard, -1, 1), _RATE)
             row[:] = [found[name] for name in _SCALES]
     return scores
 

@@ -2,7 +2,9 @@
 
 A tier reads the frame of samples before it and what the tier above says, and tells the tier below, for each of its steps,
 what it knows; the lowest, a feed-forward network, reads the last few samples and names the next one. A tier works once a
-frame, so that it can be wide, and its recurrence reaches far in few steps.
+frame, so that it can be wide, and its recurrence reaches far in few steps. The last tier's frame may be one sample: that
+is a WaveRNN which the tiers above tell what to say. Unlike the paper's, tiers read an embedding of the last code too:
+numbers alone, most of them near 0, teach a recurrence slowly.
 """
 
 import dataclasses
@@ -33,7 +35,7 @@ class SampleRNN(SequenceConfig):
     """Tiers of recurrent networks over frames of samples, and a feed-forward network over samples."""
 
     frame_sizes: tuple[int, ...] = (64, 8)
-    """Samples in a frame of each tier, the slowest first; each divides the one before. One makes two tiers, two three."""
+    """Samples in a frame of each tier, the slowest first; each divides the one before, the last may be 1."""
     cell: Cell = LSTM(hidden_size=512)
     """The recurrence of every tier: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
     num_layers: int = 1
@@ -47,7 +49,7 @@ class SampleRNN(SequenceConfig):
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
-    """Features the last code is embedded into."""
+    """Features the last code is embedded into, for all tiers."""
     window: int = 160
     """Past samples that the network over samples reads as numbers; a period of the voice is worth having."""
     spectrum: int = 256
@@ -63,10 +65,10 @@ class SampleRNN(SequenceConfig):
 
     def __post_init__(self) -> None:
         sizes = self.frame_sizes
-        if not sizes or min(sizes) < 2 or any(a % b or a == b for a, b in itertools.pairwise(sizes)):
+        if not sizes or min(sizes) < 1 or any(a % b or a == b for a, b in itertools.pairwise(sizes)):
             raise UserError(
                 f"--model.frame-sizes is {' '.join(map(str, sizes)) or 'empty'}; expected samples a frame, the slowest tier "
-                "first, each a whole multiple of the next, the last at least 2, as in 64 8."
+                "first, each a whole multiple of the next, the last at least 1, as in 64 8."
             )
         if min(self.window, self.embedding_size, self.sample_size) < 1 or self.spectrum < 2:
             raise UserError(
@@ -148,10 +150,10 @@ class SampleModule(SampleSequenceModel):
         )
         sizes, width = (*config.frame_sizes, 1), config.sample_size
         seen = config.spectrum // 2 + 1 + 2 * len(_PERIODS)
-        beside = [self.condition.num_features + seen, *[width] * (len(sizes) - 2)]
+        told = [self.condition.num_features + seen, *[width] * (len(sizes) - 2)]
         self.tiers = nnx.List(
-            Tier(config, size, below, extra, dtype, rngs)
-            for (size, below), extra in zip(itertools.pairwise(sizes), beside, strict=True)
+            Tier(config, size, below, config.embedding_size + extra, dtype, rngs)
+            for (size, below), extra in zip(itertools.pairwise(sizes), told, strict=True)
         )
         self.embedding = nnx.Embed(
             features.q_levels,
@@ -178,7 +180,7 @@ class SampleModule(SampleSequenceModel):
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
                 f"chunks of {num_steps} samples do not divide into frames of {self.tiers[0].frame_size}; change "
-                "--train.seq-len or --model.frame-sizes."
+                "--train.seq-len, --objective.segment or --model.frame-sizes."
             )
         keys: list[jax.Array | None] = [None] * (1 + len(self.tiers))
         if key is not None:
@@ -196,20 +198,21 @@ class SampleModule(SampleSequenceModel):
             size = tier.frame_size
             frames = values[:, self.lookback - size :][:, :num_steps].reshape(batch_size, -1, size)
             starts = reset.reshape(batch_size, -1, size).any(axis=-1)
-            vectors, state = tier.unroll(join(frames, beside), state, starts, tier_key)
+            last = self._last(x[:, self.lookback - 1 : -1 : size])
+            vectors, state = tier.unroll(join(frames, last, beside), state, starts, tier_key)
             states.append(state)
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
         skipped = self.lookback - self.window
         windows = jnp.stack([values[:, skipped + i :][:, :num_steps] for i in range(self.window)], axis=-1)
-        outputs = self._next(x[:, self.lookback - 1 : -1], windows, beside)
+        outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), windows, beside)
         return outputs, {"tiers": tuple(states), "said": tuple(said), "since": (since[:, -1] + 1) * slowest}
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
         exact = self.features.companded(x)
         values = exact.astype(self.dtype)
         slowest, states, said = self.tiers[0].frame_size, [], []
-        place, known = carry["since"][0] % slowest, self.condition(labels)
+        place, known, last = carry["since"][0] % slowest, self.condition(labels), self._last(x[:, -1])
 
         def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
             return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known)
@@ -219,7 +222,7 @@ class SampleModule(SampleSequenceModel):
             within = place % tier.frame_size
 
             def advance(tier: Tier = tier, beside: Callable[[], jax.Array] = beside, state: Carry = state):
-                return tier.step(join(values[:, -tier.frame_size :], beside()), state)
+                return tier.step(join(values[:, -tier.frame_size :], last, beside()), state)
 
             def keep(vectors: jax.Array = vectors, state: Carry = state):
                 return vectors, state
@@ -229,7 +232,7 @@ class SampleModule(SampleSequenceModel):
             said.append(vectors)
             told = vectors[:, within // tier.below]
             beside = functools.partial(jnp.asarray, told)
-        outputs = self._next(x[:, -1], values[:, -self.window :], told)
+        outputs = self._next(last, values[:, -self.window :], told)
         return outputs, {"tiers": tuple(states), "said": tuple(said), "since": carry["since"] + 1}
 
     def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None) -> jax.Array:
@@ -244,11 +247,14 @@ class SampleModule(SampleSequenceModel):
         )
 
     def _next(self, last: jax.Array, windows: jax.Array, told: jax.Array) -> jax.Array:
-        """Outputs [..., P] for the last codes [...], the values before the next one [..., window] and what the lowest
-        tier says of it [..., D].
+        """Outputs [..., P] for the last code's vector [..., E], the values before the next one [..., window] and what the
+        lowest tier says of it [..., D].
         """
-        read = join(self.embedding(self.features.codes(last)), windows)
-        return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(read) + told))))
+        return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(join(last, windows)) + told))))
+
+    def _last(self, steps: jax.Array) -> jax.Array:
+        """Vectors [..., E] of codes [...]."""
+        return self.embedding(self.features.codes(steps))
 
 
 def _since(starts: jax.Array, before: jax.Array) -> jax.Array:

@@ -130,6 +130,10 @@ class SampleSequenceModel(SequenceModel):
 class SequenceConfig(ModelConfig):
     """Base of the frozen dataclasses that configure a model of a sequence and build it."""
 
+    labels: tuple[str, ...]
+    """Names of the labels that condition the model."""
+    label_dropout: float
+    """Share of clips trained with labels unknown."""
     ends_clips: ClassVar[bool]
     """Whether `sample` says where a clip ends."""
 
@@ -138,6 +142,11 @@ class SequenceConfig(ModelConfig):
         @property
         def lookback(self) -> int:
             """Past steps that `step` reads."""
+
+    @property
+    def guidable(self) -> bool:
+        """Whether the model knows both what labels say and what it would say without them."""
+        return bool(self.labels) and self.label_dropout > 0
 
     @property
     def stride(self) -> int:

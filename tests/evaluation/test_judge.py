@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxgen import audio, evaluate, train
 from jaxgen.data.clips import Clip, Dataset
@@ -15,7 +18,7 @@ from jaxgen.data.synthetic import Plucked
 from jaxgen.errors import UserError
 from jaxgen.evaluation import judge, judge_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params
+from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params, graph_of
 from jaxgen.evaluation.judge_training import judge_of, judge_path, judged_labels, train_judge
 from jaxgen.evaluation.judged import (
     Judged,
@@ -112,6 +115,25 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
 def test_the_same_seed_trains_the_same_judge(small, store):
     clips = _samples(store, "validation")
     np.testing.assert_array_equal(train_judge(store, SMALL)(clips).embedding, small(clips).embedding)
+
+
+def test_what_it_learns_does_not_hang_on_how_it_is_compiled():
+    """A maximum's gradient does, where the compiler computes what is compared with it once more."""
+    labels = {"digit": ("a", "b")}
+    training = JudgeTraining()
+    levels = np.random.default_rng(0).normal(-0.5, 1, (60, 64, 40)).astype(np.float32)
+    real = np.broadcast_to(np.arange(64) < 50, (60, 64)).astype(np.float32)
+    graph = graph_of(training, labels)
+
+    def loss(params):
+        logits, _ = nnx.merge(graph, params)(levels, real, jax.random.key(0))
+        return -jax.nn.log_softmax(logits["digit"])[:, 0].mean()
+
+    lowered = jax.jit(jax.grad(loss)).lower(first_params(training, labels))
+    quick, plain = (
+        lowered.compile({"xla_backend_optimization_level": level})(first_params(training, labels)) for level in (3, 0)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), quick, plain)
 
 
 def test_a_saved_judge_is_the_same_judge(small, store, tmp_path):
@@ -211,6 +233,33 @@ def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     assert recognised(p, values, ["a", "b", "b", None]) == pytest.approx(2 / 3)
     assert recognised(p[:1], values, ["elsewhere"]) != recognised(p[:1], values, ["elsewhere"])  # NaN
+
+
+def test_a_running_number_is_no_label_where_validation_has_the_same_numbers(cache):
+    class Anywhere(Glides):
+        def split_of(self, fields, digest):
+            return "validation" if int(digest, 16) % 7 == 3 else "train"
+
+        def _clip(self, index):
+            clip = super()._clip(index)
+            return dataclasses.replace(clip, fields=clip.fields | {"index": str(index // 16 * 4 + index % 8 // 2)})
+
+    store = prepare(Anywhere(), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+    assert len({clip.fields["index"] for clip in store.clips}) == 24
+    assert tuple(judged_labels(store)) == ("sound", "way")
+
+
+def test_halves_and_samples_are_alike_in_their_labels():
+    clips = ClipSet(
+        [np.full(1, i) for i in range(24)], 8_000, [{"x": "abc"[i % 3], "y": "de"[i % 2]} for i in range(24)]
+    )
+    first, second = clips.halves(("x", "y"))
+    assert sorted(first + second) == list(range(24))
+    for places in (first, second, clips.sample(12, ("x", "y"))):
+        assert {label: len(found) for label, found in clips.some(places).places(("x", "y")).items()} == dict.fromkeys(
+            itertools.product("abc", "de"), 2
+        )
+    assert len(clips.sample(100, ())) == 24
 
 
 def test_distance_within_labels():
