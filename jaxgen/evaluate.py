@@ -38,7 +38,7 @@ class Options:
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside the run's own, by class: Judged, Prosody; PocketSphinx and DNSMOS, judges of speech from
-    `pip install 'jaxgen[judges]'`."""
+    `pip install 'jaxgen[judges]'`; for a vocoder also PitchErrors, and Pesq and Stoi from `pip install 'jaxgen[copies]'`."""
     out: str | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None

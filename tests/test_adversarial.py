@@ -7,6 +7,7 @@ from contextlib import closing
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -179,6 +180,25 @@ def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
     assert float(metrics["generator_gradient_norm"]) == pytest.approx(norm, rel=1e-3)
 
 
+def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_store):
+    objective = dataclasses.replace(OBJECTIVE, critic_start=2)
+    training, state = _bound(mel_store, objective)
+    update, batch = jax.jit(training.train_step), _batch(mel_store)
+    moved, shown = [], []
+    for _ in range(3):
+        before = state
+        slope = jax.grad(lambda params: training.compare(params, batch)["loss"].mean())(before.params["generator"])
+        state, metrics = update(before, batch)
+        moved.append(_moved(before.params, state.params))
+        shown.append((float(metrics["critic_loss"]), float(metrics["verdict"])))
+        alone = float(optax.tree.norm(slope))
+        assert (float(metrics["generator_gradient_norm"]) == pytest.approx(alone, rel=1e-3)) == (len(moved) < 3)
+    alone = {"generator": True, "critic": False}
+    assert moved == [alone, alone, {"generator": True, "critic": True}]
+    assert shown[:2] == [(0, 0), (0, 0)]
+    assert min(shown[2]) > 0
+
+
 def test_the_average_starts_as_the_generator_and_follows_it(mel_store):
     training, state = _bound(mel_store)
     jax.tree.map(np.testing.assert_array_equal, state.average, state.params["generator"])
@@ -349,6 +369,8 @@ def test_each_clip_is_scored_once(mel_store):
         (lambda spec: Adversarial(contest=Wasserstein()), "GradientPenalty"),
         (lambda spec: Adversarial(terms=(MelDistance(), MelDistance())), "once"),
         (lambda spec: Adversarial(critic_steps=0), "critic_steps >= 1"),
+        (lambda spec: Adversarial(critic_start=-1), "critic_start >= 0"),
+        (lambda spec: Adversarial(critic_start=1, terms=(FeatureMatching(),)), "does without the critic"),
         (lambda spec: MelDistance(weight=0.0), "above 0"),
         (lambda spec: StftDistance(windows=()), "at least 8"),
         (lambda spec: R1(every=0), "at least 1"),

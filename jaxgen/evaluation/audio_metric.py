@@ -19,10 +19,13 @@ class ClipSet:
     sample_rate: int
     labels: Sequence[Mapping[str, str]]
     """Of each clip: what it was asked to be, or is; empty where nobody says."""
+    originals: Sequence[np.ndarray] | None = None
+    """Of each clip, as long as it: the recording that it is a copy of; None where clips are made freely."""
 
     def some(self, places: Sequence[int]) -> "ClipSet":
         """The clips at these places."""
-        return ClipSet([self.samples[i] for i in places], self.sample_rate, [self.labels[i] for i in places])
+        originals = self.originals and [self.originals[i] for i in places]
+        return ClipSet([self.samples[i] for i in places], self.sample_rate, [self.labels[i] for i in places], originals)
 
     def places(self, names: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
         """The places of clips with equal values of some labels, by those; without the clips that lack one."""

@@ -106,7 +106,8 @@ class CopyEvaluator(Evaluator):
             )
         rate = self._features.sample_rate
         measured = spread(usable, _MOST_REAL)
-        real = ClipSet([self._real(store, i) for i in measured], rate, fields(store, measured))
+        heard = [self._real(store, i) for i in measured]
+        real = ClipSet(heard, rate, fields(store, measured), originals=heard)
         measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
         chosen = _shuffled(usable, self._evaluation.num_clips)
         frames, recordings = [self._frames(store, i) for i in chosen], [self._real(store, i) for i in chosen]
@@ -129,7 +130,7 @@ class CopyEvaluator(Evaluator):
             columns.append(column)
             table[name] = figures | describe(column, rate)
         for column in columns:
-            known = ClipSet(column.clips, rate, fields(store, chosen))
+            known = ClipSet(column.clips, rate, fields(store, chosen), originals=recordings)
             for measure in measures:
                 table[column.name] |= measure(real if column.name == "held-out data" else known)
         train_clips = spread(training.indices("train"), len(clips))

@@ -46,7 +46,7 @@ class PocketSphinx(AudioMetric):
     """Field that says what is spoken: 0 to 9, or zero to nine."""
 
     def check(self, training: Store) -> None:
-        _imported("pocketsphinx")
+        imported("pocketsphinx")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -79,7 +79,7 @@ class DNSMOS(AudioMetric):
             raise UserError(f"num_clips is {self.num_clips}; DNSMOS must hear at least 1 clip.")
 
     def check(self, training: Store) -> None:
-        _imported("speechmos.dnsmos")
+        imported("speechmos.dnsmos")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -98,10 +98,10 @@ def recognised_digits(clips: Sequence[Samples], sample_rate: int) -> list[int | 
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where PocketSphinx is not installed.
     """
-    decoder = _imported("pocketsphinx").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
+    decoder = imported("pocketsphinx").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
     decoder.add_jsgf_string("digits", _GRAMMAR)
     decoder.activate_search("digits")
-    return [_heard(decoder, _resampled(clip, sample_rate)) for clip in clips]
+    return [_heard(decoder, resampled(clip, sample_rate, _RATE)) for clip in clips]
 
 
 def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.float64]:
@@ -109,10 +109,10 @@ def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.flo
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where speechmos is not installed.
     """
-    dnsmos = _imported("speechmos.dnsmos")
+    dnsmos = imported("speechmos.dnsmos")
     scores = np.full((len(clips), len(_SCALES)), math.nan)
     for row, clip in zip(scores, clips, strict=True):
-        heard = _resampled(clip, sample_rate)
+        heard = resampled(clip, sample_rate, _RATE)
         if len(heard):  # speechmos repeats a short clip for ever if it is empty
             found = dnsmos.run(np.clip(heard, -1, 1), _RATE)
             row[:] = [found[name] for name in _SCALES]
@@ -135,16 +135,18 @@ def _digit(spoken: str) -> int | None:
     return int(spoken) if spoken in map(str, range(10)) else None
 
 
-def _resampled(clip: Samples, sample_rate: int) -> Samples:
+def resampled(clip: Samples, sample_rate: int, wanted: int) -> Samples:
+    """The clip at `wanted` Hz, float32 [nsamp]."""
     import soxr
 
-    return soxr.resample(np.asarray(clip, np.float32), sample_rate, _RATE)
+    return soxr.resample(np.asarray(clip, np.float32), sample_rate, wanted)
 
 
-def _imported(module: str) -> ModuleType:
+def imported(module: str, extra: str = "judges") -> ModuleType:
+    """A module of one of jaxgen's extras. Raises UserError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"{module.partition('.')[0]} is not installed ({error}): pip install 'jaxgen[judges]'"
+            f"{module.partition('.')[0]} is not installed ({error}): pip install 'jaxgen[{extra}]'"
         ) from None

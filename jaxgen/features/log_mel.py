@@ -171,11 +171,11 @@ class LogMel(FeatureSpec):
         return np.full(self.step_shape, np.log(self.floor), np.float32)
 
 
-def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
+def mel_to_magnitude(log_mel: jax.Array, spec: LogMel, iterations: int = _NNLS_ITERATIONS) -> jax.Array:
     """The magnitude spectrum [..., nframe, n_fft // 2 + 1] whose mel power is nearest to exp(log_mel) - spec.floor.
 
-    Non-negative least squares on power: the clipped pseudo-inverse, then accelerated projected gradient (Beck &
-    Teboulle 2009). Silence gives exact zeros; bands louder than full scale allows are clipped to that.
+    Non-negative least squares on power: the clipped pseudo-inverse, then so many iterations of accelerated projected
+    gradient (Beck & Teboulle 2009). Silence gives exact zeros; bands louder than full scale allows are clipped to that.
     """
     filters, inverse, lipschitz, loudest = _inversion(spec)
     above = jnp.exp(jnp.minimum(log_mel, loudest)) - spec.floor
@@ -191,7 +191,7 @@ def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
         return following, following + (pace - 1) / next_pace * (following - power), next_pace
 
     start = jnp.maximum(jnp.matmul(target, inverse.T, precision=_HIGHEST), 0.0)
-    power, _, _ = jax.lax.fori_loop(0, _NNLS_ITERATIONS, descend, (start, start, jnp.float32(1.0)))
+    power, _, _ = jax.lax.fori_loop(0, iterations, descend, (start, start, jnp.float32(1.0)))
     return jnp.sqrt(power)
 
 

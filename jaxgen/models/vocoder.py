@@ -1,10 +1,12 @@
 """Mel frames to a waveform: convolutions at frame rate, and an inverse short-time Fourier transform.
 
 ConvNeXt blocks over frames name the magnitude and phase of each frame's spectrum (Vocos, Siuzdak 2023; the transform as
-the last layer: iSTFTNet, Kaneko 2022), so that all the work but the transform is done once a frame.
+the last layer: iSTFTNet, Kaneko 2022), so that all the work but the transform is done once a frame. Unlike theirs, the
+magnitude starts from what the frame itself says, by the pseudo-inverse of the mel filters; the blocks mend it.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.features.fourier import istft
+from jaxgen.features.log_mel import mel_to_magnitude
 from jaxgen.models.waveform import WaveformConfig, WaveformModel
 
 _LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
@@ -84,15 +87,19 @@ class VocoderModule(WaveformModel):
         x = self.first((frames - self.mean) / self.std * where)
         for block in self.blocks:
             x = block(x, where)
-        return to_samples(self.head(self.norm(x)).astype(jnp.float32), self.features, where)
+        mend, phase = jnp.split(self.head(self.norm(x)).astype(jnp.float32), 2, axis=-1)
+        rough = mel_to_magnitude(frames, self.features, iterations=0)
+        log_magnitude = mend + jnp.log(rough + math.sqrt(self.features.floor))
+        return to_samples(log_magnitude, phase, self.features, where)
 
 
-def to_samples(outputs: jax.Array, features: LogMel, where: jax.Array | None = None) -> jax.Array:
-    """The inverse transform of log magnitudes and phases [B, nframe, 2 * (n_fft // 2 + 1)]: [B, (nframe - 1) * hop_length].
+def to_samples(
+    log_magnitude: jax.Array, phase: jax.Array, features: LogMel, where: jax.Array | None = None
+) -> jax.Array:
+    """The inverse transform of log magnitudes and phases [B, nframe, n_fft // 2 + 1]: [B, (nframe - 1) * hop_length].
 
     where: float32 [nframe, 1], 0 for frames that do not count.
     """
-    log_magnitude, phase = jnp.split(outputs, 2, axis=-1)
     magnitude = jnp.exp(jnp.minimum(log_magnitude, _LOUDEST))
     spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
     return istft(spectrum, features.n_fft, features.hop_length, features.win_length, where)

@@ -1,11 +1,12 @@
 """A generator against a critic (Goodfellow et al. 2014): both learn in one update, each with its own optimiser.
 
 The critic learns first, `critic_steps` times, each on a part of the batch that is new to it; then the generator, against
-the critic as it is now, on the last of these parts.
+the critic as it is now, on the last of these parts. Where there is a `critic_start`, the generator first learns alone.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +50,8 @@ class Adversarial(Objective):
     """What keeps the critic smooth: GradientPenalty, which Wasserstein needs, or R1."""
     critic_steps: int = 1
     """Updates of the critic for each of the generator; a batch is divided among them."""
+    critic_start: int = 0
+    """Updates of the generator by the terms that need no critic alone, several times as fast, before the critic joins."""
     generator_optimizer: AdamW = _ADAM
     """How the generator's gradient becomes updates."""
     critic_optimizer: AdamW = _ADAM
@@ -60,10 +63,15 @@ class Adversarial(Objective):
     mean is skipped, as one that is not finite always is; 0 lets every finite loss pass."""
 
     def __post_init__(self) -> None:
-        if self.critic_steps < 1 or min(self.weight, self.spike) < 0 or not 0 <= self.ema_decay < 1:
+        if self.critic_steps < 1 or min(self.weight, self.spike, self.critic_start) < 0 or not 0 <= self.ema_decay < 1:
             raise UserError(
-                "an adversarial objective needs critic_steps >= 1, weight >= 0, spike >= 0 and 0 <= ema_decay < 1, got "
-                f"{self}."
+                "an adversarial objective needs critic_steps >= 1, weight >= 0, spike >= 0, critic_start >= 0 and "
+                f"0 <= ema_decay < 1, got {self}."
+            )
+        if self.critic_start and all(term.hears_critic for term in self.terms):
+            raise UserError(
+                f"--objective.critic-start is {self.critic_start}, but no term of the objective does without the critic; "
+                "set it to 0, or add MelDistance() or StftDistance() to objective.terms in the config file."
             )
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
@@ -122,7 +130,8 @@ class AdversarialTraining(Training):
     def __init__(self, config: Adversarial, model: WaveformConfig, data: DataSpec, steps: int):
         self.config = config
         plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
-        lengths = {"generator": steps, "critic": steps * config.critic_steps}
+        played = max(1, steps - config.critic_start)
+        lengths = {"generator": steps, "critic": played * config.critic_steps}
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
         self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
         self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
@@ -155,26 +164,20 @@ class AdversarialTraining(Training):
         parts = jax.tree.map(lambda array: split_rows(array, count), dict(batch))
         generator = whole(state.params["generator"])
 
-        def learn(critic: tuple[Any, Any], part: tuple[Batch, jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Metrics]:
-            params, opt_state = critic
-            rows, number, part_key = part
-            draw_key, penalty_key = jax.random.split(part_key)
-            made = self.module(generator).imitate(rows, draw_key)
-            gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
-                whole(params), rows["samples"], made, number, penalty_key
-            )
-            updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
-            figures["critic_gradient_norm"] = optax.tree.norm(gradient)
-            return (optax.apply_updates(params, updates), opt_state), figures
-
-        numbers = state.step * count + jnp.arange(count)
-        start = state.params["critic"], state.opt_state["critic"]
-        (critic, critic_opt), by_part = jax.lax.scan(learn, start, (parts, numbers, keys[:-1]))
-        metrics = {name: values.mean() for name, values in by_part.items()}
+        plays = state.step >= self.config.critic_start
+        learn = functools.partial(self._learn_critic, state, generator, parts, keys[:-1])
+        (critic, critic_opt), metrics = jax.lax.cond(plays, learn, functools.partial(_unchanged, state, learn))
 
         last = jax.tree.map(lambda array: array[-1], parts)
         made, back = jax.vjp(lambda params: self.module(params).imitate(last, keys[-1]), generator)
-        slope, figures = jax.grad(self._generator_loss, has_aux=True)(made, whole(critic), last["samples"])
+        slope, figures = jax.lax.cond(
+            plays,
+            jax.grad(self._generator_loss, has_aux=True),
+            jax.grad(self._loss_alone, has_aux=True),
+            made,
+            whole(critic),
+            last["samples"],
+        )
         (gradient,) = back(slope)
         updates, generator_opt = self._optimizers["generator"].update(
             gradient, state.opt_state["generator"], state.params["generator"]
@@ -195,6 +198,28 @@ class AdversarialTraining(Training):
         )
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         return kept._replace(step=state.step + 1, guard=guard), metrics
+
+    def _learn_critic(
+        self, state: TrainState, generator: Any, parts: Batch, keys: jax.Array
+    ) -> tuple[tuple[Any, Any], Metrics]:
+        """The critic and its optimiser's state after an update on each part, and the means of what is reported of them."""
+
+        def learn(critic: tuple[Any, Any], part: tuple[Batch, jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Metrics]:
+            params, opt_state = critic
+            rows, number, part_key = part
+            draw_key, penalty_key = jax.random.split(part_key)
+            made = self.module(generator).imitate(rows, draw_key)
+            gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
+                whole(params), rows["samples"], made, number, penalty_key
+            )
+            updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
+            figures["critic_gradient_norm"] = optax.tree.norm(gradient)
+            return (optax.apply_updates(params, updates), opt_state), figures
+
+        numbers = state.step * len(keys) + jnp.arange(len(keys))
+        start = state.params["critic"], state.opt_state["critic"]
+        learned, by_part = jax.lax.scan(learn, start, (parts, numbers, keys))
+        return learned, {name: values.mean() for name, values in by_part.items()}
 
     @property
     def compares(self) -> bool:
@@ -249,6 +274,16 @@ class AdversarialTraining(Training):
         shown = self._sum(figures) if self.compares else loss
         return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": shown}
 
+    def _loss_alone(self, made: jax.Array, critic_params: Any, real: jax.Array) -> tuple[jax.Array, Metrics]:
+        """As `_generator_loss`, of the terms that need no critic; what that has beside them is 0."""
+        del critic_params
+        heard = Heard(real, made)
+        figures = {
+            term.name: jnp.zeros(()) if term.hears_critic else distance(heard).mean() for term, distance in self._terms
+        }
+        loss = self._sum(figures)
+        return loss, figures | {"verdict": jnp.zeros(()), "generator_loss": loss, "loss": loss}
+
     def _sum(self, figures: Mapping[str, jax.Array]) -> jax.Array:
         """What training and validation alike call `loss`: the terms that need no critic."""
         weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
@@ -259,6 +294,15 @@ def spread_of(samples: jax.Array) -> jax.Array:
     """How much sounds float32 [B, T] differ, float32 []: the deviation over rows of their log mean spectra."""
     spectra = jnp.log(magnitudes(samples, _SPREAD_WINDOW, _SPREAD_WINDOW // 2).mean(axis=1) + 1e-3)
     return spectra.std(axis=0).mean() + 1e-6
+
+
+def _unchanged(
+    state: TrainState, learn: Callable[[], tuple[tuple[Any, Any], Metrics]]
+) -> tuple[tuple[Any, Any], Metrics]:
+    """What `learn` returns, had it not been called: the critic as it was, and zeros."""
+    _, figures = jax.eval_shape(learn)
+    start = state.params["critic"], state.opt_state["critic"]
+    return start, jax.tree.map(lambda figure: jnp.zeros(figure.shape, figure.dtype), figures)
 
 
 def _halves(view: View) -> tuple[View, View]:

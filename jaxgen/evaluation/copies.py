@@ -1,0 +1,138 @@
+"""How like the recordings their copies are: of a vocoder, say. For sets of clips that know what they are copies of."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
+from jaxgen.evaluation.melody import track_pitch
+from jaxgen.evaluation.third_party import imported, resampled
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""A recording and its copy, float32 [nsamp] each."""
+
+_PIECE_SECONDS = 4.0  # of what PESQ and STOI hear at a time: they know sentences, and refuse what is shorter than 0.4 s
+_NARROW, _WIDE = 8_000, 16_000  # Hz that PESQ knows
+_GROSS = 0.2  # of the recording's pitch: beyond it the pitch was not found, but another (Rabiner et al. 1976)
+
+
+@dataclasses.dataclass(frozen=True)
+class PitchErrors(AudioMetric):
+    """Whether copies of one voice have its pitch, frame by frame of 10 ms.
+
+    pitch_error_cents: mean absolute difference where both have a pitch, without gross errors; 100 cents are a semitone.
+    gross_pitch_error: share of those frames in which the pitches differ by more than 20 %.
+    voicing_error: share of all frames in which one has a pitch and the other has none.
+    """
+
+    lowest_hz: float = 60.0
+    """Pitches are sought from here ..."""
+    highest_hz: float = 400.0
+    """... to here."""
+
+    def prepare(self, reference: Reference) -> Measure:
+        return self
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
+        pitches = [
+            [track_pitch(clip, clips.sample_rate, self.lowest_hz, self.highest_hz) for clip in pair]
+            for pair in _pairs(clips, self)
+        ]
+        real, made = (np.concatenate(side) for side in zip(*pitches, strict=True))
+        both = np.isfinite(real) & np.isfinite(made)
+        ratio = made[both] / real[both]
+        gross = np.abs(ratio - 1) > _GROSS
+        return {
+            "pitch_error_cents": _mean(1_200 * np.abs(np.log2(ratio[~gross]))),
+            "gross_pitch_error": _mean(gross),
+            "voicing_error": _mean(np.isfinite(real) != np.isfinite(made)),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pesq(AudioMetric):
+    """Perceptual evaluation of speech quality, MOS-LQO (ITU-T P.862; narrow-band at 8 kHz, wide-band at 16 kHz and above).
+
+    pesq: from about 1 to 4.6, mean over pieces of 4 s of clips one after another; NaN without speech.
+    """
+
+    def check(self, training: Store) -> None:
+        imported("pesq", "copies")
+
+    def prepare(self, reference: Reference) -> Measure:
+        return self
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
+        package = imported("pesq", "copies")
+        rate, mode = (_WIDE, "wb") if clips.sample_rate >= _WIDE else (_NARROW, "nb")
+
+        def score(real: np.ndarray, made: np.ndarray) -> float:
+            try:
+                return float(package.pesq(rate, real, made, mode))
+            except package.NoUtterancesError:
+                return math.nan
+
+        return {"pesq": _piecewise(score, clips, self, rate)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stoi(AudioMetric):
+    """Short-time objective intelligibility (Taal et al. 2011).
+
+    stoi: up to 1, mean over pieces of 4 s of clips one after another.
+    """
+
+    def check(self, training: Store) -> None:
+        imported("pystoi", "copies")
+
+    def prepare(self, reference: Reference) -> Measure:
+        return self
+
+    def __call__(self, clips: ClipSet) -> dict[str, float]:
+        package = imported("pystoi", "copies")
+        return {
+            "stoi": _piecewise(
+                lambda real, made: float(package.stoi(real, made, clips.sample_rate)), clips, self, clips.sample_rate
+            )
+        }
+
+
+def _piecewise(
+    score: Callable[[np.ndarray, np.ndarray], float], clips: ClipSet, metric: AudioMetric, sample_rate: int
+) -> float:
+    """Mean score of pieces at this rate, without those that have none."""
+    pieces = _pieces(_pairs(clips, metric), round(_PIECE_SECONDS * clips.sample_rate))
+    scores = [score(*(resampled(side, clips.sample_rate, sample_rate) for side in piece)) for piece in pieces]
+    return _mean([each for each in scores if math.isfinite(each)])
+
+
+def _pairs(clips: ClipSet, metric: AudioMetric) -> list[Pair]:
+    if clips.originals is None:
+        raise UserError(
+            f"{type(metric).__name__} compares copies with the recordings they were made of, and these clips are no copies; "
+            "leave it out of --metrics, or use it with a vocoder's run."
+        )
+    return list(zip(clips.originals, clips.samples, strict=True))
+
+
+def _pieces(pairs: Sequence[Pair], length: int) -> Iterator[Pair]:
+    """Pairs joined, one after another, until each piece has `length` samples; the rest joins the last one."""
+    cuts, filled = [0], 0
+    for place, (real, _) in enumerate(pairs, start=1):
+        filled += len(real)
+        if filled >= length:
+            cuts.append(place)
+            filled = 0
+    cuts = [*cuts[:-1], len(pairs)] if len(cuts) > 1 else [0, len(pairs)]
+    for start, stop in itertools.pairwise(cuts):
+        real, made = (np.concatenate(side) for side in zip(*pairs[start:stop], strict=True))
+        yield real, made
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
