@@ -1,6 +1,10 @@
 """Spoken digits as mu-law samples: SampleRNN in two tiers, conditioned on digit and speaker.
 
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
+
+At most 20 min on 2 CPU cores (3.7 steps/s on one of them alone). Validation: 4.092 bits/sample where unigrams score 7.166
+and bigrams 5.403. Of 300 generated clips the judge hears 61 % of the digits (99.3 % of real ones) and 74 % of the speakers:
+they sound whispered (docs/results.md, 2026-11-25).
 """
 
 from jaxgen.config import Config
@@ -25,11 +29,12 @@ CONFIG = Config(
         num_layers=2,
         sample_size=192,
         window=80,
+        dropout=0.2,
         labels=("digit", "speaker"),
     ),
     objective=Likelihood(optimizer=AdamW(peak=6e-3, warmup_steps=200), ema_decay=0.995),
     train=Train(
-        steps=9_000,
+        steps=8_000,
         batch_size=8,
         seq_len=1_920,
         steps_per_call=5,
@@ -37,5 +42,5 @@ CONFIG = Config(
         checkpoint_every=1_000,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(guidance=1.0), metrics=(Judged(), Prosody())),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(guidance=0.5), metrics=(Judged(), Prosody())),
 )

@@ -25,12 +25,12 @@ TINY_WORK = (
         "--mel.seq-len",
         "3",
     ),
-    *("--wave.model.cell.hidden-size", "4", "--wave.batch-size", "2", "--wave.seq-len", "3", "--repeats", "2"),
+    *("--wave.model.cell.hidden-size", "4", "--wave.batch-size", "2", "--wave.seq-len", "3"),
 )
 SMALL_FIRST_STEP = ("--largest.model.cell.hidden-size", "4", "--largest.batch-size", "2", "--largest.seq-len", "8")
 TINY = {
-    data: ("--files", "3", "--batches", "2"),
-    startup: ("--clips", "12", "--modules", "json", "wave", *SMALL_FIRST_STEP),
+    data: ("--files", "3", "--batches", "2", "--repeats", "2"),
+    startup: ("--repeats", "1", "--clips", "12", "--modules", "json", "wave", *SMALL_FIRST_STEP),
 }
 FIGURES = {
     data: {"candidate"},

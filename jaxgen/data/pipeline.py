@@ -11,7 +11,8 @@ one batch to the next. A batch is a dictionary of numpy arrays:
     labels {name: int32 [B, T]}    0 is "unknown"
 
 A clip enters its row behind `lookback` steps of silence, whose places are masked out of the loss. Clips start at
-multiples of `stride`, with further masked silence between them, for models that work frame by frame.
+multiples of `stride`, with further masked silence between them, for models that work frame by frame; those that train
+begin up to `stride` - 1 steps late, with their first steps in the lookback.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ class TrainingBatches:
         ]
         if not segments:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
-        order = _Shuffled(segments, seed)
+        order = _Shuffled(segments, seed, stride)
         self._store = store
         packer = _Packer(store, spec, labels, lookback, seq_len, stride)
         self._streams = lambda: Streams(packer, order, batch_size, rows)
@@ -100,11 +101,15 @@ def scoring_batches(
 
 
 class _Shuffled:
-    """The segments over and over, in an order of its own each time."""
+    """The segments over and over, in an order of its own each time.
 
-    def __init__(self, segments: Sequence[Segment], seed: int):
-        self._segments, self._seed = segments, seed
-        self._epoch, self._order = -1, np.zeros(0, np.int64)
+    Each begins up to `stride` - 1 steps late, as drawn anew each time: whoever works frame by frame would otherwise see
+    the same frames in each epoch, and learn them by heart.
+    """
+
+    def __init__(self, segments: Sequence[Segment], seed: int, stride: int):
+        self._segments, self._seed, self._stride = segments, seed, stride
+        self._epoch, self._order, self._late = -1, np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -113,8 +118,12 @@ class _Shuffled:
         epoch, index = divmod(place, len(self._segments))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._segments))
-        return self._segments[self._order[index]]
+            rng = np.random.default_rng((self._seed, epoch))
+            self._order = rng.permutation(len(self._segments))
+            self._late = rng.integers(self._stride, size=len(self._segments))
+        segment = self._segments[self._order[index]]
+        late = min(int(self._late[index]), segment.stop - segment.start - 1)
+        return dataclasses.replace(segment, start=segment.start + late)
 
 
 class _Packer:

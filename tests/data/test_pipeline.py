@@ -60,12 +60,20 @@ def test_clips_start_at_multiples_of_the_stride(mel_store):
     x, flags = _streams(batches, lookback)
     read = list(_clips_read(x, flags))
     assert len(read) > 10
+    late = Counter()
     for clip, steps in read:
-        np.testing.assert_array_equal(steps, mel_store.steps(clip))
+        whole = mel_store.steps(clip)
+        late[len(whole) - len(steps)] += 1
+        np.testing.assert_array_equal(steps, whole[-len(steps) :])
+    assert set(late) == set(range(stride))  # so that frames are cut elsewhere in each epoch
     assert (np.argwhere(flags["reset"])[:, 1] % stride == 0).all()
     assert {len(steps) % stride for _, steps in read} != {0}  # else nothing was filled up
-    silence = mel_store.features.silence()
-    assert (x[~flags["mask"]] == silence).all()
+    silence = np.broadcast_to(mel_store.features.silence(), (lookback, x.shape[2]))
+    stream = np.concatenate([batches[0]["x"][:, :lookback], x], axis=1)
+    for row, t in np.argwhere(flags["reset"]):
+        whole = np.concatenate([silence, mel_store.steps(flags["clip"][row, t])])
+        before = stream[row, t : t + lookback]
+        assert any((before == whole[begin : begin + lookback]).all() for begin in range(stride))
     scored = list(
         scoring_batches(
             mel_store, mel_store.spec(()), [0, 1, 2], (), lookback=lookback, batch_size=2, seq_len=8, stride=stride
@@ -75,6 +83,7 @@ def test_clips_start_at_multiples_of_the_stride(mel_store):
         mel_store.clips[clip].num_steps for clip in (0, 1, 2)
     )
     assert sum(int(batch["end"].sum()) for batch in scored) == 3
+    assert all((batch["x"][:, lookback:][~batch["mask"]] == silence[0]).all() for batch in scored)
 
 
 def test_chunks_that_cut_a_stride_are_refused(mel_store):
