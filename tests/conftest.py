@@ -43,7 +43,7 @@ SHRUNK = (*_SHORT, "--model.cell.hidden-size", "8", "--model.num-layers", "1", "
 SHRUNK_VOCODER = (
     *(*_SHORT, "--model.width", "8", "--model.num-blocks", "1", "--objective.critic.periods", "3"),
     *("--objective.critic.windows", "128", "--objective.critic.channels", "2"),
-    *("--objective.critic.spectral-channels", "2", "--evaluation.griffin-lim", "2"),
+    *("--objective.critic.spectral-channels", "2", "--objective.critic-start", "2", "--evaluation.griffin-lim", "2"),
 )
 """The same for one of a vocoder."""
 
