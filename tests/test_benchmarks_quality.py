@@ -56,9 +56,9 @@ def test_both_learn_in_turns_of_equal_time(cache, tmp_path, capsys):
     rows = quality.main([*TINY, *asked, "--chart", str(picture), "--record", "--history", str(history)])
     assert [row["candidate"] for row in rows] == [quality.OURS, quality.OURS, quality.PEER, quality.PEER]
     for early, late in (rows[:2], rows[2:]):
-        assert 1.2 <= early["train_seconds"] < late["train_seconds"]
+        assert 1.2 <= early["train_seconds"] <= late["train_seconds"]  # equal where the first took the time of both
         assert late["train_seconds"] >= 2.4
-        assert 0 < early["steps"] < late["steps"]
+        assert 0 < early["steps"] <= late["steps"]
         assert 0 < late["bits_per_sample"] < 8.5  # how far it gets in a second is the machine's affair
         assert late["warmup_seconds"] > 0
     assert rows[1]["bits_per_sample"] < 8  # a fresh model's codes are all alike: 8 bits
