@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.data.spec import DataSpec
@@ -17,7 +16,6 @@ from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
 
-_SILENT_DBFS = -60.0  # root mean square over 10 ms, below which the end of a clip is silence
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
 Labels = Sequence[Mapping[str, str]]
@@ -38,12 +36,12 @@ class NoiseGenerator:
         """
         self._decode_blocks = decode_blocks or spec.features.decode_blocks
         self._model, self._spec = model, spec
-        self._make = jax.jit(lambda params, latents, labels: _steps(module(params), latents, labels))
+        self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
 
     def __call__(self, params: Any, labels: Labels, *, latents: Latents = Latents(), seed: int = 0) -> Generated:
         """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
 
-        Clip n depends on its labels, the seed and its place n, not on how many are drawn. It ends where silence begins.
+        Clip n depends on its labels, the seed and its place n, not on how many are drawn. It ends where the model ends it.
         Raises UserError for a label never seen in training, or that is not said (see `drawn_labels`).
         """
         drawn = self._drawn(latents, len(labels), seed)
@@ -102,21 +100,13 @@ class NoiseGenerator:
         return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
 
     def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        steps = np.asarray(self._make(params, latents, shares))
+        steps, lengths = map(np.asarray, self._make(params, latents, shares))
         samples = np.concatenate(list(self._decode_blocks([steps])), axis=1)
-        return (without_silence(row, self._spec.features.sample_rate) for row in samples)
+        return (row[:length] for row, length in zip(samples, lengths, strict=True))
 
 
-def without_silence(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The samples [nsamp] as far as they are heard: all but the 10 ms after 10 ms at the end that are silent; at least 10 ms."""
-    size = max(1, sample_rate // 100)
-    pieces = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size)
-    heard = np.flatnonzero(np.square(pieces).mean(axis=1) >= 10 ** (_SILENT_DBFS / 10))
-    return samples[: (heard[-1] + 1 if len(heard) else 1) * size]
-
-
-def _steps(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> jax.Array:
-    return model.steps(model(jnp.asarray(latents), labels))
+def _clips(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return model.clips(model(latents, labels))
 
 
 def _filled(arrays: Any, start: int) -> Any:

@@ -1,6 +1,7 @@
 """Batches of excerpts: pieces of recordings of one length, or whole clips brought to it.
 
 samples  float32 [B, T]         full scale 1.0; silence follows a clip that is shorter
+length   int32 [B]              samples until the clip ends; T at most
 clip     int32 [B]              index of the clip in the store
 labels   {name: int32 [B]}      0 is "unknown"
 """
@@ -92,10 +93,10 @@ def one_of_each(store: Store, clips: Sequence[int], *, batch_size: int, length: 
 def _read(store: Store, length: int, wanted: Iterable[tuple[int, float]]) -> Batch:
     """wanted: clips, each with the place of its excerpt, from 0 (the first there is) to 1 (the last)."""
     wanted = list(wanted)
-    samples = np.zeros((len(wanted), length), np.float32)
-    for row, (clip, share) in zip(samples, wanted, strict=True):
+    samples, lengths = np.zeros((len(wanted), length), np.float32), np.zeros(len(wanted), np.int32)
+    for row, (clip, share) in enumerate(wanted):
         whole = store.samples(clip)
         start = int(share * max(len(whole) - length + 1, 1))
         piece = whole[start : start + length]
-        row[: len(piece)] = piece
-    return {"samples": samples, "clip": np.array([clip for clip, _ in wanted], np.int32)}
+        samples[row, : len(piece)], lengths[row] = piece, len(piece)
+    return {"samples": samples, "length": lengths, "clip": np.array([clip for clip, _ in wanted], np.int32)}

@@ -58,8 +58,10 @@ class NoiseModel(SoundModel):
         """What the critic hears, [B, ...], of latents float32 [B, Z] and labels int32 [B] or shares float32 [B, V]."""
 
     @abc.abstractmethod
-    def steps(self, sound: jax.Array) -> jax.Array:
-        """Sound, as the critic hears it, as steps of the features: [B, N, *step_shape]."""
+    def clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Sound, as the critic hears it, as steps of the features [B, N, *step_shape], and how long each clip is in samples,
+        int32 [B], at least 1: what comes after it is silence.
+        """
 
     def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         """Of the batch, nothing but its labels and how many clips there are."""

@@ -8,6 +8,7 @@ sample. The generator doubles or quadruples a few steps until there are N, the c
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ from jaxgen.models.sequence import LabelEmbedding, Labels, join
 from jaxgen.models.sound import Critic, CriticModule, View
 
 _LEAK = 0.2
+_NOTHING = 1.0  # standard deviations below silence, where frames behind the end of a clip are put
+_SILENT_DBFS = -60.0  # root mean square over 10 ms; clips of samples end where nothing louder follows
 _KEPT = math.sqrt(0.5)  # of each of two summands of equal size, so that their sum has it too
 
 
@@ -66,11 +69,13 @@ class WaveGAN(NoiseConfig):
 
 class WaveGANModule(NoiseModel):
     """The module that `WaveGAN` configures. What the critic hears are samples, or frames standardised by the training
-    data's mean and deviation."""
+    data's mean and deviation; behind the end of a clip these lie below silence, so that it is seen where a clip ends.
+    """
 
     def __init__(self, config: WaveGAN, data: DataSpec, dtype: Any, rngs: nnx.Rngs):
         self.features, self.latent_size, self.num_steps = data.features, config.latent_size, config.num_steps
         self.of_frames = isinstance(data.features, LogMel)
+        self.stack = data.features.stack if isinstance(data.features, LogMel) else 1
         self.mean, self.std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
         self.label_vectors = LabelEmbedding(data, config.labels, config.label_size, dropout=0.0, dtype=dtype, rngs=rngs)
         condition, width = config.latent_size + self.label_vectors.num_features, config.channels[0]
@@ -91,21 +96,46 @@ class WaveGANModule(NoiseModel):
         for stage in self.stages:
             x = stage(x, condition)
         x = self.last(jax.nn.leaky_relu(_normal(x), _LEAK))[:, :, 0]
-        if not self.of_frames:
-            return jnp.tanh(x[..., 0])
-        return self._standardised(jnp.asarray(self.features.silence())) + jax.nn.softplus(x)  # none is below silence
+        return jax.nn.softplus(x) + self._nothing() if self.of_frames else jnp.tanh(x[..., 0])
 
-    def real(self, batch: Any) -> jax.Array:
+    def real(self, batch: Mapping[str, Any]) -> jax.Array:
         """Samples [B, T], or standardised frames [B, N, D]."""
         if not self.of_frames:
             return batch["samples"]
-        return self._standardised(self.features.encode(batch["samples"])[:, : self.num_steps])
+        frames = (self.features.encode(batch["samples"])[:, : self.num_steps] - self.mean) / self.std
+        ends = 1 + batch["length"] // self.features.hop_length
+        there = jnp.arange(self.num_steps * self.stack) < ends[:, None]
+        return jnp.where(self._by_frame(frames, there[..., None]), frames, self._nothing())
 
-    def steps(self, sound: jax.Array) -> jax.Array:
-        return sound * self.std + self.mean if self.of_frames else self.features.encode(sound)
+    def clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if not self.of_frames:
+            return self.features.encode(sound), _heard(sound, self.features.sample_rate)
+        steps = jnp.maximum(sound * self.std + self.mean, self.features.silence())
+        above = (sound - self._nothing()).reshape(len(sound), self.num_steps * self.stack, -1).mean(axis=-1)
+        last = _last(above > _NOTHING / 2)
+        return steps, jnp.maximum(last, 1) * self.features.hop_length
 
-    def _standardised(self, frames: jax.Array) -> jax.Array:
-        return (frames - self.mean) / self.std
+    def _nothing(self) -> np.ndarray:
+        """What a standardised step behind the end of a clip is, [D]."""
+        return (self.features.silence() - self.mean) / self.std - _NOTHING
+
+    def _by_frame(self, steps: jax.Array, values: jax.Array) -> jax.Array:
+        """Values of frames [B, N * stack, 1] for each element of steps [B, N, D]."""
+        repeated = jnp.broadcast_to(values, (*values.shape[:2], steps.shape[-1] // self.stack))
+        return repeated.reshape(steps.shape)
+
+
+def _heard(samples: jax.Array, sample_rate: int) -> jax.Array:
+    """Samples until the last 10 ms of each row [T] that are not silent, int32 [B]; at least 10 ms."""
+    size = max(1, sample_rate // 100)
+    pieces = jnp.pad(samples, [(0, 0), (0, -samples.shape[1] % size)]).reshape(len(samples), -1, size)
+    last = _last(jnp.square(pieces).mean(axis=-1) >= 10 ** (_SILENT_DBFS / 10))
+    return jnp.minimum((last + 1) * size, samples.shape[1])
+
+
+def _last(true: jax.Array) -> jax.Array:
+    """The last place in each row [N] that is true, int32 [B]; 0 for none."""
+    return jnp.max(jnp.arange(true.shape[1]) * true, axis=1)
 
 
 class _Stage(nnx.Module):
