@@ -47,6 +47,12 @@ SHRUNK_VOCODER = (
 )
 """The same for one of a vocoder."""
 
+SHRUNK_GAN = (
+    *(*_SHORT, "--model.kernel-size", "1", "--objective.critic.kernel-size", "2", "--objective.critic.width", "4"),
+    *("--objective.critic.shuffle", "0"),
+)
+"""The same for one of a model of noise, but for the channels of its stages and its length."""
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -88,7 +88,7 @@ def _tom(desk: _Desk) -> Sound:
 
 
 def _cymbal(desk: _Desk) -> Sound:
-    return 0.3 * desk.metal(desk.between(300, 500)) + desk.noise(desk.between(2_000, 2_800), 9_000)
+    return 0.15 * desk.metal(desk.between(900, 1_400)) + desk.noise(desk.between(2_000, 2_800), 9_000)
 
 
 def _closed_hat(desk: _Desk) -> Sound:
