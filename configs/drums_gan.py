@@ -2,8 +2,7 @@
 
 python -m jaxgen.train --config configs/drums_gan.py
 
-The drums are synthesised: no network. For any folder of one-shots, the name of each of which says what it is, or without labels:
---data Folder --data.root DIR --data.pattern "{drum}_{index}", or --data Folder --data.root DIR --model.labels (none).
+The drums are synthesised by jaxgen.data.drums: no network. For a folder of one-shots take configs/oneshots_gan.py.
 
 Made for about 1 hour on 2 CPU cores. Validation: TODO (fill in after training).
 """

@@ -16,6 +16,7 @@ from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
 
+_TOGETHER = 8  # of them, of like lengths, that are made sound together: no work for silence
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
 Labels = Sequence[Mapping[str, str]]
@@ -100,9 +101,14 @@ class NoiseGenerator:
         return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
 
     def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        features = self._spec.features
         steps, lengths = map(np.asarray, self._make(params, latents, shares))
-        samples = np.concatenate(list(self._decode_blocks([steps])), axis=1)
-        return (row[:length] for row, length in zip(samples, lengths, strict=True))
+        clips: dict[int, np.ndarray] = {}
+        for group in np.argsort(lengths, kind="stable").reshape(-1, _TOGETHER):
+            heard = steps[group, : features.num_steps(int(lengths[group].max()))]  # silence follows
+            samples = np.concatenate(list(self._decode_blocks([heard])), axis=1)
+            clips |= {row: sound[: lengths[row]] for row, sound in zip(group.tolist(), samples, strict=True)}
+        return (clips[row] for row in range(BATCH))
 
 
 def _clips(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

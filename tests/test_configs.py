@@ -74,7 +74,8 @@ def test_a_config_trains_and_resumes_and_a_model_generates(file, digits, cache, 
     assert all(np.isfinite(value) for value in metrics.values() if value is not None)
     if isinstance(config.model, Vocoder):
         return
-    wanted = ["--label", "drum=kick" if synthesised else "digit=3"]
+    label = {"digit": "digit=3", "drum": "drum=kick"}
+    wanted = [word for name in config.model.labels[:1] for word in ("--label", label[name])]
     wanted += ["--seconds", "0.2"] if file in SEQUENCES else ["--interpolate", "2"]
     code, _, _ = command(generate.main, "--workdir", workdir, "--num", "2", *wanted)
     assert code == 0
