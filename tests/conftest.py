@@ -48,10 +48,10 @@ SHRUNK_VOCODER = (
 """The same for one of a vocoder."""
 
 SHRUNK_GAN = (
-    *(*_SHORT, "--model.kernel-size", "1", "--objective.critic.kernel-size", "2", "--objective.critic.width", "4"),
-    *("--objective.critic.shuffle", "0"),
+    *(*_SHORT, "--model.channels", "2", "2", "--model.kernel-size", "1", "--objective.critic.factors", "4"),
+    *("--objective.critic.channels", "2", "--objective.critic.kernel-size", "2", "--objective.critic.width", "4"),
 )
-"""The same for one of a model of noise, but for the channels of its stages and its length."""
+"""The same for one of a model of noise, but for its length."""
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,8 @@ def _shrunk(config: Config) -> list[str]:
         return [*SHRUNK, "--train.seq-len", str(max(16, config.model.stride))]
     if isinstance(config.model, Vocoder):
         return [*SHRUNK_VOCODER]
-    channels = {
-        "--model.channels": config.model.channels,
-        "--objective.critic.channels": config.objective.critic.channels,
-    }
-    narrow = [word for option, many in channels.items() for word in (option, *["2"] * len(many))]
-    return [*SHRUNK_GAN, *narrow, "--train.seq-len", str(config.model.num_steps)]
+    steps = config.model.num_steps
+    return [*SHRUNK_GAN, "--model.factors", str(steps // config.model.first_steps), "--train.seq-len", str(steps)]
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
