@@ -2,7 +2,10 @@
 
 python -m jaxgen.train --config configs/digits_gan.py --data.root DIR
 
-Made for about 1 hour on 2 CPU cores. Validation: TODO (fill in after training).
+An update takes 0.13 s of one busy core: under 30 min for all on 2 CPU cores. Validation after 4,000 of the 10,000 updates
+(10 min of processor time, 2026-11-25): of 300 clips the judge hears 92.7 % of the digits (93.3 % of real ones) and 88.3 %
+of the speakers; Frechet distance of its embeddings 2.58, of real recordings 1.18.
+TODO: the figures of the finished run.
 """
 
 from jaxgen.config import Config

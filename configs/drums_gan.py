@@ -4,7 +4,8 @@ python -m jaxgen.train --config configs/drums_gan.py
 
 The drums are synthesised by jaxgen.data.drums: no network. For a folder of one-shots take configs/oneshots_gan.py.
 
-Made for about 1 hour on 2 CPU cores. Validation: TODO (fill in after training).
+Made for about 1 hour on 2 CPU cores; it has not been trained yet.
+TODO: Validation figures of the finished run.
 """
 
 from jaxgen.config import Config
