@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +189,16 @@ def _of_noise(options: Options, trained: Run, generator: NoiseGenerator) -> _Com
     latents = evaluation.latents if options.truncation is None else Latents(options.truncation)
     labels = generator.drawn_labels([_labels(options.label)] * options.num, options.seed)
     settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
-    if options.interpolate is None:
-        return _Coming(labels, [generator(trained.params, labels, **settings).clips])
-    way = generator.way(trained.params, labels, options.interpolate, **settings)
-    named = [*labels, {"interpolated": f"{options.interpolate} steps"}]
-    return _Coming(named, [[*way[:: options.interpolate], generator.joined(way)]])
+    steps = options.interpolate
+
+    def made() -> Iterator[list[np.ndarray]]:
+        if steps is None:
+            yield generator(trained.params, labels, **settings).clips
+        else:
+            way = generator.way(trained.params, labels, steps, **settings)
+            yield [*way[::steps], generator.joined(way)]
+
+    return _Coming(labels if steps is None else (*labels, {"interpolated": str(steps)}), made())
 
 
 def _decoder(vocoder: Run, trained: Run, options: Options) -> DecodeBlocks:

@@ -70,11 +70,16 @@ class NoiseGenerator:
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
 
     def drawn_labels(self, labels: Labels, seed: int) -> tuple[dict[str, str], ...]:
-        """The same labels, and where one that the model has is not said, a value of it: each is as likely as any other."""
+        """The same labels, and where one that the model has is not said, a value of it: each is as likely as any other.
+
+        Raises UserError for a label never seen in training.
+        """
         known = dict(self._spec.vocabularies)
         rows = []
         for place, row in enumerate(labels):
             random = np.random.default_rng((seed, place))
+            for name, value in row.items():
+                self._spec.label_shares(name, value)
             drawn = {name: str(random.choice(known[name])) for name in self._model.labels}
             rows.append(drawn | dict(row))
         return tuple(rows)

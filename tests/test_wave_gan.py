@@ -338,7 +338,7 @@ def test_clips_and_the_way_between_them_are_written(drums, command, tmp_path):
     assert "4 clips" in out
     wavs = sorted((tmp_path / "a").glob("*.wav"))
     assert [wav.name[:3] for wav in wavs] == ["000", "001", "002", "003"]
-    assert "interpolated-2 steps" in wavs[-1].name
+    assert "interpolated-2" in wavs[-1].name
     lengths = [len(audio.read(wav).samples) for wav in wavs]
     assert lengths[-1] > sum(lengths[:-1]) + 4 * 800  # five clips, four silences
     assert read_mark(wavs[0])["labels"].keys() == {"drum"}
