@@ -1,6 +1,7 @@
 """Makes new clips from a trained run: `python -m jaxgen.generate --workdir runs/quickstart --num 8`.
 
-Sound is written as it is made, so that clips may be of any length. Ctrl-C ends them where they are: shorter, but whole.
+A sequence model's sound is written as it is made, so that clips may be of any length. Ctrl-C ends them where they are:
+shorter, but whole. A model of noise makes whole clips, and the way from one to the next (`--interpolate`).
 """
 
 import contextlib
@@ -12,8 +13,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -22,12 +24,15 @@ from jaxgen import audio
 from jaxgen.config import differences, parse
 from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
+from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.files import writing
 from jaxgen.generation import DecodeBlocks, Generator, use_all_cores
+from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
+from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.training.interrupts import Interrupts
@@ -60,6 +65,10 @@ class Options:
     """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
     guidance: float | None = None
     """Above 0 labels are heard more clearly; none takes the config's."""
+    truncation: float | None = None
+    """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
+    interpolate: int | None = None
+    """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
     """The same seed gives the same clips."""
     out: str | None = None
@@ -76,6 +85,10 @@ class Options:
             raise UserError(f"--num is {self.num}, expected at least 1 clip.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--seconds is {self.seconds:g}, expected a length above 0.")
+        if self.interpolate is not None and (self.interpolate < 1 or self.num < 2):
+            raise UserError(
+                f"--interpolate is {self.interpolate} and --num {self.num}, expected at least 1 step and 2 clips to go between."
+            )
         check_seed(self.seed)
 
 
@@ -91,21 +104,72 @@ def main() -> int:
         return _generate(options, folder, sounding, out, shown)
 
 
+_OF_SEQUENCES = ("seconds", "prompt", "temperature", "top_k", "top_p", "spread", "guidance")
+_OF_NOISE = ("truncation", "interpolate")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Coming:
+    """Clips that are about to be made."""
+
+    labels: Sequence[Mapping[str, str]]
+    """Of each."""
+    blocks: Iterable[Sequence[np.ndarray]]
+    """The next samples of every clip, float32 [any number] each, again and again until all are made."""
+
+
 def _generate(options: Options, workdir: Path, sounding: Path | None, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
-    model, evaluation = trained.config.model, trained.config.evaluation
-    if not isinstance(model, SequenceConfig) or not isinstance(evaluation, Evaluation):
+    model, evaluation, rate = trained.config.model, trained.config.evaluation, trained.spec.features.sample_rate
+    vocoder = None if sounding is None else Run.open(sounding)
+    decode_blocks = None if vocoder is None else _decoder(vocoder, trained, options)
+    if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
+        _refuse(options, _OF_NOISE, "predicts one step after another")
+        coming = _of_a_sequence(
+            options, trained, Generator(trained.training.module, model, trained.spec, decode_blocks)
+        )
+    elif isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
+        _refuse(options, _OF_SEQUENCES, "makes whole clips of noise")
+        coming = _of_noise(
+            options, trained, NoiseGenerator(trained.training.module, model, trained.spec, decode_blocks)
+        )
+    else:
         raise UserError(
             f"'{options.workdir}' holds a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
             "--vocoder, and as --workdir the run of a mel model."
         )
-    vocoder = None if sounding is None else Run.open(sounding)
-    decode_blocks = None if vocoder is None else _decoder(vocoder, trained, options)
-    generator = Generator(trained.training.module, model, trained.spec, decode_blocks)
-    labels, rate = [_labels(options.label)] * options.num, trained.spec.features.sample_rate
-    prompt = None if options.prompt is None else read_prompt(options.prompt, rate)
-    _check_size(generator.num_steps(options.seconds) * trained.spec.features.samples_per_step, prompt, rate)
     started = time.perf_counter()
+    save = functools.partial(
+        trained.save_clips, labels=coming.labels, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder
+    )
+    with Interrupts(ExitCode.INTERRUPTED) as interrupts:
+        num_samples = write_as_made(coming.blocks, out, len(coming.labels), save, lambda: interrupts.requested)
+    elapsed = time.perf_counter() - started
+    if num_samples:
+        print(
+            f"{len(coming.labels)} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
+            f"real-time factor {num_samples / rate / elapsed:.1f})"
+        )
+    if interrupts.requested:
+        kept = "the clips end where they were" if num_samples else "nothing was written"
+        print(f"jaxgen: interrupted; {kept}", file=sys.stderr)
+    return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
+
+
+def _refuse(options: Options, names: Sequence[str], why: str) -> None:
+    """Raises UserError where an option was given that this kind of model does not have."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"'{options.workdir}' holds a model that {why}; leave out --{name.replace('_', '-')}.")
+
+
+def _of_a_sequence(options: Options, trained: Run, generator: Generator) -> _Coming:
+    evaluation = trained.config.evaluation
+    assert isinstance(evaluation, Evaluation)
+    labels, features = [_labels(options.label)] * options.num, trained.spec.features
+    prompt = None if options.prompt is None else read_prompt(options.prompt, features.sample_rate)
+    most = generator.num_steps(options.seconds) * features.samples_per_step
+    _check_size(most, prompt, features.sample_rate)
     stream = generator.stream(
         trained.params,
         labels,
@@ -115,21 +179,26 @@ def _generate(options: Options, workdir: Path, sounding: Path | None, out: Path,
         seed=options.seed,
         progress=True,
     )
-    save = functools.partial(
-        trained.save_clips, labels=labels, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder
-    )
-    with Interrupts(ExitCode.INTERRUPTED) as interrupts:
-        num_samples = write_as_made(stream, out, options.num, save, lambda: interrupts.requested)
-    elapsed = time.perf_counter() - started
-    if num_samples:
-        print(
-            f"{options.num} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
-            f"real-time factor {num_samples / rate / elapsed:.1f})"
-        )
-    if interrupts.requested:
-        kept = "the clips end where they were" if num_samples else "nothing was written"
-        print(f"jaxgen: interrupted; {kept}", file=sys.stderr)
-    return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
+    return _Coming(labels, stream)
+
+
+def _of_noise(options: Options, trained: Run, generator: NoiseGenerator) -> _Coming:
+    """The clips asked for; with --interpolate one more, of them all in turn with what lies between them."""
+    evaluation = trained.config.evaluation
+    assert isinstance(evaluation, FromNoise)
+    latents = evaluation.latents if options.truncation is None else Latents(options.truncation)
+    labels = generator.drawn_labels([_labels(options.label)] * options.num, options.seed)
+    settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
+    steps = options.interpolate
+
+    def made() -> Iterator[list[np.ndarray]]:
+        if steps is None:
+            yield generator(trained.params, labels, **settings).clips
+        else:
+            way = generator.way(trained.params, labels, steps, **settings)
+            yield [*way[::steps], generator.joined(way)]
+
+    return _Coming(labels if steps is None else (*labels, {"interpolated": str(steps)}), made())
 
 
 def _decoder(vocoder: Run, trained: Run, options: Options) -> DecodeBlocks:

@@ -47,6 +47,12 @@ SHRUNK_VOCODER = (
 )
 """The same for one of a vocoder."""
 
+SHRUNK_GAN = (
+    *(*_SHORT, "--model.channels", "2", "2", "--model.kernel-size", "1", "--objective.critic.factors", "4"),
+    *("--objective.critic.channels", "2", "--objective.critic.kernel-size", "2", "--objective.critic.width", "4"),
+)
+"""The same for one of a model of noise, but for its length."""
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,10 +17,10 @@ from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic, magnitudes
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.sound import Critic, CriticModule, View
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.models.waveform import Critic, CriticModule, View
 from jaxgen.objectives.adversarial import Adversarial, spread_of
-from jaxgen.objectives.contest import R1, GradientPenalty, Hinge, LeastSquares, Wasserstein
+from jaxgen.objectives.contest import R1, GradientPenalty, Hinge, LeastSquares, Logistic, Wasserstein
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance
@@ -40,14 +40,14 @@ class _Ear(CriticModule):
     def __init__(self, rngs):
         self.first, self.last = nnx.Linear(16, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
 
-    def __call__(self, samples):
+    def __call__(self, samples, labels, key):
         heard = jnp.tanh(self.first(samples.reshape(len(samples), -1, 16)))
         return (View(self.last(heard)[..., 0], (heard,)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Simple(Critic):
-    def make(self, *, rngs):
+    def make(self, data, labels, *, rngs):
         return _Ear(rngs)
 
 
@@ -67,7 +67,7 @@ def _bound(store, objective=OBJECTIVE, batch_size=4):
 
 
 def _batch(store, number=0, batch_size=4):
-    return Excerpts(store, batch_size=batch_size, length=800, seed=0).batch(number)
+    return Excerpts(store, store.spec(()), batch_size=batch_size, length=800, seed=0).batch(number)
 
 
 def _moved(before, after):
@@ -90,13 +90,18 @@ def _scores(shape):
     [
         (LeastSquares(), lambda r, m: np.mean((r - 1) ** 2) + np.mean(m**2), lambda m: np.mean((m - 1) ** 2)),
         (
+            Logistic(),
+            lambda r, m: np.mean(np.log1p(np.exp(-r))) + np.mean(np.log1p(np.exp(m))),
+            lambda m: np.mean(np.log1p(np.exp(-m))),
+        ),
+        (
             Hinge(),
             lambda r, m: np.mean(np.maximum(0, 1 - r)) + np.mean(np.maximum(0, 1 + m)),
             lambda m: -np.mean(m),
         ),
         (Wasserstein(), lambda r, m: np.mean(m) - np.mean(r), lambda m: -np.mean(m)),
     ],
-    ids=["least squares", "hinge", "wasserstein"],
+    ids=["least squares", "logistic", "hinge", "wasserstein"],
 )
 def test_losses_are_those_of_the_papers(contest, critic, generator):
     real, made = _scores((3, 7))
@@ -172,7 +177,7 @@ def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
 
     def loss(params):
         made = training.module(params).imitate(batch, jax.random.key(0))
-        return training._generator_loss(made, after.params["critic"], batch["samples"])[0]
+        return training._generator_loss(made, after.params["critic"], batch["samples"], {}, jax.random.key(0))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.params["generator"])
     norm = math.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradient)))
@@ -229,7 +234,7 @@ def test_a_batch_is_divided_among_the_critics_updates(mel_store):
         rows = batch["samples"][number::2]
         made = training.module(state.params["generator"]).imitate({"samples": rows}, jax.random.key(0))
         key = jax.random.split(keys[number])[1]
-        gradient, _ = slope(params, rows, made, jnp.asarray(number), key)
+        gradient, _ = slope(params, rows, made, {}, jnp.asarray(number), key)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, after.params["critic"])
@@ -260,11 +265,13 @@ def test_the_accuracy_of_a_critic_is_how_often_it_scores_the_real_higher(mel_sto
 
     @jax.jit
     def accuracy(a, b):
-        figures = training._critic_loss(state.params["critic"], a, b, jnp.asarray(0), jax.random.key(0))[1]
+        figures = training._critic_loss(state.params["critic"], a, b, {}, jnp.asarray(0), jax.random.key(0))[1]
         return figures["critic_accuracy"]
 
     critic = training._critic(state.params["critic"])
-    real_scores, made_scores = (np.asarray(critic(samples)[0].scores).mean(1) for samples in (real, made))
+    real_scores, made_scores = (
+        np.asarray(critic(samples, {}, jax.random.key(0))[0].scores).mean(1) for samples in (real, made)
+    )
     assert float(accuracy(real, made)) == pytest.approx(np.mean(real_scores > made_scores))
     assert float(accuracy(real, made)) == pytest.approx(1 - float(accuracy(made, real)))
 
@@ -328,9 +335,9 @@ def test_a_training_that_diverges_names_clips_and_the_options_to_lower(mel_store
 
 def test_excerpts_depend_on_number_and_row_alone(mel_store):
     options = {"batch_size": 6, "length": 500, "seed": 3}
-    stream = iter(Excerpts(mel_store, **options))
+    stream = iter(Excerpts(mel_store, mel_store.spec(()), **options))
     batches = [next(stream) for _ in range(3)]
-    later = iter(Excerpts(mel_store, rows=[1, 4], **options))
+    later = iter(Excerpts(mel_store, mel_store.spec(()), rows=[1, 4], **options))
     later.set_state({"next": 2})
     some = next(later)
     for name in ("samples", "clip"):
@@ -344,7 +351,7 @@ def test_excerpts_depend_on_number_and_row_alone(mel_store):
 
 
 def test_a_clip_that_is_shorter_than_an_excerpt_is_followed_by_silence(mel_store):
-    batch = Excerpts(mel_store, batch_size=2, length=5_000, seed=0).batch(0)
+    batch = Excerpts(mel_store, mel_store.spec(()), batch_size=2, length=5_000, seed=0).batch(0)
     for samples, clip in zip(batch["samples"], batch["clip"], strict=True):
         whole = mel_store.samples(clip)
         np.testing.assert_array_equal(samples[: len(whole)], whole)

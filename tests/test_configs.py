@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHRUNK, SHRUNK_VOCODER
+from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_VOCODER
 
 from jaxgen import audio, generate, train
-from jaxgen.config import load
+from jaxgen.config import Config, load
 from jaxgen.data.folder import Folder
+from jaxgen.data.synthetic import Synthesised
 from jaxgen.models.sequence import SequenceConfig
+from jaxgen.models.vocoder import Vocoder
 from jaxgen.presets import any_sound
 from jaxgen.training import loop
 
@@ -35,15 +37,22 @@ def digits(recordings, tmp_path_factory) -> Path:
     return folder
 
 
+def _shrunk(config: Config) -> list[str]:
+    """Options that shrink the training of a config to seconds."""
+    if isinstance(config.model, SequenceConfig):
+        return [*SHRUNK, "--train.seq-len", str(max(16, config.model.stride))]
+    if isinstance(config.model, Vocoder):
+        return [*SHRUNK_VOCODER]
+    steps = config.model.num_steps
+    return [*SHRUNK_GAN, "--model.factors", str(steps // config.model.first_steps), "--train.seq-len", str(steps)]
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_trains_and_resumes_and_a_model_of_sequences_generates(
-    file, digits, cache, command, tmp_path, monkeypatch
-):
-    workdir, model = tmp_path / "run", load(file).model
-    shrunk = SHRUNK_VOCODER
-    if file in SEQUENCES:
-        shrunk = (*SHRUNK, "--train.seq-len", max(16, model.stride))
-    asked = ["--config", file, "--data.root", digits, *shrunk, "--workdir", workdir, "--cache-dir", cache]
+def test_a_config_trains_and_resumes_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
+    workdir, config = tmp_path / "run", load(file)
+    synthesised = isinstance(config.data, Synthesised)
+    data = ("--data.num-clips", "70") if synthesised else ("--data.root", digits)
+    asked = ["--config", file, *data, *_shrunk(config), "--workdir", workdir, "--cache-dir", cache]
     record = loop.Telemetry.record
 
     def interrupt(self, step, metrics):
@@ -59,9 +68,12 @@ def test_a_config_trains_and_resumes_and_a_model_of_sequences_generates(
     assert steps == [1, 2, 3, 4, 4]
     metrics = json.loads((workdir / "report.json").read_text())["metrics"]
     assert all(np.isfinite(value) for value in metrics.values() if value is not None)
-    if file not in SEQUENCES:
+    if isinstance(config.model, Vocoder):
         return
-    code, _, _ = command(generate.main, "--workdir", workdir, "--num", "2", "--label", "digit=3", "--seconds", "0.2")
+    label = {"digit": "digit=3", "drum": "drum=kick"}
+    wanted = [word for name in config.model.labels[:1] for word in ("--label", label[name])]
+    wanted += ["--seconds", "0.2"] if file in SEQUENCES else ["--interpolate", "2"]
+    code, _, _ = command(generate.main, "--workdir", workdir, "--num", "2", *wanted)
     assert code == 0
     for wav in (workdir / "generated" / "seed_0").glob("*.wav"):
         assert np.isfinite(audio.read(wav).samples).all()
@@ -75,13 +87,16 @@ def test_a_config_says_how_to_run_it_and_what_came_of_it(file):
     assert "Validation" in text
 
 
-@pytest.mark.parametrize("file", SEQUENCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file", [*SEQUENCES, *(f for f in CONFIGS if f.stem == "digits_gan")], ids=lambda path: path.stem
+)
 def test_a_config_is_conditioned_on_digit_and_speaker(file):
     assert load(file).model.labels == ("digit", "speaker")
 
 
 def test_a_vocoder_of_the_configs_hears_the_frames_of_the_models_it_is_for(recordings):
     frames = {path.stem: load(path).features for path in CONFIGS}
+    assert frames["digits_gan"] == frames["digits_mel"]
     one_by_one = dataclasses.replace(frames["digits_mel"], stack=1)  # how many a model takes together is its own affair
     assert frames["digits_vocoder"] == one_by_one
     assert frames["speech_vocoder"] == any_sound(Folder(root=str(recordings / "kerstin"))).features

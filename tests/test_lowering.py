@@ -9,6 +9,7 @@ import pytest
 from jaxgen.config import load
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.synthetic import Plucked
+from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.presets import any_sound, quickstart
 from jaxgen.runs import bind
@@ -33,7 +34,8 @@ def batch_of(config, spec, *leading):
         samples = steps * spec.features.samples_per_step
         return {
             "samples": jax.ShapeDtypeStruct((*rows, samples), np.float32),
-            "clip": jax.ShapeDtypeStruct(rows, np.int32),
+            **{name: jax.ShapeDtypeStruct(rows, np.int32) for name in ("length", "clip")},
+            "labels": {name: jax.ShapeDtypeStruct(rows, np.int32) for name in config.model.labels},
         }
 
     def array(length, dtype, *shape):
@@ -70,6 +72,17 @@ def test_train_and_eval_steps_lower(name, platform):
     assert metrics["loss"].shape == (config.train.steps_per_call,)
 
     batch = batch_of(config, spec)
+    if isinstance(config.model, NoiseConfig):
+
+        def clips(params, batch):
+            model = training.module(params)
+            return model.clips(model.imitate(batch, jax.random.key(0)))
+
+        exported = jax.export.export(jax.jit(clips), platforms=[platform])(state.average, batch)
+        steps, lengths = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        assert steps.shape[:2] == (config.train.batch_size, config.train.seq_len)
+        assert (steps.dtype, lengths.shape) == (spec.features.step_dtype, (config.train.batch_size,))
+        return
     if not isinstance(config.model, SequenceConfig):
         exported = jax.export.export(jax.jit(training.compare), platforms=[platform])(state.average, batch)
         scores = jax.tree.unflatten(exported.out_tree, exported.out_avals)

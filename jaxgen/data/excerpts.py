@@ -1,15 +1,18 @@
-"""Batches of excerpts: pieces of recordings, drawn at random, of one length.
+"""Batches of excerpts: pieces of recordings of one length, or whole clips brought to it.
 
-samples  float32 [B, T]    full scale 1.0; silence follows a clip that is shorter
-clip     int32 [B]         index of the clip in the store
+samples  float32 [B, T]         full scale 1.0; silence follows a clip that is shorter
+length   int32 [B]              samples until the clip ends; T at most
+clip     int32 [B]              index of the clip in the store
+labels   {name: int32 [B]}      0 is "unknown"
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxgen.data.batches import Batch
+from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 
@@ -17,19 +20,33 @@ from jaxgen.errors import UserError
 class Excerpts:
     """Endless batches of random excerpts of the training clips; each sample of these is as likely as any other to choose one.
 
-    length: samples of an excerpt. rows: those of the batch that are read, in rising order; none takes all. Which excerpt
-    a row gets depends on the seed, the number of the batch and the row alone.
+    spec, labels: what the labels' values are known by, and the names of those that are read. length: samples of an excerpt.
+    whole: excerpts begin where clips begin, and each clip is as likely as any other. rows: those of the batch that are
+    read, in rising order; none takes all. Which excerpt a row gets depends on the seed, the number of the batch and the row
+    alone.
     Raises UserError where there is nothing to train on.
     """
 
-    def __init__(self, store: Store, *, batch_size: int, length: int, seed: int, rows: Sequence[int] | None = None):
-        self._store, self._length, self._seed = store, length, seed
+    def __init__(
+        self,
+        store: Store,
+        spec: DataSpec,
+        labels: Sequence[str] = (),
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        whole: bool = False,
+        rows: Sequence[int] | None = None,
+    ):
+        self._store, self._length, self._seed, self._whole = store, length, seed, whole
         self._clips = store.indices("train")
         if not self._clips:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         self._batch_size = batch_size
         self._rows = np.arange(batch_size) if rows is None else np.asarray(rows)
-        self._ends = np.cumsum([store.clips[clip].num_samples for clip in self._clips])
+        self._ends = np.cumsum([1 if whole else store.clips[clip].num_samples for clip in self._clips])
+        self._labels = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
     def __iter__(self) -> "ExcerptStream":
         return ExcerptStream(self)
@@ -42,9 +59,10 @@ class Excerpts:
         """The batch of this number, from 0."""
         generator = np.random.default_rng((self._seed, number))
         places = generator.integers(self._ends[-1], size=self._batch_size)[self._rows]
-        shares = generator.random(self._batch_size)[self._rows]
+        shares = generator.random(self._batch_size)[self._rows] * (not self._whole)
         clips = np.asarray(self._clips)[np.searchsorted(self._ends, places, side="right")]
-        return _read(self._store, self._length, zip(clips, shares, strict=True))
+        labels = {name: indices[clips] for name, indices in self._labels.items()}
+        return _read(self._store, self._length, zip(clips, shares, strict=True)) | {"labels": labels}
 
 
 class ExcerptStream(Iterator[Batch]):
@@ -72,13 +90,13 @@ def one_of_each(store: Store, clips: Sequence[int], *, batch_size: int, length: 
         yield _read(store, length, ((clip, 0.5) for clip in padded)), len(chosen)
 
 
-def _read(store: Store, length: int, wanted: Any) -> Batch:
+def _read(store: Store, length: int, wanted: Iterable[tuple[int, float]]) -> Batch:
     """wanted: clips, each with the place of its excerpt, from 0 (the first there is) to 1 (the last)."""
     wanted = list(wanted)
-    samples = np.zeros((len(wanted), length), np.float32)
-    for row, (clip, share) in zip(samples, wanted, strict=True):
+    samples, lengths = np.zeros((len(wanted), length), np.float32), np.zeros(len(wanted), np.int32)
+    for row, (clip, share) in enumerate(wanted):
         whole = store.samples(clip)
         start = int(share * max(len(whole) - length + 1, 1))
         piece = whole[start : start + length]
-        row[: len(piece)] = piece
-    return {"samples": samples, "clip": np.array([clip for clip, _ in wanted], np.int32)}
+        samples[row, : len(piece)], lengths[row] = piece, len(piece)
+    return {"samples": samples, "length": lengths, "clip": np.array([clip for clip, _ in wanted], np.int32)}

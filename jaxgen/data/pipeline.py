@@ -136,11 +136,7 @@ class _Packer:
             )
         self.store, self.lookback, self.seq_len, self.stride = store, lookback, seq_len, stride
         self.silence = spec.features.silence()
-        vocabularies = dict(spec.vocabularies)
-        self.label_indices: Mapping[str, list[int]] = {}
-        for name in labels:
-            known = {value: index for index, value in enumerate(vocabularies[name], start=1)}
-            self.label_indices[name] = [known.get(clip.fields.get(name, ""), 0) for clip in store.clips]
+        self.label_indices = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
     def empty(self, batch_size: int) -> Batch:
         """All arrays, lookback + T long, of a batch that is silence throughout."""

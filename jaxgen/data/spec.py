@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,6 +57,11 @@ class DataSpec:
             some = ", ".join(known[name][:20]) + (", ..." if len(known[name]) > 20 else "")
             raise UserError(f"'{value}' was never seen in training as {name}; expected one of {some}.")
         return 1 + known[name].index(value)
+
+    def label_indices(self, name: str, values: Sequence[str]) -> np.ndarray:
+        """The index of each value, int32 [n]; 0 for those never seen in training."""
+        known = {value: index for index, value in enumerate(dict(self.vocabularies)[name], start=1)}
+        return np.array([known.get(value, 0) for value in values], np.int32)
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -93,6 +93,10 @@ class Store:
         """The clips of a split."""
         return tuple(index for index, clip in enumerate(self.clips) if clip.split == split)
 
+    def fields(self, name: str) -> list[str]:
+        """The value of a field of each clip; empty for a clip that lacks it."""
+        return [clip.fields.get(name, "") for clip in self.clips]
+
     def vocabulary(self, field: str) -> tuple[str, ...]:
         """The values that a field has in training clips, sorted. Raises UserError where it has none, or too many."""
         train = [self.clips[index] for index in self.indices("train")]

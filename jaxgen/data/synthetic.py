@@ -1,5 +1,6 @@
-"""Plucked-string melodies, synthesised on the spot: a data set that needs no files, for first steps and for tests."""
+"""Sound that is synthesised on the spot, for first steps and for tests: data sets that need no files. Plucked-string melodies."""
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -7,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,6 @@ from jaxgen.audio import Recording, Samples
 from jaxgen.data.clips import Clip, Dataset, Split, stated_split
 from jaxgen.errors import UserError
 
-_VERSION = 3  # part of every digest: raise it when the same settings come to make other samples
 _PENTATONIC = (0, 2, 4, 7, 9)  # semitones above the tonic of a major key
 _LOWEST_MIDI = 67  # G4
 _NUM_NOTES = 10  # two octaves: G4 to E6
@@ -23,6 +24,61 @@ _TONICS = (0, 5)  # places in the scale
 _LAST_BEATS = 3  # eighth notes that the last note may last
 _REST_SECONDS = 0.25  # silence behind the last note
 _DAMP_SECONDS = 0.010  # the finger that stops a string before the next note
+
+
+class Synthesised(Dataset, abc.ABC):
+    """Base of the frozen dataclasses whose clips are made from a seed. Every tenth clip is for validation."""
+
+    num_clips: int
+    """Clips in all."""
+    seconds: float
+    """Length of a clip in seconds, or of the longest."""
+    seed: int
+    """Another seed makes other clips."""
+    sample_rate: int
+    """Hz."""
+    name: ClassVar[str]
+    """What the names of clips begin with."""
+    version: ClassVar[int]
+    """Part of every digest: raise it when the same settings come to make other samples."""
+
+    def __post_init__(self) -> None:
+        if self.num_clips < 1:
+            raise UserError(f"num_clips is {self.num_clips}; data.num_clips must be at least 1.")
+        if not 0.1 <= self.seconds <= 600:
+            raise UserError(f"seconds is {self.seconds}; data.seconds must be from 0.1 to 600.")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; data.seed must be 0 or more.")
+        if self.sample_rate < 4_000:
+            raise UserError(f"sample_rate is {self.sample_rate} Hz; data.sample_rate must be at least 4000.")
+
+    @abc.abstractmethod
+    def labels(self, index: int) -> dict[str, Any]:
+        """Those of a clip, words or numbers."""
+
+    @abc.abstractmethod
+    def synthesise(self, index: int, labels: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Samples of a clip, float32 [nsamp], full scale 1.0."""
+
+    def clips(self) -> list[Clip]:
+        return [self._clip(index) for index in range(self.num_clips)]
+
+    def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
+        return stated_split(fields["split"], f"a {self.name} clip")
+
+    def _clip(self, index: int) -> Clip:
+        labels = self.labels(index)
+        about = {"split": "validation" if index % 10 == 9 else "train", "licence": "CC0-1.0 (synthesised)"}
+        made_from = [self.version, index, self.seed, self.seconds, self.sample_rate, *labels.values()]
+        digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        opened = functools.partial(self._opened, index, labels)
+        fields = {name: str(value) for name, value in labels.items()} | about
+        return Clip(f"{self.name}/{index:05d}", fields, opened, lambda: digest)
+
+    @contextlib.contextmanager
+    def _opened(self, index: int, labels: Mapping[str, Any]) -> Iterator[Recording]:
+        samples: Samples = self.synthesise(index, labels)[:, None]
+        yield Recording(self.sample_rate, 1, iter([samples]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +103,7 @@ TEMPI = (100, 120, 150)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plucked(Dataset):
+class Plucked(Synthesised):
     """Melodies of one plucked string in G major pentatonic, G4 to E6, synthesised from a seed. No files, no network.
 
     A melody is a random walk over the scale, strictly in time: eighth notes, and quarters where it touches the tonic.
@@ -64,46 +120,20 @@ class Plucked(Dataset):
     sample_rate: int = 8_000
     """Hz."""
 
-    def __post_init__(self) -> None:
-        if self.num_clips < 1:
-            raise UserError(f"num_clips is {self.num_clips}; data.num_clips must be at least 1.")
-        if not 0.1 <= self.seconds <= 600:
-            raise UserError(f"seconds is {self.seconds}; data.seconds must be from 0.1 to 600.")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; data.seed must be 0 or more.")
-        if self.sample_rate < 4_000:
-            raise UserError(f"sample_rate is {self.sample_rate} Hz; data.sample_rate must be at least 4000.")
+    name = "plucked"
+    version = 3
 
     def scale_hz(self) -> tuple[float, ...]:
         """Frequencies of the notes that melodies are made of, ascending, in Hz."""
         midi = [_LOWEST_MIDI + 12 * (i // 5) + _PENTATONIC[i % 5] for i in range(_NUM_NOTES)]
         return tuple(440.0 * 2 ** ((note - 69) / 12) for note in midi)
 
-    def clips(self) -> list[Clip]:
-        return [self._clip(index) for index in range(self.num_clips)]
-
-    def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
-        return stated_split(fields["split"], "a plucked clip")
-
-    def _clip(self, index: int) -> Clip:
-        timbre = tuple(TIMBRES)[index % len(TIMBRES)]
+    def labels(self, index: int) -> dict[str, Any]:
         tempo = TEMPI[index // len(TIMBRES) % len(TEMPI)]
-        fields = {
-            "timbre": timbre,
-            "tempo": str(tempo),
-            "split": "validation" if index % 10 == 9 else "train",
-            "licence": "CC0-1.0 (synthesised)",
-        }
-        made_from = [_VERSION, index, self.seed, self.seconds, self.sample_rate, timbre, tempo]
-        digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        opened = functools.partial(self._opened, index, TIMBRES[timbre], tempo)
-        return Clip(f"plucked/{index:05d}", fields, opened, lambda: digest)
+        return {"timbre": tuple(TIMBRES)[index % len(TIMBRES)], "tempo": tempo}
 
-    @contextlib.contextmanager
-    def _opened(self, index: int, timbre: Timbre, tempo: int) -> Iterator[Recording]:
-        yield Recording(self.sample_rate, 1, iter([self._synthesise(index, timbre, tempo)]))
-
-    def _synthesise(self, index: int, timbre: Timbre, tempo: int) -> Samples:
+    def synthesise(self, index: int, labels: Mapping[str, Any]) -> NDArray[np.float32]:
+        timbre, tempo = TIMBRES[labels["timbre"]], labels["tempo"]
         random = np.random.default_rng((self.seed, index))
         samples = np.zeros(round(self.seconds * self.sample_rate), np.float32)
         unit = 30.0 / tempo * self.sample_rate  # samples in an eighth note
@@ -119,7 +149,7 @@ class Plucked(Dataset):
             level = 0.35 + 0.15 * random.random()
             samples[start:end] = level * pluck(note, end - start, timbre, self.sample_rate)
             place = _reflect(place + int(random.choice((-2, -1, -1, 1, 1, 2))))
-        return samples[:, None]
+        return samples
 
 
 def pluck(frequency: float, num_samples: int, timbre: Timbre, sample_rate: int) -> NDArray[np.float32]:

@@ -133,6 +133,14 @@ def fields(store: Store, clips: Sequence[int]) -> list[Mapping[str, str]]:
     return [store.clips[clip].fields for clip in clips]
 
 
+def known_labels(
+    spec: DataSpec, names: Sequence[str], store: Store, clips: Sequence[int]
+) -> tuple[dict[str, str], ...]:
+    """Labels of the clips by these names, those values that a model trained on `spec` knows."""
+    known = dict(spec.vocabularies)
+    return tuple({name: f[name] for name in names if f.get(name) in known[name]} for f in fields(store, clips))
+
+
 def _repeated(items: Sequence[int], count: int) -> list[int]:
     """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
     return list(itertools.islice(itertools.cycle(spread(items, count)), count))

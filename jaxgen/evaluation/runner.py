@@ -14,25 +14,9 @@ from jaxgen.data.store import Store
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation import baselines
-from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.findings import (
-    Column,
-    EvaluationConfig,
-    Evaluator,
-    Findings,
-    describe,
-    even,
-    fields,
-    spread,
-)
-from jaxgen.evaluation.memorisation import memorisation
-from jaxgen.evaluation.metrics import (
-    embed,
-    frechet_distance,
-    frechet_note,
-    log_spectral_distance_db,
-    multi_resolution_stft_distance,
-)
+from jaxgen.evaluation.findings import EvaluationConfig, Evaluator, Findings, even, known_labels, spread
+from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOut
+from jaxgen.evaluation.metrics import log_spectral_distance_db, multi_resolution_stft_distance
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
@@ -42,8 +26,6 @@ from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.objectives.objective import Training
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
-_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
-_EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording; its likelihood is that of all of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +48,7 @@ class Evaluation(EvaluationConfig):
         if not isinstance(training, LikelihoodTraining) or not isinstance(model, SequenceConfig):
             raise UserError(
                 f"Evaluation scores models that predict the next step, but --model is {type(model).__name__}; use "
-                "--evaluation CopySynthesis for one that turns frames into sound."
+                "--evaluation CopySynthesis for one that turns frames into sound, FromNoise for one that makes clips of noise."
             )
         return SequenceEvaluator(training, model, spec, self, **options)
 
@@ -103,80 +85,40 @@ class SequenceEvaluator(Evaluator):
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
         metrics = self._scorer(params, store, spread(clips, most)).metrics
         shown = even(store, clips, self._model.labels, self._evaluation.num_previews)
-        return metrics, self._generate(params, self._labels(store, shown)).clips
+        return metrics, self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
         """Measures `params` on held-out clips of `store`, beside the data trained on, an untrained model and noise.
 
         Raises UserError without held-out clips.
         """
-        if not clips:
-            raise UserError(
-                "there is no held-out clip to evaluate on; set some aside (data.validation) or pass --data.root a folder."
-            )
-        spec, count = self._spec, self._evaluation.num_clips
-        features = spec.features
-        measured = spread(clips, _MOST_REAL)
-        real = ClipSet([_excerpt(store, i) for i in measured], features.sample_rate, fields(store, measured))
-        measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
-        most = features.num_steps(round(_EXCERPT_SECONDS * features.sample_rate))
+        held_out = HeldOut(self._evaluation.metrics, training, store, clips, self._cache_dir)
+        features = self._spec.features
+        most = features.num_steps(round(EXCERPT_SECONDS * features.sample_rate))
         scores = self._scorer(params, store, clips, predict=spread(clips, _RECONSTRUCTED), most=most)
         train_scores = self._scorer(params, training, spread(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
         metrics |= _floors(features, training, store, clips)
         metrics |= _reconstruction(features, store, scores.predictions)
 
-        chosen, known = (
-            even(data, all_clips, self._model.labels, count)
-            for data, all_clips in ((store, clips), (training, training.indices("train")))
-        )
-        labels = self._labels(store, chosen)
+        chosen = held_out.chosen(self._model.labels, self._evaluation.num_clips)
+        labels = known_labels(self._spec, self._model.labels, store, chosen)
         generated = self._generate(params, labels)
-        held_out = [_excerpt(store, i) for i in chosen]
-        columns = (
-            Column("training data", [_excerpt(training, i) for i in known], fields(training, known)),
-            Column("held-out data", held_out, fields(store, chosen)),
-            Column("generated", generated.clips, labels),
-            Column("untrained model", self._generate(untrained, labels).clips, labels),
-            Column("noise", _noise(held_out, self._seed), labels),
+        return held_out.findings(
+            chosen,
+            labels,
+            generated.clips,
+            self._generate(untrained, labels).clips,
+            seed=self._seed,
+            metrics=metrics,
+            notes={"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"},
+            real_time_factor=generated.real_time_factor,
         )
-        notes = {"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"}
-        reference = np.concatenate([embed(_excerpt(store, i), features.sample_rate) for i in clips])
-        table = {}
-        for column in columns:
-            embedded = np.concatenate([embed(clip, features.sample_rate) for clip in column.clips])
-            notes[f"Frechet distance of {column.name}"] = frechet_note(embedded, reference)
-            # held-out clips are the reference itself: their distance would be about 0 by construction
-            distance = math.nan if column.name == "held-out data" else frechet_distance(embedded, reference)
-            table[column.name] = {"frechet_distance_db2": distance} | describe(column, features.sample_rate)
-            scored = ClipSet(column.clips, features.sample_rate, column.labels)
-            for measure in measures:
-                table[column.name] |= measure(real if column.name == "held-out data" else scored)
-        copies = memorisation(
-            ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
-            ((f"generated {place}", clip) for place, clip in enumerate(generated.clips)),
-            ((store.clips[i].name, _excerpt(store, i)) for i in clips),
-            features.sample_rate,
-        )
-        metrics |= table["generated"] | {
-            "memorisation_ratio": copies.ratio,
-            "memorisation_suspicious_share": copies.suspicious_share,
-            "memorisation_generated_median_db": copies.generated.median_db,
-            "memorisation_held_out_median_db": copies.held_out.median_db,
-        }
-        return Findings(metrics, columns, table, labels, notes, copies, generated.real_time_factor)
 
     def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> Generated:
         options = self._evaluation
-        seconds = options.seconds or min(self._generator.usual_seconds, _EXCERPT_SECONDS)
+        seconds = options.seconds or min(self._generator.usual_seconds, EXCERPT_SECONDS)
         return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
-
-    def _labels(self, store: Store, clips: Sequence[int]) -> tuple[dict[str, str], ...]:
-        """Labels of the clips, those values that the model knows."""
-        known = dict(self._spec.vocabularies)
-        return tuple(
-            {name: f[name] for name in self._model.labels if f.get(name) in known[name]} for f in fields(store, clips)
-        )
 
 
 def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
@@ -234,17 +176,3 @@ def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[in
         "teacher_forced_log_spectral_distance_db": float(log_spectral),
         "teacher_forced_multi_resolution_stft_distance": float(multi_resolution),
     }
-
-
-def _excerpt(store: Store, clip: int) -> np.ndarray:
-    """The beginning of a clip, float32 [nsamp]; of all but long recordings, the whole."""
-    return store.samples(clip)[: round(_EXCERPT_SECONDS * store.features.sample_rate)]
-
-
-def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """White noise of the clips' lengths and loudness."""
-    generator = np.random.default_rng(seed)
-    return [
-        np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), len(clip)), -1, 1).astype(np.float32)
-        for clip in clips
-    ]

@@ -1,7 +1,4 @@
-"""Critics of waveforms: one hears every p-th sample (HiFi-GAN, Kong 2020), one spectrograms (UnivNet, Jang 2021).
-
-A convolution is one product with what its kernel sees: on a CPU several times faster than XLA's own.
-"""
+"""Critics of waveforms: one hears every p-th sample (HiFi-GAN, Kong 2020), one spectrograms (UnivNet, Jang 2021)."""
 
 import dataclasses
 import itertools
@@ -11,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.convolution import Conv
+from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features.fourier import framed, hann
-from jaxgen.models.waveform import Critic, CriticModule, View
+from jaxgen.models.sequence import Labels
+from jaxgen.models.sound import Critic, CriticModule, View
 
 _LEAK = 0.1
 _FAINTEST = 1e-7  # power; the slope of a magnitude is infinite at 0
@@ -42,7 +42,14 @@ class WaveCritic(Critic):
                 f"a WaveCritic needs periods and channels of at least 1 and windows of at least 8 samples, got {self}."
             )
 
-    def make(self, *, rngs: nnx.Rngs) -> "WaveCriticModule":
+    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> "WaveCriticModule":
+        """Raises UserError where there are labels: it would not hear whether a sound has them."""
+        del data
+        if labels:
+            raise UserError(
+                f"a WaveCritic is deaf to labels, but the model has {', '.join(labels)}; use --objective.critic ShuffleCritic, "
+                "or leave --model.labels out."
+            )
         return WaveCriticModule(self, rngs)
 
 
@@ -54,42 +61,15 @@ class WaveCriticModule(CriticModule):
         by_window = [_SpectralCritic(window, config.spectral_channels, rngs) for window in config.windows]
         self.parts = nnx.List([*by_period, *by_window])
 
-    def __call__(self, samples: jax.Array) -> tuple[View, ...]:
-        return tuple(part(samples) for part in self.parts)
-
-
-class _Conv(nnx.Module):
-    """A convolution [B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out], kernel and stride for each axis."""
-
-    def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int], stride: tuple[int, int], rngs: nnx.Rngs):
-        self.kernel, self.stride = kernel, stride
-        self.product = nnx.Linear(num_in * kernel[0] * kernel[1], num_out, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.product(jnp.concatenate([*_shifted(x, self.kernel, self.stride)], axis=-1))
-
-
-def _shifted(x: jax.Array, kernel: tuple[int, int], stride: tuple[int, int]) -> list[jax.Array]:
-    """What each element of a kernel sees of x [B, H, W, C], zeros beyond the ends."""
-    sizes = [-(-length // step) for length, step in zip(x.shape[1:3], stride, strict=True)]
-    margins = [
-        (reach // 2, max(0, (size - 1) * step + reach - reach // 2 - length))
-        for length, size, reach, step in zip(x.shape[1:3], sizes, kernel, stride, strict=True)
-    ]
-    padded = jnp.pad(x, [(0, 0), *margins, (0, 0)])
-    return [
-        padded[
-            :, i : i + (sizes[0] - 1) * stride[0] + 1 : stride[0], j : j + (sizes[1] - 1) * stride[1] + 1 : stride[1]
-        ]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
+    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
+        del labels, key
+        return tuple(part(sound) for part in self.parts)
 
 
 class _Layers(nnx.Module):
     """Convolutions with leaky rectifiers between them, the last of which gives the scores."""
 
-    def __init__(self, layers: list[_Conv]):
+    def __init__(self, layers: list[Conv]):
         self.layers = nnx.List(layers)
 
     def __call__(self, x: jax.Array) -> View:
@@ -107,8 +87,8 @@ class _PeriodCritic(nnx.Module):
     def __init__(self, period: int, channels: int, rngs: nnx.Rngs):
         self.period = period
         sizes = [1, *(channels * 2 ** min(layer, 3) for layer in range(4))]
-        hidden = [_Conv(a, b, (5, 1), (3, 1), rngs) for a, b in itertools.pairwise(sizes)]
-        self.layers = _Layers([*hidden, _Conv(sizes[-1], 1, (3, 1), (1, 1), rngs)])
+        hidden = [Conv(a, b, (5, 1), (3, 1), rngs) for a, b in itertools.pairwise(sizes)]
+        self.layers = _Layers([*hidden, Conv(sizes[-1], 1, (3, 1), (1, 1), rngs)])
 
     def __call__(self, samples: jax.Array) -> View:
         padded = jnp.pad(samples, [(0, 0), (0, -samples.shape[1] % self.period)])
@@ -120,10 +100,10 @@ class _SpectralCritic(nnx.Module):
 
     def __init__(self, window: int, channels: int, rngs: nnx.Rngs):
         self.window = window
-        first = _Conv(1, channels, (3, 9), (1, 4), rngs)
-        hidden = [_Conv(channels, channels, (3, 5), (1, 2), rngs) for _ in range(2)]
+        first = Conv(1, channels, (3, 9), (1, 4), rngs)
+        hidden = [Conv(channels, channels, (3, 5), (1, 2), rngs) for _ in range(2)]
         self.layers = _Layers(
-            [first, *hidden, _Conv(channels, channels, (3, 3), (1, 1), rngs), _Conv(channels, 1, (3, 3), (1, 1), rngs)]
+            [first, *hidden, Conv(channels, channels, (3, 3), (1, 1), rngs), Conv(channels, 1, (3, 3), (1, 1), rngs)]
         )
 
     def __call__(self, samples: jax.Array) -> View:

@@ -20,14 +20,14 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.features.fourier import istft
 from jaxgen.features.log_mel import mel_to_magnitude
-from jaxgen.models.waveform import WaveformConfig, WaveformModel
+from jaxgen.models.sound import SoundConfig, SoundModel
 
 _LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
 _FIRST_SCALE = 0.1  # of what a new block adds
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocoder(WaveformConfig):
+class Vocoder(SoundConfig):
     """Mel frames to a waveform."""
 
     width: int = 192
@@ -56,7 +56,7 @@ class Vocoder(WaveformConfig):
         return VocoderModule(self, data, data.features, dtype, rngs)
 
 
-class VocoderModule(WaveformModel):
+class VocoderModule(SoundModel):
     """The module that `Vocoder` configures. Frames are those of the features, whatever these stack to a step."""
 
     def __init__(self, config: Vocoder, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):

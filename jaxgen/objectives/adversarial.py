@@ -19,7 +19,9 @@ from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.critics import WaveCritic, magnitudes
-from jaxgen.models.waveform import Critic, View, WaveformConfig, WaveformModel
+from jaxgen.models.noise import NoiseConfig
+from jaxgen.models.sequence import Labels
+from jaxgen.models.sound import Critic, SoundConfig, SoundModel, View
 from jaxgen.objectives.contest import Contest, LeastSquares, Penalty
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
@@ -39,7 +41,7 @@ class Adversarial(Objective):
     """Config of the objective."""
 
     contest: Contest = LeastSquares()
-    """What the two play for: LeastSquares, Hinge or Wasserstein."""
+    """What the two play for: LeastSquares, Hinge, Logistic or Wasserstein."""
     weight: float = 1.0
     """How much the critic's verdict counts in the generator's loss."""
     terms: tuple[Term, ...] = (FeatureMatching(weight=2.0), MelDistance(weight=15.0), StftDistance(weight=2.0))
@@ -89,12 +91,17 @@ class Adversarial(Objective):
     def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTraining":
         """The objective for one model, data spec, run length and batch size.
 
-        Raises UserError where the batch does not divide into `critic_steps` parts, or the model makes no waveforms.
+        Raises UserError where the batch does not divide into `critic_steps` parts, or the model is of another kind.
         """
-        if not isinstance(model, WaveformConfig):
+        if not isinstance(model, SoundConfig):
             raise UserError(
-                f"Adversarial trains models that make waveforms, but --model is {type(model).__name__}; use --model Vocoder, "
-                "or --objective Likelihood."
+                f"Adversarial trains models that make sound as a whole, but --model is {type(model).__name__}; use --model "
+                "Vocoder or WaveGAN, or --objective Likelihood."
+            )
+        if self.terms and isinstance(model, NoiseConfig):
+            raise UserError(
+                f"a {type(model).__name__} makes sound of noise, which no recording is the model of; take the terms out of the "
+                "objective (terms=() in the config file)."
             )
         if batch_size % self.critic_steps:
             raise UserError(
@@ -114,10 +121,16 @@ class Adversarial(Objective):
         seed: int,
         rows: Sequence[int] | None = None,
     ) -> Excerpts:
-        """Random excerpts as long as `seq_len` steps (`jaxgen.data.excerpts`)."""
-        del model
+        """Excerpts as long as `seq_len` steps (`jaxgen.data.excerpts`): for models of noise whole clips, else random ones."""
+        whole = isinstance(model, NoiseConfig)
+        if isinstance(model, NoiseConfig) and seq_len != model.num_steps:
+            raise UserError(
+                f"--train.seq-len is {seq_len}, but the model makes clips of {model.num_steps} steps; make the two equal."
+            )
         length = seq_len * data.features.samples_per_step
-        return Excerpts(store, batch_size=batch_size, length=length, seed=seed, rows=rows)
+        return Excerpts(
+            store, data, model.labels, batch_size=batch_size, length=length, seed=seed, whole=whole, rows=rows
+        )
 
 
 class AdversarialTraining(Training):
@@ -127,7 +140,7 @@ class AdversarialTraining(Training):
 
     pace = "--objective.generator-optimizer.peak and --objective.critic-optimizer.peak, or their clip-norm,"
 
-    def __init__(self, config: Adversarial, model: WaveformConfig, data: DataSpec, steps: int):
+    def __init__(self, config: Adversarial, model: SoundConfig, data: DataSpec, steps: int):
         self.config = config
         plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
         played = max(1, steps - config.critic_start)
@@ -135,10 +148,10 @@ class AdversarialTraining(Training):
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
         self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
         self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
-        self._critic = Blueprint(lambda rngs: config.critic.make(rngs=rngs))
+        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, rngs=rngs))
         self._terms = [(term, term.bind(data)) for term in config.terms]
 
-    def module(self, params: Any) -> WaveformModel:
+    def module(self, params: Any) -> SoundModel:
         """The generator with these parameters."""
         return self._generator(params)
 
@@ -169,14 +182,18 @@ class AdversarialTraining(Training):
         (critic, critic_opt), metrics = jax.lax.cond(plays, learn, functools.partial(_unchanged, state, learn))
 
         last = jax.tree.map(lambda array: array[-1], parts)
-        made, back = jax.vjp(lambda params: self.module(params).imitate(last, keys[-1]), generator)
+        draw_key, hear_key = jax.random.split(keys[-1])
+        made, back = jax.vjp(lambda params: self.module(params).imitate(last, draw_key), generator)
+        real = self.module(generator).real(last)
         slope, figures = jax.lax.cond(
             plays,
             jax.grad(self._generator_loss, has_aux=True),
             jax.grad(self._loss_alone, has_aux=True),
             made,
             whole(critic),
-            last["samples"],
+            real,
+            last["labels"],
+            hear_key,
         )
         (gradient,) = back(slope)
         updates, generator_opt = self._optimizers["generator"].update(
@@ -185,7 +202,7 @@ class AdversarialTraining(Training):
         updated = optax.apply_updates(state.params["generator"], updates)
         metrics |= figures | {"generator_gradient_norm": optax.tree.norm(gradient)}
         metrics["gradient_norm"] = jnp.hypot(metrics["generator_gradient_norm"], metrics["critic_gradient_norm"])
-        metrics["spread"] = spread_of(made) / spread_of(last["samples"])
+        metrics["spread"] = spread_of(made) / spread_of(real)
         metrics["learning_rate"] = learning_rate(state.opt_state["generator"], self._schedules["generator"])
         metrics["critic_learning_rate"] = learning_rate(state.opt_state["critic"], self._schedules["critic"])
         judged = metrics["generator_loss"] + metrics["critic_loss"]
@@ -207,10 +224,10 @@ class AdversarialTraining(Training):
         def learn(critic: tuple[Any, Any], part: tuple[Batch, jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Metrics]:
             params, opt_state = critic
             rows, number, part_key = part
-            draw_key, penalty_key = jax.random.split(part_key)
-            made = self.module(generator).imitate(rows, draw_key)
+            draw_key, hear_key = jax.random.split(part_key)
+            model = self.module(generator)
             gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
-                whole(params), rows["samples"], made, number, penalty_key
+                whole(params), model.real(rows), model.imitate(rows, draw_key), rows["labels"], number, hear_key
             )
             updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
             figures["critic_gradient_norm"] = optax.tree.norm(gradient)
@@ -232,7 +249,7 @@ class AdversarialTraining(Training):
         The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
         """
         made = self.module(params).imitate(batch, jax.random.key(0))
-        heard = Heard(batch["samples"], made)
+        heard = Heard(self.module(params).real(batch), made)
         rows = {term.name: distance(heard) for term, distance in self._terms if not term.hears_critic}
         return rows | {"loss": self._sum(rows)}
 
@@ -245,27 +262,34 @@ class AdversarialTraining(Training):
         return ""
 
     def _critic_loss(
-        self, params: Any, real: jax.Array, made: jax.Array, number: jax.Array, key: jax.Array
+        self, params: Any, real: jax.Array, made: jax.Array, labels: Labels, number: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Loss of the critic's update of this number, and what is reported of it."""
         critic, contest = self._critic(params), self.config.contest
-        heard = [_halves(view) for view in critic(jnp.concatenate([real, made]))]
+        key, penalty_key = jax.random.split(key)
+        twice = jax.tree.map(lambda values: jnp.concatenate([values, values]), dict(labels))
+        heard = [_halves(view) for view in critic(jnp.concatenate([real, made]), twice, key)]
         loss = _mean([contest.critic(real.scores, made.scores) for real, made in heard])
         right = _mean([(_row_scores(real) > _row_scores(made)).mean() for real, made in heard])
         figures = {"critic_loss": loss, "critic_accuracy": right}
         for penalty in self.config.penalties:
 
             def strength(penalty: Penalty = penalty) -> jax.Array:
-                return penalty.of(lambda rows: _mean([_row_scores(view) for view in critic(rows)]), real, made, key)
+                def score(rows: jax.Array) -> jax.Array:
+                    return _mean([_row_scores(view) for view in critic(rows, labels, key)])
+
+                return penalty.of(score, real, made, penalty_key)
 
             due = number % penalty.every == 0
             loss += penalty.weight * penalty.every * jax.lax.cond(due, strength, lambda: jnp.zeros(()))
         return loss, figures | {"critic_loss": loss}
 
-    def _generator_loss(self, made: jax.Array, critic_params: Any, real: jax.Array) -> tuple[jax.Array, Metrics]:
+    def _generator_loss(
+        self, made: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         """Loss of the generator for what it made, and its terms."""
         critic, config = self._critic(critic_params), self.config
-        heard = Heard(real, made, critic(real), critic(made))
+        heard = Heard(real, made, critic(real, labels, key), critic(made, labels, key))
         verdict = _mean([config.contest.generator(view.scores) for view in heard.made_views])
         figures = {term.name: distance(heard).mean() for term, distance in self._terms}
         loss = config.weight * verdict
@@ -274,9 +298,11 @@ class AdversarialTraining(Training):
         shown = self._sum(figures) if self.compares else loss
         return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": shown}
 
-    def _loss_alone(self, made: jax.Array, critic_params: Any, real: jax.Array) -> tuple[jax.Array, Metrics]:
+    def _loss_alone(
+        self, made: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         """As `_generator_loss`, of the terms that need no critic; what that has beside them is 0."""
-        del critic_params
+        del critic_params, labels, key
         heard = Heard(real, made)
         figures = {
             term.name: jnp.zeros(()) if term.hears_critic else distance(heard).mean() for term, distance in self._terms
@@ -287,12 +313,16 @@ class AdversarialTraining(Training):
     def _sum(self, figures: Mapping[str, jax.Array]) -> jax.Array:
         """What training and validation alike call `loss`: the terms that need no critic."""
         weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
-        return jnp.stack(weighted).sum(axis=0)
+        return sum(weighted, start=jnp.zeros(()))
 
 
-def spread_of(samples: jax.Array) -> jax.Array:
-    """How much sounds float32 [B, T] differ, float32 []: the deviation over rows of their log mean spectra."""
-    spectra = jnp.log(magnitudes(samples, _SPREAD_WINDOW, _SPREAD_WINDOW // 2).mean(axis=1) + 1e-3)
+def spread_of(sounds: jax.Array) -> jax.Array:
+    """How much sounds differ, samples float32 [B, T] or frames [B, N, D]: the deviation over rows of their mean spectra, of
+    samples their logarithms; float32 []."""
+    if sounds.ndim == 2:
+        spectra = jnp.log(magnitudes(sounds, _SPREAD_WINDOW, _SPREAD_WINDOW // 2).mean(axis=1) + 1e-3)
+    else:
+        spectra = sounds.mean(axis=1)
     return spectra.std(axis=0).mean() + 1e-6
 
 
@@ -306,7 +336,7 @@ def _unchanged(
 
 
 def _halves(view: View) -> tuple[View, View]:
-    """What was said of the real waveforms and of those made, which were heard together."""
+    """What was said of the real sounds and of those made, which were heard together."""
     half = len(view.scores) // 2
     parts = [jax.tree.map(lambda array, part=part: array[part], view) for part in (slice(half), slice(half, None))]
     return parts[0], parts[1]

@@ -49,6 +49,17 @@ class Hinge(Contest):
 
 
 @dataclasses.dataclass(frozen=True)
+class Logistic(Contest):
+    """The logistic loss (Goodfellow et al. 2014, section 3), where the generator makes what is scored as real likelier."""
+
+    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+        return jax.nn.softplus(-real).mean() + jax.nn.softplus(made).mean()
+
+    def generator(self, made: jax.Array) -> jax.Array:
+        return jax.nn.softplus(-made).mean()
+
+
+@dataclasses.dataclass(frozen=True)
 class Wasserstein(Contest):
     """The Wasserstein distance (Arjovsky et al. 2017); the critic's slope is held by a `GradientPenalty`."""
 
@@ -62,7 +73,7 @@ class Wasserstein(Contest):
 
 
 Score = Callable[[jax.Array], jax.Array]
-"""A critic's mean score of each waveform: [B, T] to [B]."""
+"""A critic's mean score of each sound: [B, ...] to [B]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,28 +92,28 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
-        """The penalty [], without its weight, at waveforms [B, T]."""
+        """The penalty [], without its weight, at sounds [B, ...]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientPenalty(Penalty):
-    """(|slope| - 1)^2 between real and made waveforms (Gulrajani et al. 2017, eq. 3)."""
+    """(|slope| - 1)^2 between real and made sounds (Gulrajani et al. 2017, eq. 3)."""
 
     def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
-        share = jax.random.uniform(key, (len(real), 1))
-        slope = _slopes(score, share * real + (1 - share) * made)
-        return jnp.square(jnp.sqrt(jnp.square(slope).sum(axis=-1) + 1e-12) - 1).mean()
+        share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
+        return jnp.square(jnp.sqrt(_squared_slopes(score, share * real + (1 - share) * made) + 1e-12) - 1).mean()
 
 
 @dataclasses.dataclass(frozen=True)
 class R1(Penalty):
-    """|slope|^2 / 2 at real waveforms (Mescheder et al. 2018, eq. 9)."""
+    """|slope|^2 / 2 at real sounds (Mescheder et al. 2018, eq. 9)."""
 
     def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
         del made, key
-        return jnp.square(_slopes(score, real)).sum(axis=-1).mean() / 2
+        return _squared_slopes(score, real).mean() / 2
 
 
-def _slopes(score: Score, samples: jax.Array) -> jax.Array:
-    """The gradient of each row's score, [B, T]."""
-    return jax.grad(lambda rows: score(rows).sum())(samples)
+def _squared_slopes(score: Score, sounds: jax.Array) -> jax.Array:
+    """The square of the slope of each row's score, [B]."""
+    slopes = jax.grad(lambda rows: score(rows).sum())(sounds)
+    return jnp.square(slopes).reshape(len(sounds), -1).sum(axis=-1)

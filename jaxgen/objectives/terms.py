@@ -12,16 +12,16 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.critics import magnitudes
-from jaxgen.models.waveform import View
+from jaxgen.models.sound import View
 
 
 class Heard(NamedTuple):
-    """Two sets of waveforms, row by row, and what the critic says of them."""
+    """Two sets of sounds, row by row, and what the critic says of them."""
 
     real: jax.Array
-    """float32 [B, T]."""
+    """float32 [B, ...]: for distances of sounds, samples [B, T]."""
     made: jax.Array
-    """float32 [B, T]."""
+    """Of the same shape."""
     real_views: tuple[View, ...] = ()
     made_views: tuple[View, ...] = ()
 

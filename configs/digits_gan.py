@@ -1,0 +1,56 @@
+"""Spoken digits from noise: a generator of log-mel frames against a critic, conditioned on digit and speaker.
+
+python -m jaxgen.train --config configs/digits_gan.py --data.root DIR
+
+An update takes 0.13 s of one busy core: under 30 min for all on 2 CPU cores. Validation after 4,000 of the 10,000 updates
+(10 min of processor time, 2026-11-25): of 300 clips the judge hears 92.7 % of the digits (93.3 % of real ones) and 88.3 %
+of the speakers; Frechet distance of its embeddings 2.58, of real recordings 1.18.
+TODO: the figures of the finished run.
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.named import Named
+from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.prosody import Prosody
+from jaxgen.features import LogMel
+from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
+from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.training.loop import Train
+
+ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+
+CONFIG = Config(
+    data=Named("fsdd"),
+    features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2),
+    model=WaveGAN(
+        first_steps=6,
+        factors=(2, 2, 2),
+        channels=(256, 256, 192, 128),
+        kernel_size=3,
+        depth=1,
+        labels=("digit", "speaker"),
+    ),
+    objective=Adversarial(
+        contest=Logistic(),
+        terms=(),
+        critic=ShuffleCritic(
+            factors=(2, 2, 2, 2, 3), channels=(128, 192, 256, 256, 256), kernel_size=5, shuffle=1, shift=2
+        ),
+        penalties=(R1(weight=0.5, every=8),),
+        generator_optimizer=ADAM,
+        critic_optimizer=ADAM,
+    ),
+    train=Train(
+        steps=10_000,
+        batch_size=32,
+        seq_len=48,
+        steps_per_call=5,
+        eval_every=1_000,
+        checkpoint_every=500,
+        best_metric="judge_frechet_distance",
+    ),
+    evaluation=FromNoise(num_clips=300, metrics=(Judged(), Prosody())),
+)

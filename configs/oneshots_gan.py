@@ -1,0 +1,40 @@
+"""One-shots from noise: a generator of log-mel frames for any folder of short sounds, without labels.
+
+python -m jaxgen.train --config configs/oneshots_gan.py --data.root DIR
+
+Of each sound the first second is learned. Where file names say what they are, --data.pattern "{kind}_{index}" and
+--model.labels kind.
+
+Made for about 1 hour on 2 CPU cores; it has not been trained yet.
+TODO: Validation figures of a finished run.
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.folder import Folder
+from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.features import LogMel
+from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
+from jaxgen.objectives.adversarial import Adversarial
+from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.training.loop import Train
+
+ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+
+CONFIG = Config(
+    data=Folder(),
+    features=LogMel(sample_rate=16_000, n_fft=512, hop_length=128, n_mels=64, floor=1e-4, stack=2),
+    model=WaveGAN(first_steps=8, factors=(2, 2, 2), channels=(256, 256, 192, 128), kernel_size=3, depth=1),
+    objective=Adversarial(
+        contest=Logistic(),
+        terms=(),
+        critic=ShuffleCritic(
+            factors=(2, 2, 2, 2, 2, 2), channels=(128, 192, 256, 256, 256, 256), kernel_size=5, shuffle=1, shift=2
+        ),
+        penalties=(R1(weight=0.5, every=8),),
+        generator_optimizer=ADAM,
+        critic_optimizer=ADAM,
+    ),
+    train=Train(steps=10_000, batch_size=32, seq_len=64, steps_per_call=5, eval_every=1_000, checkpoint_every=500),
+    evaluation=FromNoise(num_clips=100),
+)

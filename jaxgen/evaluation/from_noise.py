@@ -1,0 +1,97 @@
+"""Measures a model that makes clips of noise: as clips that are drawn freely are measured, and how fast they are made."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread
+from jaxgen.evaluation.held_out import HeldOut
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.noise import Latents, NoiseConfig
+from jaxgen.noise_clips import BATCH, NoiseGenerator
+from jaxgen.objectives.adversarial import AdversarialTraining
+from jaxgen.objectives.objective import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class FromNoise(EvaluationConfig):
+    """Clips that a model makes of noise, with the labels of held-out ones."""
+
+    latents: Latents = Latents()
+    """How the noise is drawn."""
+
+    next_command = "python -m jaxgen.generate --workdir {workdir} --num 8 --interpolate 5"
+
+    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "NoiseEvaluator":
+        if not isinstance(training, AdversarialTraining) or not isinstance(model, NoiseConfig):
+            raise UserError(
+                f"FromNoise measures models that make sound of noise, but --model is {type(model).__name__}; use "
+                "--evaluation Evaluation for one that predicts the next step, CopySynthesis for a vocoder."
+            )
+        return NoiseEvaluator(training, model, spec, self, **options)
+
+
+class NoiseEvaluator(Evaluator):
+    """Distances and judges of clips made freely. `loss` is the Frechet distance: a generator has no likelihood."""
+
+    def __init__(
+        self,
+        training: AdversarialTraining,
+        model: NoiseConfig,
+        spec: DataSpec,
+        evaluation: FromNoise,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        cache_dir: str | Path,
+    ):
+        del batch_size, seq_len
+        self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
+        self._cache_dir = cache_dir
+        self._generator = NoiseGenerator(training.module, model, spec)  # type: ignore[arg-type]
+        self._held_out: HeldOut | None = None
+
+    def validate(
+        self, params: Any, store: Store, clips: Sequence[int], most: int
+    ) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Figures of at most `most` clips with labels of held-out ones, always of the same noise, and the first few of them.
+
+        Their `loss` is the Frechet distance.
+        """
+        if self._held_out is None:  # the same throughout a training
+            self._held_out = HeldOut(self._evaluation.metrics, store, store, spread(clips, most), self._cache_dir)
+        chosen = self._held_out.chosen(self._model.labels, min(most, self._evaluation.num_clips))
+        labels, made = self._labels(store, chosen), self._generate(params, store, chosen)
+        figures = self._held_out.figures(Column("generated", made, labels))
+        return figures | {"loss": figures["frechet_distance_db2"]}, made[: self._evaluation.num_previews]
+
+    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+        held_out = HeldOut(self._evaluation.metrics, training, store, clips, self._cache_dir)
+        chosen = held_out.chosen(self._model.labels, self._evaluation.num_clips)
+        generated = self._generate(params, store, chosen)
+        fast = self._generator(params, self._labels(store, (chosen * BATCH)[:BATCH]), seed=self._seed)
+        return held_out.findings(
+            chosen,
+            self._labels(store, chosen),
+            generated,
+            self._generate(untrained, store, chosen),
+            seed=self._seed,
+            metrics={"real_time_factor": fast.real_time_factor},
+            notes={"real-time factor": f"{BATCH} clips together, after compilation"},
+            real_time_factor=fast.real_time_factor,
+        )
+
+    def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:
+        """Labels of the clips; those that the model does not know are drawn."""
+        return self._generator.drawn_labels(known_labels(self._spec, self._model.labels, store, chosen), self._seed)
+
+    def _generate(self, params: Any, store: Store, chosen: Sequence[int]) -> list[np.ndarray]:
+        labels = self._labels(store, chosen)
+        return self._generator(params, labels, latents=self._evaluation.latents, seed=self._seed).clips

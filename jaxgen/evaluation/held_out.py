@@ -1,0 +1,123 @@
+"""Measures clips that a model makes freely beside held-out recordings: distances, what they are like, whether they are copies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.data.store import Store
+from jaxgen.errors import UserError
+from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
+from jaxgen.evaluation.findings import Column, Findings, describe, even, fields, spread
+from jaxgen.evaluation.memorisation import memorisation
+from jaxgen.evaluation.metrics import embed, frechet_distance, frechet_note
+
+EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
+
+_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
+
+Labels = Sequence[Mapping[str, str]]
+
+
+class HeldOut:
+    """Held-out recordings, as the measure of clips made freely."""
+
+    def __init__(
+        self,
+        metrics: Sequence[AudioMetric],
+        training: Store,
+        store: Store,
+        clips: Sequence[int],
+        cache_dir: str | Path,
+    ):
+        """clips: of `store`, those held out. training: the data trained on. Raises UserError without held-out clips."""
+        if not clips:
+            raise UserError(
+                "there is no held-out clip to evaluate on; set some aside (data.validation) or pass --data.root a folder."
+            )
+        self._training, self._store, self._clips = training, store, clips
+        self._rate = store.features.sample_rate
+        measured = spread(clips, _MOST_REAL)
+        self._real = ClipSet([excerpt(store, i) for i in measured], self._rate, fields(store, measured))
+        self._measures = [metric.prepare(Reference(training, self._real, cache_dir)) for metric in metrics]
+        self._reference = np.concatenate([embed(excerpt(store, i), self._rate) for i in clips])
+
+    def figures(self, column: Column) -> dict[str, float]:
+        """What a set of clips is like, by unit-bearing name."""
+        real = column.name == "held-out data"
+        # held-out clips are the reference itself: their distance would be about 0 by construction
+        distance = math.nan if real else frechet_distance(self._embedded(column), self._reference)
+        found = {"frechet_distance_db2": distance} | describe(column, self._rate)
+        for measure in self._measures:
+            found |= measure(self._real if real else ClipSet(column.clips, self._rate, column.labels))
+        return found
+
+    def chosen(self, names: Sequence[str], count: int) -> list[int]:
+        """Exactly `count` of the held-out clips, as evenly as can be over the values of these labels."""
+        return even(self._store, self._clips, names, count)
+
+    def findings(
+        self,
+        chosen: Sequence[int],
+        labels: tuple[dict[str, str], ...],
+        generated: list[np.ndarray],
+        untrained: list[np.ndarray],
+        *,
+        seed: int,
+        metrics: Mapping[str, float],
+        notes: Mapping[str, str],
+        real_time_factor: float,
+    ) -> Findings:
+        """All that is found of clips that have the labels of the `chosen` held-out ones.
+
+        generated: by the model; untrained: by what it was at first. seed: of the noise beside them. metrics, notes: what is
+        known of the model already.
+        """
+        names, training = tuple(dict.fromkeys(name for row in labels for name in row)), self._training
+        known = even(training, training.indices("train"), names, len(chosen))
+        recordings = [excerpt(self._store, i) for i in chosen]
+        columns = (
+            Column("training data", [excerpt(training, i) for i in known], fields(training, known)),
+            Column("held-out data", recordings, fields(self._store, chosen)),
+            Column("generated", generated, labels),
+            Column("untrained model", untrained, labels),
+            Column("noise", _noise(recordings, seed), labels),
+        )
+        table = {column.name: self.figures(column) for column in columns}
+        distances = {
+            f"Frechet distance of {column.name}": frechet_note(self._embedded(column), self._reference)
+            for column in columns
+        }
+        copies = memorisation(
+            ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
+            ((f"generated {place}", clip) for place, clip in enumerate(generated)),
+            ((self._store.clips[i].name, excerpt(self._store, i)) for i in self._clips),
+            self._rate,
+        )
+        figures = table["generated"] | {
+            "memorisation_ratio": copies.ratio,
+            "memorisation_suspicious_share": copies.suspicious_share,
+            "memorisation_generated_median_db": copies.generated.median_db,
+            "memorisation_held_out_median_db": copies.held_out.median_db,
+        }
+        return Findings(
+            dict(metrics) | figures, columns, table, labels, dict(notes) | distances, copies, real_time_factor
+        )
+
+    def _embedded(self, column: Column) -> np.ndarray:
+        return np.concatenate([embed(clip, self._rate) for clip in column.clips])
+
+
+def excerpt(store: Store, clip: int) -> np.ndarray:
+    """The beginning of a clip, float32 [nsamp]; of all but long recordings, the whole."""
+    return store.samples(clip)[: round(EXCERPT_SECONDS * store.features.sample_rate)]
+
+
+def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """White noise of the clips' lengths and loudness."""
+    generator = np.random.default_rng(seed)
+    return [
+        np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), len(clip)), -1, 1).astype(np.float32)
+        for clip in clips
+    ]

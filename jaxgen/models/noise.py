@@ -1,0 +1,87 @@
+"""What every model that makes sound of random numbers must offer, and how these are drawn."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.models.sequence import Labels
+from jaxgen.models.sound import SoundConfig, SoundModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """How the random numbers are drawn that a clip is made of: from a normal distribution, independently."""
+
+    truncation: float = math.inf
+    """The largest that one may be; smaller clips are cleaner and more alike (the truncation trick, Brock et al. 2019,
+    section 3.1)."""
+
+    def __post_init__(self) -> None:
+        if not self.truncation > 0:
+            raise UserError(f"--truncation is {self.truncation:g}, expected a size above 0.")
+
+    def draw(self, key: jax.Array, size: int) -> jax.Array:
+        """float32 [size]; with the same key, less truncation moves each number only away from 0."""
+        return jax.random.truncated_normal(key, -self.truncation, self.truncation, (size,))
+
+
+def between(first: jax.Array | np.ndarray, last: jax.Array | np.ndarray, shares: np.ndarray) -> jax.Array:
+    """Latents on the arc from `first` to `last` [Z], at shares [N] of the way from 0 to 1: float32 [N, Z].
+
+    Along the arc, the numbers are as large as those that the model was trained with; on the straight way they are not
+    (White 2016, section 2.1).
+    """
+    sizes = jnp.linalg.norm(first), jnp.linalg.norm(last)
+    cosine = jnp.clip(first @ last / (sizes[0] * sizes[1]), -1.0, 1.0)
+    angle = jnp.maximum(jnp.arccos(cosine), 1e-4)  # for less, sines are as good as the angles
+    weights = jnp.stack([jnp.sin((1 - shares) * angle), jnp.sin(shares * angle)]) / jnp.sin(angle)
+    weights = jnp.where(np.stack([shares == 0, shares == 1]), 1.0, weights)  # the ends are what they are
+    return weights[0][:, None] * first + weights[1][:, None] * last
+
+
+class NoiseModel(SoundModel):
+    """Makes clips of random numbers, and of labels if it has any."""
+
+    latent_size: int
+
+    @abc.abstractmethod
+    def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
+        """What the critic hears, [B, ...], of latents float32 [B, Z] and labels int32 [B] or shares float32 [B, V]."""
+
+    @abc.abstractmethod
+    def clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Sound, as the critic hears it, as steps of the features [B, N, *step_shape], and how long each clip is in samples,
+        int32 [B], at least 1: what comes after it is silence.
+        """
+
+    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+        """Of the batch, nothing but its labels and how many clips there are."""
+        return self(jax.random.normal(key, (len(batch["clip"]), self.latent_size)), batch["labels"])
+
+
+class NoiseConfig(SoundConfig):
+    """Base of the frozen dataclasses that configure a `NoiseModel` and build it."""
+
+    labels: tuple[str, ...]
+    """Names of the labels that condition the model."""
+    latent_size: int
+    """Random numbers of a clip."""
+
+    if TYPE_CHECKING:  # a property here would become the default of a model's field
+
+        @property
+        def num_steps(self) -> int:
+            """Steps of a clip."""
+
+    @abc.abstractmethod
+    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> NoiseModel:
+        """As for every model."""

@@ -1,0 +1,69 @@
+"""What adversarial training asks of its two sides: a model that makes sound as a whole, and a critic that hears it.
+
+Sound is what the critic hears: samples float32 [B, T], or frames float32 [B, N, D].
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.models.config import ModelConfig
+from jaxgen.models.sequence import Labels
+
+
+class SoundModel(nnx.Module):
+    """Makes sound as a whole, not step by step."""
+
+    def real(self, batch: Mapping[str, Any]) -> jax.Array:
+        """What is real of a batch (`jaxgen.data.excerpts`), as the critic hears it: by default its samples [B, T]."""
+        return batch["samples"]
+
+    @abc.abstractmethod
+    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+        """Sound in the manner of `real(batch)`, of the same shape, from no more of the batch than generation has.
+
+        key: draws what is left to chance; a model without noise does not use it.
+        """
+
+
+class SoundConfig(ModelConfig):
+    """Base of the frozen dataclasses that configure a `SoundModel` and build it."""
+
+    @abc.abstractmethod
+    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SoundModel:
+        """As for every model. Raises UserError for data that it cannot make sound of."""
+
+
+class View(NamedTuple):
+    """What one part of a critic says of sounds."""
+
+    scores: jax.Array
+    """float32 [B, N]: high is real."""
+    features: tuple[jax.Array, ...]
+    """[B, ...] each: what its layers heard, the first layer first."""
+
+
+class CriticModule(nnx.Module):
+    """Hears whether a sound is real (the discriminator)."""
+
+    @abc.abstractmethod
+    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
+        """What each part says of sounds [B, ...] that are said to have these labels, int32 [B] each.
+
+        key: draws what a critic leaves to chance, so that it does not learn recordings by heart.
+        """
+
+
+class Critic(abc.ABC):
+    """Base of the frozen dataclasses that configure a critic and build it."""
+
+    @abc.abstractmethod
+    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> CriticModule:
+        """Builds the module for sound of this data; parameters are float32. labels: names of those that it is told.
+
+        Raises UserError where it cannot hear such sound, or labels.
+        """
