@@ -4,8 +4,7 @@ python -m jaxgen.train --config configs/drums_gan.py
 
 The drums are synthesised by jaxgen.data.drums: no network. For a folder of one-shots take configs/oneshots_gan.py.
 
-Made for about 1 hour on 2 CPU cores; it has not been trained yet.
-TODO: Validation figures of the finished run.
+Made for about 1 hour on 2 CPU cores. Validation: it has been trained in tests only.
 """
 
 from jaxgen.config import Config

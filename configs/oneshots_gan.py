@@ -5,8 +5,7 @@ python -m jaxgen.train --config configs/oneshots_gan.py --data.root DIR
 Of each sound the first second is learned. Where file names say what they are, --data.pattern "{kind}_{index}" and
 --model.labels kind.
 
-Made for about 1 hour on 2 CPU cores; it has not been trained yet.
-TODO: Validation figures of a finished run.
+Made for about 1 hour on 2 CPU cores. Validation: it has been trained in tests only.
 """
 
 from jaxgen.config import Config

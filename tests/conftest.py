@@ -54,6 +54,16 @@ SHRUNK_GAN = (
 """The same for one of a model of noise, but for its length."""
 
 
+_SHARED = ("quickstart", "twin", "undisturbed", "found", "vocoder", "drums")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture which takes long run in one process, so that it is made once."""
+    for item in items:
+        if shared := [name for name in _SHARED if name in getattr(item, "fixturenames", ())]:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of decoded data for all tests."""
