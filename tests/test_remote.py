@@ -359,11 +359,15 @@ def test_a_run_killed_in_its_upload_goes_on_elsewhere_to_the_same_result(
         shutil.copytree(recordings_folder, folder)
     remote = ("--data.root", "s3://bucket/sounds", "--workdir", "s3://bucket/run")
     process: list[subprocess.Popen] = []
+    coming: list[str] = []
 
     def kill(method: str, path: str) -> bool:
-        if method in ("PUT", "POST") and "/run/checkpoints/4/" in path and path.endswith("manifest.ocdbt"):
-            process[0].send_signal(signal.SIGKILL)
-            process[0].wait()
+        if method in ("PUT", "POST") and "/run/checkpoints/4/" in path:
+            coming.append(path)
+            if len(coming) == 2:
+                time.sleep(0.5)  # until the first one is there
+                process[0].send_signal(signal.SIGKILL)
+                process[0].wait()
         return True
 
     server.before = kill
