@@ -5,6 +5,7 @@ JAXGEN_FUZZ=100 pytest tests/test_fuzz.py tries a hundred times as many inputs.
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
@@ -295,6 +296,8 @@ def test_options(line, tmp_path):
 # -- runs -----------------------------------------------------------------------------------------------------------
 
 
+# When one array of a damaged checkpoint cannot be read, orbax drops the readers of the others; they say so when collected.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning")
 @fuzzed(2)
 @given(data=st.data())
 def test_damaged_runs(data, quickstart, cache):
@@ -321,3 +324,4 @@ def test_damaged_runs(data, quickstart, cache):
         code, _ = outcome(train.main, *TINY, "--workdir", copy, "--cache-dir", cache)
         if code == 0:
             json.loads((copy / "report.json").read_text())
+    gc.collect()
