@@ -2,8 +2,8 @@
 
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
 
-At most 20 min on 2 CPU cores (3.7 steps/s on one of them alone). Validation: 4.092 bits/sample where unigrams score 7.166
-and bigrams 5.403. Of 300 generated clips the judge hears 61 % of the digits (99.3 % of real ones) and 74 % of the speakers:
+36 min at 3.7 steps/s on one of 2 CPU cores. Validation: 4.092 bits/sample where unigrams score 7.166
+and bigrams 5.403. Of 300 generated clips the judge hears 67 % of the digits (99.3 % of real ones) and 76 % of the speakers:
 they sound whispered (docs/results.md, 2026-11-25).
 """
 

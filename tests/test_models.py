@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -110,25 +109,6 @@ def test_unroll_is_repeated_step(config, data):
         out, carry = step(model, batch["x"][:, t : t + model.lookback], labels, carry)
         np.testing.assert_allclose(outputs[:, t], out, atol=2e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), last, carry)
-
-
-def test_an_update_may_learn_some_samples_of_each_frame():
-    """Their scores are those that all samples have at these places, and each place has its turn."""
-    config = SampleRNN(cell=GRU(4), frame_sizes=(6, 3), learned_share=0.5, label_dropout=0.0, **TIERS)
-    model, batch = make(config, MU), draw_batch(config, MU)
-    outputs, last = unroll(model, batch)
-    scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])["loss"]
-    by_place = {places: scores.reshape(B, -1, 3)[..., places] for places in itertools.permutations(range(3), 2)}
-    masks = {places: batch["mask"].reshape(B, -1, 3)[..., places] for places in by_place}
-    learn, found = nnx.jit(lambda model, batch, key: model.learn(batch, model.init_carry(B), key)), set()
-    for key in jax.random.split(jax.random.key(0), 12):
-        some, real, carry = learn(model, batch, key)
-        some = some["loss"].reshape(B, -1, 2)
-        (places,) = [places for places, expected in by_place.items() if np.allclose(some, expected, atol=1e-5)]
-        np.testing.assert_array_equal(real.reshape(some.shape), masks[places])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), last, carry)
-        found |= set(places)
-    assert found == {0, 1, 2}
 
 
 @one_of_each
@@ -364,7 +344,6 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
         ("--model.window is 0", functools.partial(SampleRNN, window=0)),
-        ("--model.learned-share is 0", functools.partial(SampleRNN, learned_share=0.0)),
         ("--model.distribution", functools.partial(MelRNN(distribution=Categorical(4)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(MelRNN(labels=("accent",)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(WaveRNN(labels=("accent",)).make, MU, rngs=nnx.Rngs(0))),

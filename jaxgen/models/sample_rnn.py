@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,9 +54,6 @@ class SampleRNN(SequenceConfig):
     """Past samples that the network over samples reads as numbers; a period of the voice is worth having."""
     spectrum: int = 256
     """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
-    learned_share: float = 1.0
-    """Share of the samples of a frame of the last tier that an update learns to predict, drawn anew each time. The tiers
-    hear all of them all the same: for less than the whole an update costs less, and a run hears more."""
     labels: tuple[str, ...] = ()
     """Label fields that condition the slowest tier."""
     label_size: int = 32
@@ -78,8 +75,6 @@ class SampleRNN(SequenceConfig):
                 f"--model.window is {self.window}, --model.embedding-size {self.embedding_size}, --model.sample-size "
                 f"{self.sample_size} and --model.spectrum {self.spectrum}; expected at least 1 each, and a spectrum of 2."
             )
-        if not 0 < self.learned_share <= 1:
-            raise UserError(f"--model.learned-share is {self.learned_share:g}, expected above 0 and at most 1.")
 
     @property
     def lookback(self) -> int:
@@ -123,17 +118,20 @@ class Tier(nnx.Module):
         """Steps of the tier below in a frame."""
         return self.frame_size // self.below
 
-    def told(self, hidden: jax.Array, places: jax.Array | None = None) -> jax.Array:
-        """What is said for hidden units [..., H]: vectors [..., ratio, D], or only those at `places`, int [S], [..., S, D]."""
-        if places is None:
-            return self.upsample(hidden).reshape(*hidden.shape[:-1], self.ratio, self.out_features)
-        layer, size = self.upsample, len(places) * self.out_features
-        assert layer.bias is not None
-        kernel = layer.kernel[...].reshape(-1, self.ratio, self.out_features)[:, places].reshape(-1, size)
-        bias = layer.bias[...].reshape(self.ratio, self.out_features)[places].reshape(size)
-        hidden, kernel, bias = layer.promote_dtype((hidden, kernel, bias), dtype=layer.dtype)
-        said = layer.dot_general(hidden, kernel, (((hidden.ndim - 1,), (0,)), ((), ()))) + bias
-        return said.reshape(*hidden.shape[:-1], len(places), self.out_features)
+    def unroll(
+        self, frames: jax.Array, carry: Carry, reset: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Carry]:
+        """Frames [B, N, F] to vectors [B, N, ratio, D]."""
+        hidden, carry = self.stack.unroll(frames, carry, reset, key)
+        return self._upsampled(hidden), carry
+
+    def step(self, frame: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        """One frame [B, F] to vectors [B, ratio, D]."""
+        hidden, carry = self.stack.step(frame, carry)
+        return self._upsampled(hidden), carry
+
+    def _upsampled(self, hidden: jax.Array) -> jax.Array:
+        return self.upsample(hidden).reshape(*hidden.shape[:-1], self.ratio, self.out_features)
 
 
 class SampleModule(SampleSequenceModel):
@@ -145,7 +143,7 @@ class SampleModule(SampleSequenceModel):
 
     def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
         self.lookback, self.window, self.spectrum = config.lookback, config.window, config.spectrum
-        self.labels, self.learned_share = config.labels, config.learned_share
+        self.labels = config.labels
         self.features, self.dtype = features, dtype
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
@@ -178,37 +176,11 @@ class SampleModule(SampleSequenceModel):
     def unroll(
         self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
-        return self._unroll(x, labels, carry, reset, key, None)
-
-    def learn(
-        self, batch: Mapping[str, Any], carry: Carry, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], jax.Array, Carry]:
-        ratio = self.tiers[-1].frame_size
-        count = math.ceil(self.learned_share * ratio)
-        if count == ratio:
-            return super().learn(batch, carry, key)
-        key, draw_key = jax.random.split(key)
-        places = jax.random.choice(draw_key, ratio, (count,), replace=False)
-        outputs, carry = self._unroll(batch["x"], batch["labels"], carry, batch["reset"], key, places)
-        steps = _steps(batch["reset"].shape[1], ratio, places)
-        target, end = batch["x"][:, self.lookback :][:, steps], batch["end"][:, steps]
-        return self.scores(outputs, target, end), batch["mask"][:, steps], carry
-
-    def _unroll(
-        self,
-        x: jax.Array,
-        labels: Labels,
-        carry: Carry,
-        reset: jax.Array,
-        key: jax.Array | None,
-        places: jax.Array | None,
-    ) -> tuple[jax.Array, Carry]:
-        """As `unroll`, for the samples at these places of each frame of the last tier alone; none takes all."""
         batch_size, num_steps = reset.shape
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
                 f"chunks of {num_steps} samples do not divide into frames of {self.tiers[0].frame_size}; change "
-                "--train.seq-len or --model.frame-sizes."
+                "--train.seq-len, --objective.segment or --model.frame-sizes."
             )
         keys: list[jax.Array | None] = [None] * (1 + len(self.tiers))
         if key is not None:
@@ -227,18 +199,13 @@ class SampleModule(SampleSequenceModel):
             frames = values[:, self.lookback - size :][:, :num_steps].reshape(batch_size, -1, size)
             starts = reset.reshape(batch_size, -1, size).any(axis=-1)
             last = self._last(x[:, self.lookback - 1 : -1 : size])
-            hidden, state = tier.stack.unroll(join(frames, last, beside), state, starts, tier_key)
+            vectors, state = tier.unroll(join(frames, last, beside), state, starts, tier_key)
             states.append(state)
-            said.append(tier.told(hidden[:, -1]))
-            beside = tier.told(hidden, places if tier is self.tiers[-1] else None)
-            beside = beside.reshape(batch_size, -1, tier.out_features)
+            said.append(vectors[:, -1])
+            beside = vectors.reshape(batch_size, -1, tier.out_features)
         skipped = self.lookback - self.window
         windows = jnp.stack([values[:, skipped + i :][:, :num_steps] for i in range(self.window)], axis=-1)
-        before = x[:, self.lookback - 1 : -1]
-        if places is not None:
-            steps = _steps(num_steps, self.tiers[-1].frame_size, places)
-            windows, before = windows[:, steps], before[:, steps]
-        outputs = self._next(self._last(before), windows, beside)
+        outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), windows, beside)
         return outputs, {"tiers": tuple(states), "said": tuple(said), "since": (since[:, -1] + 1) * slowest}
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
@@ -255,8 +222,7 @@ class SampleModule(SampleSequenceModel):
             within = place % tier.frame_size
 
             def advance(tier: Tier = tier, beside: Callable[[], jax.Array] = beside, state: Carry = state):
-                hidden, state = tier.stack.step(join(values[:, -tier.frame_size :], last, beside()), state)
-                return tier.told(hidden), state
+                return tier.step(join(values[:, -tier.frame_size :], last, beside()), state)
 
             def keep(vectors: jax.Array = vectors, state: Carry = state):
                 return vectors, state
@@ -289,11 +255,6 @@ class SampleModule(SampleSequenceModel):
     def _last(self, steps: jax.Array) -> jax.Array:
         """Vectors [..., E] of codes [...]."""
         return self.embedding(self.features.codes(steps))
-
-
-def _steps(num_steps: int, frame_size: int, places: jax.Array) -> jax.Array:
-    """The steps at these places of all frames, int32 [num_steps / frame_size * len(places)]."""
-    return (jnp.arange(0, num_steps, frame_size)[:, None] + places).ravel()
 
 
 def _since(starts: jax.Array, before: jax.Array) -> jax.Array:

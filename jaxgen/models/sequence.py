@@ -53,15 +53,6 @@ class SequenceModel(nnx.Module):
         key: draws dropout masks; None turns every kind of noise off.
         """
 
-    def learn(
-        self, batch: Mapping[str, Any], carry: Carry, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], jax.Array, Carry]:
-        """What an update trains on: scores of S steps of a batch (`jaxgen.data.pipeline`), float [B, S] each, which of
-        these are real, bool [B, S], and the carry after the batch. All T steps, unless a model takes a sample of them.
-        """
-        outputs, carry = self.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
-        return self.scores(outputs, batch["x"][:, self.lookback :], batch["end"]), batch["mask"], carry
-
     @abc.abstractmethod
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
         """Output parameters [B, P] of the next step, for the last `lookback` steps x [B, lookback, ...]."""

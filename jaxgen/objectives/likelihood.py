@@ -201,10 +201,12 @@ class LikelihoodTraining(Training):
 
     def _sums(self, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Metrics, Any]:
         """Sums of the scores over real steps, the number of these, and the carry after the last."""
-        scores, real, carry = self.module(params).learn(batch, carry, key)
-        sums = {name: jnp.where(real, value, 0.0).sum() for name, value in scores.items()}
+        model = self.module(params)
+        outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
+        scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
+        sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
         # Counted beside the scores: devices then sum once, at the end. A sum at the start would hold a thread of the CPU.
-        return sums | {_STEPS: real.sum(dtype=jnp.float32)}, carry
+        return sums | {_STEPS: batch["mask"].sum(dtype=jnp.float32)}, carry
 
     def _part(self, batch: Batch, start: jax.Array) -> Batch:
         """A segment of a batch: its steps, and in x the lookback before them."""
