@@ -14,6 +14,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
+from jaxgen.sounding import open_vocoder
 from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
 
@@ -47,6 +48,8 @@ class Options:
     """Clips to generate; none takes the config's."""
     seed: int = 0
     """The same seed generates the same clips."""
+    vocoder: str | None = None
+    """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of the local copy of a run in an object store."""
 
@@ -67,6 +70,9 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     further = named(AudioMetric, options.metrics, "--metrics")
     trained = Run.open(workdir, options.step)
     config = trained.config
+    decoder = None
+    if options.vocoder is not None:
+        _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
     training = _training_data(config)
@@ -86,6 +92,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         seq_len=config.train.seq_len,
         seed=options.seed,
         cache_dir=config.cache_dir,
+        decoder=decoder,
     )
     findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
     write_report(
@@ -98,6 +105,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         about=trained.about()
         | {
             "run": options.workdir,
+            **({} if options.vocoder is None else {"vocoder": options.vocoder}),
             "held-out data": options.data.root or "the run's validation clips",
             "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
         },

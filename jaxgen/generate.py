@@ -4,7 +4,6 @@ A sequence model's sound is written as it is made, so that clips may be of any l
 shorter, but whole. A model of noise makes whole clips, and the way from one to the next (`--interpolate`).
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -21,23 +20,21 @@ import numpy as np
 import tyro
 
 from jaxgen import audio
-from jaxgen.config import differences, parse
+from jaxgen.config import parse
 from jaxgen.distributions import Sampling
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.features import LogMel
 from jaxgen.files import writing
-from jaxgen.generation import DecodeBlocks, Generator, use_all_cores
+from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
-from jaxgen.models.vocoder import Vocoder
 from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
+from jaxgen.sounding import open_vocoder
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
-from jaxgen.vocoding import Renderer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +95,9 @@ def main() -> int:
     shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
     with (
         copied(options.workdir, options.cache_dir) as folder,
-        contextlib.nullcontext() if options.vocoder is None else copied(options.vocoder, options.cache_dir) as sounding,
         delivered(options.out or folder / "generated" / f"seed_{options.seed}") as out,
     ):
-        return _generate(options, folder, sounding, out, shown)
+        return _generate(options, folder, out, shown)
 
 
 _OF_SEQUENCES = ("seconds", "prompt", "temperature", "top_k", "top_p", "spread", "guidance")
@@ -118,21 +114,18 @@ class _Coming:
     """The next samples of every clip, float32 [any number] each, again and again until all are made."""
 
 
-def _generate(options: Options, workdir: Path, sounding: Path | None, out: Path, shown: str) -> int:
+def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
     model, evaluation, rate = trained.config.model, trained.config.evaluation, trained.spec.features.sample_rate
-    vocoder = None if sounding is None else Run.open(sounding)
-    decode_blocks = None if vocoder is None else _decoder(vocoder, trained, options)
+    vocoder, decoder = None, None
+    if options.vocoder is not None:
+        vocoder, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features)
     if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
         _refuse(options, _OF_NOISE, "predicts one step after another")
-        coming = _of_a_sequence(
-            options, trained, Generator(trained.training.module, model, trained.spec, decode_blocks)
-        )
+        coming = _of_a_sequence(options, trained, Generator(trained.training.module, model, trained.spec, decoder))
     elif isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
         _refuse(options, _OF_SEQUENCES, "makes whole clips of noise")
-        coming = _of_noise(
-            options, trained, NoiseGenerator(trained.training.module, model, trained.spec, decode_blocks)
-        )
+        coming = _of_noise(options, trained, NoiseGenerator(trained.training.module, model, trained.spec, decoder))
     else:
         raise UserError(
             f"'{options.workdir}' holds a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
@@ -199,28 +192,6 @@ def _of_noise(options: Options, trained: Run, generator: NoiseGenerator) -> _Com
             yield [*way[::steps], generator.joined(way)]
 
     return _Coming(labels if steps is None else (*labels, {"interpolated": str(steps)}), made())
-
-
-def _decoder(vocoder: Run, trained: Run, options: Options) -> DecodeBlocks:
-    """What makes sound of the frames of `trained`. Raises UserError for a run of something else, or of other frames."""
-    frames, model = trained.spec.features, vocoder.config.model
-    if not isinstance(model, Vocoder) or not isinstance(vocoder.spec.features, LogMel):
-        raise UserError(
-            f"'{options.vocoder}' holds a {type(model).__name__}; pass --vocoder the folder of a run of a Vocoder, as "
-            "configs/digits_vocoder.py trains."
-        )
-    if not isinstance(frames, LogMel):
-        raise UserError(
-            f"'{options.workdir}' models {frames.step_unit}s, but a vocoder makes sound of mel frames; leave --vocoder out."
-        )
-    known, asked = (dataclasses.replace(each, stack=1) for each in (vocoder.spec.features, frames))
-    if changed := differences(known, asked, prefix="features"):
-        raise UserError(
-            f"'{options.vocoder}' makes sound of other frames than '{options.workdir}' models: {'; '.join(changed)}. Pass "
-            "--vocoder one that was trained with the same features."
-        )
-    renderer = Renderer(vocoder.training.module, frames)
-    return functools.partial(renderer.decode_blocks, vocoder.params)
 
 
 def write_as_made(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,9 @@ from tqdm import tqdm
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
+from jaxgen.features import Decoder
 from jaxgen.machine import available_cores
 from jaxgen.models.sequence import Labels, RunState, SequenceConfig, SequenceModel
-
-DecodeBlocks = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 
@@ -49,12 +48,12 @@ class Generator:
         module: Callable[[Any], SequenceModel],
         model: SequenceConfig,
         spec: DataSpec,
-        decode_blocks: DecodeBlocks | None = None,
+        decoder: Decoder | None = None,
     ):
-        """module: puts parameters into the model that `model` configures (`LikelihoodTraining.module`). decode_blocks: makes
-        sound of its steps, as that of the features, which none takes.
+        """module: puts parameters into the model that `model` configures (`LikelihoodTraining.module`). decoder: makes sound
+        of its steps; none takes the features.
         """
-        self._decode_blocks = decode_blocks or spec.features.decode_blocks
+        self._decoder = decoder or spec.features
         self._module, self._model, self._spec = module, model, spec
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")
         self._consume = jax.jit(self._consume_prompt)
@@ -112,7 +111,7 @@ class Generator:
         lengths: of each clip in steps, brought down by `steps` where it comes upon the end of one.
         """
         features, done = self._spec.features, 0
-        for samples in self._decode_blocks(steps):
+        for samples in self._decoder.decode_blocks(steps):
             ends = [max(features.num_samples(int(length)), features.hop_length) for length in lengths]
             yield [row[: max(0, end - done)] for row, end in zip(samples, ends, strict=True)]
             done += samples.shape[1]

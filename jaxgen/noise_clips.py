@@ -10,13 +10,15 @@ import numpy as np
 
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
-from jaxgen.generation import DecodeBlocks, Generated
+from jaxgen.features import Decoder
+from jaxgen.generation import Generated
 from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
 
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
 
 _TOGETHER = 8  # of them, of like lengths, that are made sound together: no work for silence
+_LENGTHS = 6  # that a group may have; a program is compiled for each
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
 Labels = Sequence[Mapping[str, str]]
@@ -30,12 +32,12 @@ class NoiseGenerator:
         module: Callable[[Any], NoiseModel],
         model: NoiseConfig,
         spec: DataSpec,
-        decode_blocks: DecodeBlocks | None = None,
+        decoder: Decoder | None = None,
     ):
-        """module: puts parameters into the model that `model` configures (`Training.module`). decode_blocks: makes sound of
-        its steps, as that of the features, which none takes.
+        """module: puts parameters into the model that `model` configures (`Training.module`). decoder: makes sound of its
+        steps; none takes the features.
         """
-        self._decode_blocks = decode_blocks or spec.features.decode_blocks
+        self._decoder = decoder or spec.features
         self._model, self._spec = model, spec
         self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
 
@@ -106,12 +108,12 @@ class NoiseGenerator:
         return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
 
     def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-        features = self._spec.features
         steps, lengths = map(np.asarray, self._make(params, latents, shares))
         clips: dict[int, np.ndarray] = {}
         for group in np.argsort(lengths, kind="stable").reshape(-1, _TOGETHER):
-            heard = steps[group, : features.num_steps(int(lengths[group].max()))]  # silence follows
-            samples = np.concatenate(list(self._decode_blocks([heard])), axis=1)
+            heard = self._spec.features.num_steps(int(lengths[group].max()))  # silence follows
+            rounded = -(-steps.shape[1] // _LENGTHS)
+            samples = np.asarray(self._decoder.decode(steps[group, : -(-heard // rounded) * rounded]))
             clips |= {row: sound[: lengths[row]] for row, sound in zip(group.tolist(), samples, strict=True)}
         return (clips[row] for row in range(BATCH))
 

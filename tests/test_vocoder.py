@@ -78,18 +78,17 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
     training, params = _trained(causal=causal)
     frames = _frames(count, rows=2)
     whole = np.asarray(training.module(params).render(frames))
-    renderer = Renderer(training.module, FEATURES)
+    renderer = Renderer(training.module, FEATURES, params)
     streams = [
-        list(renderer.decode_blocks(params, (frames[:, at : at + size] for at in range(0, count, size))))
-        for size in (7, 50, 200)
+        list(renderer.decode_blocks(frames[:, at : at + size] for at in range(0, count, size))) for size in (7, 50, 200)
     ]
     for blocks in streams:
         joined = np.concatenate([np.zeros((2, 0), np.float32), *blocks], axis=1)
         assert joined.shape == (2, (count - 1) * 80)
         np.testing.assert_allclose(joined, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
         assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
-    alone = renderer.clip(params, frames[0])
-    np.testing.assert_allclose(alone, whole[0], atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
+    padded = renderer.decode(frames)
+    np.testing.assert_allclose(padded, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
 
 
 def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
@@ -104,7 +103,7 @@ def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
                 given += 1
                 yield frame
 
-        next(Renderer(training.module, FEATURES).decode_blocks(params, counted()))
+        next(Renderer(training.module, FEATURES, params).decode_blocks(counted()))
         waits[causal] = given - 64
     assert waits[True] == 2  # half a window of 256 samples, in frames of 80
     assert waits[False] == 2 + training.module(params).reach[0] // 2
@@ -117,11 +116,13 @@ def test_stacked_frames_are_taken_apart():
     )
     (one, params), (other, _) = _trained(), _trained(spec=stacked)
     frames = _frames(100)
-    expected = np.concatenate(list(Renderer(one.module, FEATURES).decode_blocks(params, [frames])), axis=1)
+    expected = np.concatenate(list(Renderer(one.module, FEATURES, params).decode_blocks([frames])), axis=1)
     steps = frames.reshape(1, 50, 40)
-    got = np.concatenate(list(Renderer(other.module, stacked.features).decode_blocks(params, [steps])), axis=1)
+    got = np.concatenate(list(Renderer(other.module, stacked.features, params).decode_blocks([steps])), axis=1)
     np.testing.assert_array_equal(got, expected)
-    assert got.shape[1] == stacked.features.num_samples(50)
+    whole = Renderer(other.module, stacked.features, params).decode(steps)
+    np.testing.assert_array_equal(whole, Renderer(one.module, FEATURES, params).decode(frames))
+    assert got.shape[1] == whole.shape[1] == stacked.features.num_samples(50)
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"kernel_size": 4}, {"num_blocks": 0}])
@@ -210,6 +211,12 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
     assert made["griffin"].shape == made["vocoder"].shape
     assert np.isfinite(made["vocoder"]).all()
     assert np.abs(made["griffin"] - made["vocoder"]).max() > 0
+    report = ("--workdir", quickstart, "--vocoder", vocoder, "--num-clips", "2", "--out", tmp_path)
+    assert command(evaluate.main, *report)[0] == 0
+    sounding, plain = (json.loads((path / "report.json").read_text()) for path in (tmp_path, quickstart))
+    assert sounding["about"]["vocoder"] == str(vocoder)
+    assert sounding["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"])
+    assert sounding["metrics"]["frechet_distance_db2"] != pytest.approx(plain["metrics"]["frechet_distance_db2"])
 
 
 def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, command, cache, tmp_path):
@@ -225,6 +232,8 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err
         assert "Traceback" not in err
+    code, _, err = command(evaluate.main, "--workdir", vocoder, "--vocoder", vocoder, "--out", tmp_path / "report")
+    assert (code, "leave --vocoder out" in err) == (2, True), err
     asked = ("--config", config, "--workdir", tmp_path / "run", "--cache-dir", cache)
     for swapped, says in (
         (("--evaluation", "Evaluation"), "use --evaluation CopySynthesis"),

@@ -23,7 +23,7 @@ from jaxgen.evaluation.metrics import (
     log_spectral_distance_db,
     multi_resolution_stft_distance,
 )
-from jaxgen.features import LogMel
+from jaxgen.features import Decoder, LogMel
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.objectives.adversarial import AdversarialTraining
@@ -81,8 +81,13 @@ class CopyEvaluator(Evaluator):
         seq_len: int,
         seed: int,
         cache_dir: str | Path,
+        decoder: Decoder | None = None,
     ):
         del seed
+        if decoder is not None:
+            raise UserError(
+                "the run of --workdir is of a vocoder itself, and is measured as such; leave --vocoder out."
+            )
         assert isinstance(spec.features, LogMel)
         self._evaluation, self._cache_dir = evaluation, cache_dir
         self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
@@ -94,7 +99,7 @@ class CopyEvaluator(Evaluator):
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], list[np.ndarray]]:
         shown = spread(self._usable(store, clips), self._evaluation.num_previews)
-        copies = [self._renderer.clip(params, self._frames(store, clip)) for clip in shown]
+        copies = [self._copy(params, self._frames(store, clip)) for clip in shown]
         return self._scores(params, store, spread(clips, most)), copies
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
@@ -114,10 +119,10 @@ class CopyEvaluator(Evaluator):
         labels = tuple(_shown(each) for each in fields(store, chosen))
         reference = np.concatenate([embed(clip, rate) for clip in recordings])
 
-        ways: dict[str, Render] = {"generated": functools.partial(self._renderer.clip, params)}
+        ways: dict[str, Render] = {"generated": functools.partial(self._copy, params)}
         for iterations in self._evaluation.griffin_lim:
             ways[f"Griffin-Lim, {iterations} iterations"] = functools.partial(self._griffin_lim, iterations)
-        ways["untrained model"] = functools.partial(self._renderer.clip, untrained)
+        ways["untrained model"] = functools.partial(self._copy, untrained)
         columns = [Column("held-out data", recordings, labels)]
         table = {"held-out data": self._distances(recordings, recordings, frames) | {"real_time_factor": math.nan}}
         table["held-out data"] |= {"frechet_distance_db2": math.nan} | describe(columns[0], rate)
@@ -175,6 +180,9 @@ class CopyEvaluator(Evaluator):
     def _frames(self, store: Store, clip: int) -> np.ndarray:
         count = 1 + len(self._real(store, clip)) // self._features.hop_length
         return store.steps(clip).reshape(-1, self._features.n_mels)[:count]
+
+    def _copy(self, params: Any, frames: np.ndarray) -> np.ndarray:
+        return self._renderer.of(params).decode(frames[None])[0]
 
     def _griffin_lim(self, iterations: int, frames: np.ndarray) -> np.ndarray:
         padded = np.tile(self._features.silence(), (-(-len(frames) // _FRAMES) * _FRAMES, 1))

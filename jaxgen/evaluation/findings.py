@@ -15,6 +15,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import clipping_rate, silence_rate
+from jaxgen.features import Decoder
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.objective import Training
 
@@ -80,8 +81,12 @@ class EvaluationConfig(abc.ABC):
         seq_len: int,
         seed: int,
         cache_dir: str | Path,
+        decoder: Decoder | None = None,
     ) -> "Evaluator":
-        """What measures models of this config. Raises UserError where they are of another kind."""
+        """What measures models of this config. decoder: makes sound of their steps; none takes the features.
+
+        Raises UserError where they are of another kind.
+        """
 
 
 class Evaluator(abc.ABC):

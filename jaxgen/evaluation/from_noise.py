@@ -12,6 +12,7 @@ from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread
 from jaxgen.evaluation.held_out import HeldOut
+from jaxgen.features import Decoder
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.noise_clips import BATCH, NoiseGenerator
@@ -51,11 +52,12 @@ class NoiseEvaluator(Evaluator):
         seq_len: int,
         seed: int,
         cache_dir: str | Path,
+        decoder: Decoder | None = None,
     ):
         del batch_size, seq_len
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
-        self._generator = NoiseGenerator(training.module, model, spec)  # type: ignore[arg-type]
+        self._generator = NoiseGenerator(training.module, model, spec, decoder)  # type: ignore[arg-type]
         self._held_out: HeldOut | None = None
 
     def validate(

@@ -18,7 +18,7 @@ from jaxgen.evaluation.findings import EvaluationConfig, Evaluator, Findings, ev
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOut
 from jaxgen.evaluation.metrics import log_spectral_distance_db, multi_resolution_stft_distance
 from jaxgen.evaluation.scoring import Scorer
-from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
+from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig
@@ -67,6 +67,7 @@ class SequenceEvaluator(Evaluator):
         seq_len: int,
         seed: int,
         cache_dir: str | Path,
+        decoder: Decoder | None = None,
     ):
         """Raises UserError where labels are to guide a model that cannot be: before hours of training."""
         if evaluation.sampling.guidance and not model.guidable:
@@ -77,7 +78,7 @@ class SequenceEvaluator(Evaluator):
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
         self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
-        self._generator = Generator(training.module, model, spec)
+        self._generator = Generator(training.module, model, spec, decoder)
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int

@@ -3,6 +3,6 @@
 from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
 from jaxgen.features.pcm16 import Pcm16
-from jaxgen.features.spec import FeatureSpec, SampleSpec
+from jaxgen.features.spec import Decoder, FeatureSpec, SampleSpec
 
-__all__ = ["FeatureSpec", "LogMel", "MuLaw", "Pcm16", "SampleSpec"]
+__all__ = ["Decoder", "FeatureSpec", "LogMel", "MuLaw", "Pcm16", "SampleSpec"]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -16,6 +16,16 @@ def require(condition: bool, message: str) -> None:
     """Raises UserError(message) where a setting does not fit."""
     if not condition:
         raise UserError(message)
+
+
+class Decoder(Protocol):
+    """What makes sound of steps: features themselves, or a vocoder."""
+
+    def decode(self, steps: np.ndarray) -> jax.Array | np.ndarray:
+        """See `FeatureSpec`."""
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `FeatureSpec`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,37 @@
+"""A vocoder, trained by another run, that makes sound of a model's frames."""
+
+import dataclasses
+
+from jaxgen.config import differences
+from jaxgen.errors import UserError
+from jaxgen.features import FeatureSpec, LogMel
+from jaxgen.models.vocoder import Vocoder
+from jaxgen.remote import copied
+from jaxgen.runs import Run
+from jaxgen.vocoding import Renderer
+
+
+def open_vocoder(name: str, cache_dir: str, features: FeatureSpec) -> tuple[Run, Renderer]:
+    """The run of a vocoder in a folder, also in an object store, and what makes sound of `features` by it.
+
+    Raises UserError for a run of something else, or of other frames.
+    """
+    with copied(name, cache_dir) as folder:
+        run = Run.open(folder)
+    if not isinstance(run.config.model, Vocoder) or not isinstance(run.spec.features, LogMel):
+        raise UserError(
+            f"'{name}' holds a {type(run.config.model).__name__}; pass --vocoder the folder of a run of a Vocoder, as "
+            "configs/digits_vocoder.py trains."
+        )
+    if not isinstance(features, LogMel):
+        raise UserError(
+            f"the model of --workdir makes {features.step_unit}s, but a vocoder makes sound of mel frames; leave --vocoder "
+            "out."
+        )
+    known, asked = (dataclasses.replace(each, stack=1) for each in (run.spec.features, features))
+    if changed := differences(known, asked, prefix="features"):
+        raise UserError(
+            f"'{name}' makes sound of other frames than the model of --workdir makes: {'; '.join(changed)}. Pass "
+            "--vocoder one that was trained with the same features."
+        )
+    return run, Renderer(run.training.module, features, run.params)
