@@ -180,7 +180,13 @@ def test_each_term_has_its_own_options(config):
 
 def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path):
     report = json.loads((vocoder / "report.json").read_text())
-    assert list(report["table"]) == ["held-out data", "generated", "Griffin-Lim, 2 iterations", "untrained model"]
+    assert list(report["table"]) == [
+        "held-out data",
+        "generated",
+        "Griffin-Lim, 2 iterations",
+        "no vocoder",
+        "untrained model",
+    ]
     for name, column in report["table"].items():
         assert (column["log_spectral_distance_db"] == 0) == (name == "held-out data")
         assert column.keys() >= {"mel_distance_nats", "multi_resolution_stft_distance", "real_time_factor"}

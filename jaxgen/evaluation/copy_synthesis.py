@@ -1,4 +1,4 @@
-"""Measures a vocoder by copy synthesis: held-out recordings are made frames, and sound again, by it and by Griffin-Lim."""
+"""Measures a vocoder by copy synthesis: held-out recordings are made frames, and sound again, by it and by others."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ class CopySynthesis(EvaluationConfig):
     """Held-out recordings made frames, and sound again."""
 
     griffin_lim: tuple[int, ...] = (32, 60)
-    """Iterations of Griffin-Lim, each of which is measured beside the vocoder."""
+    """Iterations of librosa's Griffin-Lim, each of which is measured beside the vocoder."""
 
     next_command = "python -m jaxgen.generate --workdir RUN_OF_A_MEL_MODEL --vocoder {workdir}"
 
@@ -121,7 +121,8 @@ class CopyEvaluator(Evaluator):
 
         ways: dict[str, Render] = {"generated": functools.partial(self._copy, params)}
         for iterations in self._evaluation.griffin_lim:
-            ways[f"Griffin-Lim, {iterations} iterations"] = functools.partial(self._griffin_lim, iterations)
+            ways[_librosa(iterations)] = functools.partial(librosa_griffin_lim, self._features, iterations)
+        ways["no vocoder"] = self._without
         ways["untrained model"] = functools.partial(self._copy, untrained)
         columns = [Column("held-out data", recordings, labels)]
         table = {"held-out data": self._distances(recordings, recordings, frames) | {"real_time_factor": math.nan}}
@@ -142,7 +143,7 @@ class CopyEvaluator(Evaluator):
         metrics = self._scores(params, store, clips) | table["generated"]
         metrics |= {f"train_{name}": value for name, value in self._scores(params, training, train_clips).items()}
         for iterations in self._evaluation.griffin_lim:
-            beside = table[f"Griffin-Lim, {iterations} iterations"]
+            beside = table[_librosa(iterations)]
             metrics |= {f"griffin_lim_{iterations}_{name}": value for name, value in beside.items()}
         notes = {
             "distances": f"of {len(chosen)} held-out clips and their copies",
@@ -184,10 +185,11 @@ class CopyEvaluator(Evaluator):
     def _copy(self, params: Any, frames: np.ndarray) -> np.ndarray:
         return self._renderer.of(params).decode(frames[None])[0]
 
-    def _griffin_lim(self, iterations: int, frames: np.ndarray) -> np.ndarray:
+    def _without(self, frames: np.ndarray) -> np.ndarray:
+        """What the features make of frames, as where no vocoder is given."""
         padded = np.tile(self._features.silence(), (-(-len(frames) // _FRAMES) * _FRAMES, 1))
         padded[: len(frames)] = frames
-        samples = self._features.decode(padded, iterations)
+        samples = self._features.decode(padded)
         return np.asarray(samples)[: (len(frames) - 1) * self._features.hop_length]
 
     def _distances(
@@ -210,6 +212,34 @@ class CopyEvaluator(Evaluator):
         length = -(-len(samples) // (_FRAMES * self._features.hop_length)) * _FRAMES * self._features.hop_length
         ours = np.asarray(self._features.encode(np.pad(samples, (0, length - len(samples)))))[: len(frames)]
         return float(np.abs(ours - frames).mean())
+
+
+def librosa_griffin_lim(features: LogMel, iterations: int, frames: np.ndarray) -> np.ndarray:
+    """Samples float32 [(nframe - 1) * hop_length] of a clip's frames by librosa: the magnitudes of mel power by non-negative
+    least squares, then fast Griffin-Lim (momentum 0.99) with so many iterations."""
+    import librosa  # slow to import
+
+    magnitude = librosa.feature.inverse.mel_to_stft(
+        np.maximum(np.exp(frames.T) - features.floor, 0),
+        sr=features.sample_rate,
+        n_fft=features.n_fft,
+        power=2.0,
+        fmin=features.fmin,
+        fmax=features.fmax,
+    )
+    return librosa.griffinlim(
+        magnitude,
+        n_iter=iterations,
+        hop_length=features.hop_length,
+        win_length=features.win_length,
+        n_fft=features.n_fft,
+        pad_mode="constant",
+        random_state=0,
+    )
+
+
+def _librosa(iterations: int) -> str:
+    return f"Griffin-Lim, {iterations} iterations"
 
 
 def _real_time_factor(render: Render, frames: Sequence[np.ndarray], sample_rate: int) -> float:
