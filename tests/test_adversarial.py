@@ -47,7 +47,7 @@ class _Ear(CriticModule):
 
 @dataclasses.dataclass(frozen=True)
 class _Simple(Critic):
-    def make(self, data, labels, *, rngs):
+    def make(self, data, labels, size, *, rngs):
         return _Ear(rngs)
 
 

@@ -244,6 +244,14 @@ def test_the_losses_reach_every_parameter(mel_store):
     assert [jax.tree_util.keystr(path) for path, slope in leaves if not np.any(slope)] == []
 
 
+def test_a_critic_of_phases_hears_what_a_vocoder_makes():
+    """Samples, though the features are frames."""
+    training = Adversarial(critic=CRITIC).bind(Vocoder(width=4, num_blocks=1), FRAMES, steps=1, batch_size=1)
+    critic = training._critic
+    heard = jax.eval_shape(lambda key: critic(critic.init(key))(jnp.zeros((2, 400)), {}, key), jax.random.key(0))
+    assert heard[0].scores.shape == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -257,6 +265,10 @@ def test_the_losses_reach_every_parameter(mel_store):
             "take the terms out",
         ),
         (lambda: _bound(SAMPLES, objective=dataclasses.replace(OBJECTIVE, critic=WaveCritic())), "deaf to labels"),
+        (
+            lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=()), Adversarial(terms=(), critic=WaveCritic())),
+            "a WaveCritic hears samples",
+        ),
         (lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=("tempo",))), "asks for label 'tempo'"),
     ],
 )

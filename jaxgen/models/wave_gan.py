@@ -63,6 +63,9 @@ class WaveGAN(NoiseConfig):
     def num_steps(self) -> int:
         return self.first_steps * math.prod(self.factors)
 
+    def sound_size(self, data: DataSpec) -> int:
+        return len(data.mean) if isinstance(data.features, LogMel) else 0
+
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveGANModule":
         return WaveGANModule(self, data, dtype, rngs)
 
@@ -74,7 +77,7 @@ class WaveGANModule(NoiseModel):
 
     def __init__(self, config: WaveGAN, data: DataSpec, dtype: Any, rngs: nnx.Rngs):
         self.features, self.latent_size, self.num_steps = data.features, config.latent_size, config.num_steps
-        self.of_frames = isinstance(data.features, LogMel)
+        self.of_frames = bool(config.sound_size(data))
         self.stack = data.features.stack if isinstance(data.features, LogMel) else 1
         self.mean, self.std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
         self.label_vectors = LabelEmbedding(data, config.labels, config.label_size, dropout=0.0, dtype=dtype, rngs=rngs)
@@ -86,8 +89,7 @@ class WaveGANModule(NoiseModel):
                 for (a, b), factor in zip(itertools.pairwise(config.channels), config.factors, strict=True)
             ]
         )
-        size = len(self.mean) if self.of_frames else 1
-        self.last = Conv(config.channels[-1], size, (config.kernel_size, 1), (1, 1), rngs)
+        self.last = Conv(config.channels[-1], max(config.sound_size(data), 1), (config.kernel_size, 1), (1, 1), rngs)
 
     def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
         condition = join(latents, self.label_vectors(labels))
@@ -202,16 +204,15 @@ class ShuffleCritic(Critic):
                 f"its factors, got {self}."
             )
 
-    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> "ShuffleCriticModule":
-        return ShuffleCriticModule(self, data, labels, rngs)
+    def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> "ShuffleCriticModule":
+        return ShuffleCriticModule(self, data, labels, max(size, 1), rngs)
 
 
 class ShuffleCriticModule(CriticModule):
     """The module that `ShuffleCritic` configures."""
 
-    def __init__(self, config: ShuffleCritic, data: DataSpec, labels: tuple[str, ...], rngs: nnx.Rngs):
+    def __init__(self, config: ShuffleCritic, data: DataSpec, labels: tuple[str, ...], size: int, rngs: nnx.Rngs):
         self.shuffle, self.shift = config.shuffle, config.shift
-        size = len(data.mean) if isinstance(data.features, LogMel) else 1
         kernel = (config.kernel_size, 1)
         self.layers = nnx.List(
             [

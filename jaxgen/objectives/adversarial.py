@@ -148,7 +148,8 @@ class AdversarialTraining(Training):
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
         self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
         self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
-        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, rngs=rngs))
+        size = model.sound_size(data)
+        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))
         self._terms = [(term, term.bind(data)) for term in config.terms]
 
     def module(self, params: Any) -> SoundModel:
