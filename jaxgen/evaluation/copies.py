@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.melody import track_pitch
 from jaxgen.evaluation.third_party import imported, resampled
@@ -32,6 +31,8 @@ class PitchErrors(AudioMetric):
     voicing_error: share of all frames in which one has a pitch and the other has none.
     """
 
+    of_copies = True
+
     lowest_hz: float = 60.0
     """Pitches are sought from here ..."""
     highest_hz: float = 400.0
@@ -43,7 +44,7 @@ class PitchErrors(AudioMetric):
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         pitches = [
             [track_pitch(clip, clips.sample_rate, self.lowest_hz, self.highest_hz) for clip in pair]
-            for pair in _pairs(clips, self)
+            for pair in _pairs(clips)
         ]
         real, made = (np.concatenate(side) for side in zip(*pitches, strict=True))
         both = np.isfinite(real) & np.isfinite(made)
@@ -63,6 +64,8 @@ class Pesq(AudioMetric):
     pesq: from about 1 to 4.6, mean over pieces of 4 s or more of clips one after another; NaN without speech.
     """
 
+    of_copies = True
+
     def check(self, training: Store) -> None:
         imported("pesq", "copies")
 
@@ -72,7 +75,7 @@ class Pesq(AudioMetric):
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         package = imported("pesq", "copies")
         rate, mode = (_WIDE, "wb") if clips.sample_rate >= _WIDE else (_NARROW, "nb")
-        return {"pesq": _piecewise(lambda real, made: package.pesq(rate, real, made, mode), clips, self, rate)}
+        return {"pesq": _piecewise(lambda real, made: package.pesq(rate, real, made, mode), clips, rate)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Stoi(AudioMetric):
 
     stoi: up to 1, mean over pieces of 4 s or more of clips one after another; NaN where all are too short.
     """
+
+    of_copies = True
 
     def check(self, training: Store) -> None:
         imported("pystoi", "copies")
@@ -91,27 +96,21 @@ class Stoi(AudioMetric):
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         package = imported("pystoi", "copies")
         rate = clips.sample_rate
-        return {"stoi": _piecewise(lambda real, made: package.stoi(real, made, rate), clips, self, rate)}
+        return {"stoi": _piecewise(lambda real, made: package.stoi(real, made, rate), clips, rate)}
 
 
-def _piecewise(
-    score: Callable[[np.ndarray, np.ndarray], float], clips: ClipSet, metric: AudioMetric, sample_rate: int
-) -> float:
+def _piecewise(score: Callable[[np.ndarray, np.ndarray], float], clips: ClipSet, sample_rate: int) -> float:
     """Mean score of pieces at this rate, without those that have none: too short, or silent."""
     scores = []
-    for piece in _pieces(_pairs(clips, metric), round(_PIECE_SECONDS * clips.sample_rate)):
+    for piece in _pieces(_pairs(clips), round(_PIECE_SECONDS * clips.sample_rate)):
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError, RuntimeWarning, ValueError):
             warnings.simplefilter("error", RuntimeWarning)  # pystoi's, with a score that is none
             scores.append(float(score(*(resampled(side, clips.sample_rate, sample_rate) for side in piece))))
     return _mean([each for each in scores if math.isfinite(each)])
 
 
-def _pairs(clips: ClipSet, metric: AudioMetric) -> list[Pair]:
-    if clips.originals is None:
-        raise UserError(
-            f"{type(metric).__name__} compares copies with the recordings they were made of, and these clips are no copies; "
-            "leave it out of --metrics, or use it with a vocoder's run."
-        )
+def _pairs(clips: ClipSet) -> list[Pair]:
+    assert clips.originals is not None  # `EvaluationConfig` has refused others
     return list(zip(clips.originals, clips.samples, strict=True))
 
 

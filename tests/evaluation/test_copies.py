@@ -8,6 +8,8 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.copies import Pesq, PitchErrors, Stoi
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.evaluation.from_noise import FromNoise
 
 RATE = 8_000
 
@@ -72,9 +74,10 @@ def test_what_is_silent_or_too_short_has_no_score_and_a_long_clip_is_cut(metric,
 
 
 @pytest.mark.parametrize("metric", [PitchErrors(), Pesq(), Stoi()])
-def test_clips_that_are_no_copies_are_refused(metric):
+def test_an_evaluation_that_makes_no_copies_refuses_their_metrics_at_once(metric):
+    assert CopySynthesis(metrics=(metric,)).metrics == (metric,)
     with pytest.raises(UserError, match=f"{type(metric).__name__} compares copies"):
-        metric(ClipSet([_tone(100)], RATE, [{}]))
+        FromNoise(metrics=(metric,))
 
 
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
