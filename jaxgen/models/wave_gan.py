@@ -77,6 +77,7 @@ class WaveGANModule(NoiseModel):
 
     def __init__(self, config: WaveGAN, data: DataSpec, dtype: Any, rngs: nnx.Rngs):
         self.features, self.latent_size, self.num_steps = data.features, config.latent_size, config.num_steps
+        self.first_steps = config.first_steps
         self.of_frames = bool(config.sound_size(data))
         self.stack = data.features.stack if isinstance(data.features, LogMel) else 1
         self.mean, self.std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
@@ -94,7 +95,7 @@ class WaveGANModule(NoiseModel):
     def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
         condition = join(latents, self.label_vectors(labels))
         x = self.first(condition)
-        x = x.reshape(len(x), -1, 1, self.stages[0].num_in if self.stages else self.last.num_in)
+        x = x.reshape(len(x), self.first_steps, 1, -1)
         for stage in self.stages:
             x = stage(x, condition)
         x = self.last(jax.nn.leaky_relu(_normal(x), _LEAK))[:, :, 0]
@@ -144,7 +145,7 @@ class _Stage(nnx.Module):
     """[B, N, 1, in] to [B, factor N, 1, out]: steps are taken apart from the features of few (Shi et al. 2016)."""
 
     def __init__(self, num_in: int, num_out: int, factor: int, num_condition: int, config: WaveGAN, rngs: nnx.Rngs):
-        self.num_in, self.factor = num_in, factor
+        self.factor = factor
         self.enter = _Modulated(num_in, num_condition, rngs)
         self.apart = Conv(num_in, factor * num_out, (config.kernel_size, 1), (1, 1), rngs)
         self.modulated = nnx.List([_Modulated(num_out, num_condition, rngs) for _ in range(config.depth)])
