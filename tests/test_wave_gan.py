@@ -334,6 +334,9 @@ def test_the_report_measures_clips_as_those_of_sequences(drums, command, tmp_pat
     assert list(report["table"]) == ["training data", "held-out data", "generated", "untrained model", "noise"]
     assert {"frechet_distance_db2", "seconds_per_clip"} <= report["table"]["generated"].keys()
     assert {"real_time_factor", "memorisation_suspicious_share"} <= report["metrics"].keys()
+    page = (drums / "report.html").read_text()
+    assert "Frechet distance db2 by step" in page
+    assert "overfitting" not in page
     rows = [json.loads(line) for line in (drums / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["split"] == "validation"
     assert rows[-1]["loss"] == rows[-1]["frechet_distance_db2"]

@@ -49,6 +49,8 @@ class Findings:
     real_time_factor: float
     side_by_side: str = "Clips side by side have the same labels"
     """What a held-out and a generated clip at the same place have in common."""
+    loss_compares: bool = True
+    """Whether the losses of training and of validation are of one kind."""
 
 
 @dataclasses.dataclass(frozen=True)
