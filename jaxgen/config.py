@@ -174,17 +174,18 @@ def _one_line(panel: str) -> str:
 
 
 def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
-    """Takes `--path.to.field ClassName` out of the options and puts that class in, with the values both have."""
+    """Takes `--path.to.field ClassName` out of the options and puts that class in, with the values of a kind that both have."""
     rest: list[str] = []
     for word in args:
         if rest and (field := _swappable(default, rest[-1])) is not None:
             classes = {cls.__name__: cls for cls in _subclasses(field.base)}
             if word not in classes:
                 raise UserError(f"{rest[-1]} is '{word}', expected one of {', '.join(sorted(classes))}.")
+            ours, theirs = (typing.get_type_hints(cls) for cls in (type(field.value), classes[word]))
             shared = {
                 f.name: getattr(field.value, f.name)
                 for f in dataclasses.fields(classes[word])
-                if hasattr(field.value, f.name)
+                if ours.get(f.name) == theirs[f.name]
             }
             try:
                 new = classes[word](**shared)

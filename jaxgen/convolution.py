@@ -9,7 +9,7 @@ class Conv(nnx.Module):
     """A convolution [B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out], kernel and stride for each axis."""
 
     def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int], stride: tuple[int, int], rngs: nnx.Rngs):
-        self.num_in, self.kernel, self.stride = num_in, kernel, stride
+        self.kernel, self.stride = kernel, stride
         self.product = nnx.Linear(num_in * kernel[0] * kernel[1], num_out, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ class _Ear(CriticModule):
 
 @dataclasses.dataclass(frozen=True)
 class _Simple(Critic):
-    def make(self, data, labels, *, rngs):
+    def make(self, data, labels, size, *, rngs):
         return _Ear(rngs)
 
 
@@ -186,13 +186,16 @@ def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
 
 
 def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_store):
-    objective = dataclasses.replace(OBJECTIVE, critic_start=2)
+    objective = dataclasses.replace(OBJECTIVE, critic_start=2, spike=1.0)
     training, state = _bound(mel_store, objective)
     update, batch = jax.jit(training.train_step), _batch(mel_store)
+    slopes = jax.jit(jax.grad(lambda params: training.compare(params, batch)["loss"].mean()))
     moved, shown = [], []
     for _ in range(3):
         before = state
-        slope = jax.grad(lambda params: training.compare(params, batch)["loss"].mean())(before.params["generator"])
+        slope = slopes(before.params["generator"])
+        if len(moved) == 2:  # as if the loss had long been near 0: what was usual without the critic is not with it
+            before = before._replace(guard=before.guard._replace(good=jnp.asarray(500), mean=jnp.zeros(())))
         state, metrics = update(before, batch)
         moved.append(_moved(before.params, state.params))
         shown.append((float(metrics["critic_loss"]), float(metrics["verdict"])))
@@ -202,6 +205,9 @@ def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_
     assert moved == [alone, alone, {"generator": True, "critic": True}]
     assert shown[:2] == [(0, 0), (0, 0)]
     assert min(shown[2]) > 0
+    assert (int(metrics["skipped"]), int(state.guard.good)) == (0, 1)
+    late = state._replace(guard=before.guard)
+    assert int(update(late, batch)[1]["skipped"]) == 1
 
 
 def test_the_average_starts_as_the_generator_and_follows_it(mel_store):
@@ -372,6 +378,10 @@ def test_each_clip_is_scored_once(mel_store):
         (
             lambda spec: dataclasses.replace(OBJECTIVE, critic_steps=3).bind(MODEL, spec, steps=1, batch_size=4),
             "does not divide into 3 parts",
+        ),
+        (
+            lambda spec: dataclasses.replace(OBJECTIVE, critic_start=4).bind(MODEL, spec, steps=4, batch_size=4),
+            "joins after 4 updates, but training has 4",
         ),
         (lambda spec: Adversarial(contest=Wasserstein()), "GradientPenalty"),
         (lambda spec: Adversarial(terms=(MelDistance(), MelDistance())), "once"),

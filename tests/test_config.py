@@ -13,7 +13,9 @@ from jaxgen.distributions import Normal
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.wave_gan import ShuffleCritic
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.presets import load_config, quickstart
 from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from jaxgen.serial import from_json, to_json
@@ -38,6 +40,12 @@ def test_a_class_is_swapped_by_name_and_keeps_common_values():
     assert isinstance(wave.model, WaveRNN)
     assert (wave.model.embedding_size, wave.model.labels) == (5, quickstart().model.labels)
     assert wave.features.sample_rate == 8_000
+
+
+def test_a_class_that_is_swapped_in_keeps_no_value_of_another_kind():
+    """Both critics have channels, but one number and one for each layer."""
+    config = dataclasses.replace(quickstart(), objective=Adversarial())
+    assert parse(Config, config, ["--objective.critic", "ShuffleCritic"], "test").objective.critic == ShuffleCritic()
 
 
 @pytest.mark.parametrize("cell", [MinGRU, MinLSTM, RGLRU])

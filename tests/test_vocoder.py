@@ -1,6 +1,7 @@
 """The vocoder: its transform, what each sample depends on, sound as frames come, and the whole way from the command line."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -25,12 +26,13 @@ FEATURES = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=20)
 SPEC = DataSpec(features=FEATURES, mean=(-4.0,) * 20, std=(2.0,) * 20)
 
 
-def _trained(seed=0, spec=SPEC, **options):
-    """(training, parameters) of a small vocoder with weights that make its blocks matter."""
+@functools.cache
+def _trained(spec=SPEC, **options):
+    """(training, parameters, what renders with them) of a small vocoder with weights that make its blocks matter."""
     model = Vocoder(**{"width": 8, "num_blocks": 2, "kernel_size": 3} | options)
     training = Adversarial(critic=WaveCritic(windows=())).bind(model, spec, steps=1, batch_size=1)
-    params = training._generator.init(jax.random.key(seed))
-    return training, jax.tree.map(lambda p: 1.5 * p + 0.1, params)
+    params = jax.tree.map(lambda p: 1.5 * p + 0.1, jax.jit(training._generator.init)(jax.random.key(0)))
+    return training, params, Renderer(training.module, spec.features, params)
 
 
 def _frames(count, rows=1, seed=0):
@@ -48,16 +50,16 @@ def test_the_inverse_transform_gives_back_what_was_transformed(n_fft, hop, windo
 
 
 def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
-    training, params = _trained()
+    training, params, _ = _trained()
     samples = np.random.default_rng(0).normal(0, 0.1, (3, 1_600)).astype(np.float32)
-    made = training.module(params).imitate({"samples": samples}, jax.random.key(0))
+    made = jax.jit(training.module(params).imitate)({"samples": samples}, jax.random.key(0))
     assert made.shape == samples.shape
     assert np.isfinite(made).all()
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_sample_depends_on_frames_within_reach_alone(causal):
-    training, params = _trained(causal=causal)
+    training, params, _ = _trained(causal=causal)
     module, count, changed = training.module(params), 60, 30
     before, after = module.reach
     frames = _frames(count)
@@ -73,12 +75,11 @@ def test_a_sample_depends_on_frames_within_reach_alone(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 200])
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 200])
 def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
-    training, params = _trained(causal=causal)
+    training, params, renderer = _trained(causal=causal)
     frames = _frames(count, rows=2)
-    whole = np.asarray(training.module(params).render(frames))
-    renderer = Renderer(training.module, FEATURES, params)
+    whole = np.asarray(jax.jit(training.module(params).render)(frames))
     streams = [
         list(renderer.decode_blocks(frames[:, at : at + size] for at in range(0, count, size))) for size in (7, 50, 200)
     ]
@@ -94,7 +95,7 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
 def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
     waits = {}
     for causal in (False, True):
-        training, params = _trained(causal=causal)
+        training, params, renderer = _trained(causal=causal)
         frames, given = iter(_frames(1, seed=seed) for seed in range(300)), 0
 
         def counted(frames=frames):
@@ -103,7 +104,7 @@ def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
                 given += 1
                 yield frame
 
-        next(Renderer(training.module, FEATURES, params).decode_blocks(counted()))
+        next(renderer.decode_blocks(counted()))
         waits[causal] = given - 64
     assert waits[True] == 2  # half a window of 256 samples, in frames of 80
     assert waits[False] == 2 + training.module(params).reach[0] // 2
@@ -114,14 +115,14 @@ def test_stacked_frames_are_taken_apart():
     stacked = dataclasses.replace(
         SPEC, features=dataclasses.replace(FEATURES, stack=2), mean=(-4.0,) * 40, std=(2.0,) * 40
     )
-    (one, params), (other, _) = _trained(), _trained(spec=stacked)
+    (_, _, one), (_, _, other) = _trained(), _trained(spec=stacked)
     frames = _frames(100)
-    expected = np.concatenate(list(Renderer(one.module, FEATURES, params).decode_blocks([frames])), axis=1)
+    expected = np.concatenate(list(one.decode_blocks([frames])), axis=1)
     steps = frames.reshape(1, 50, 40)
-    got = np.concatenate(list(Renderer(other.module, stacked.features, params).decode_blocks([steps])), axis=1)
+    got = np.concatenate(list(other.decode_blocks([steps])), axis=1)
     np.testing.assert_array_equal(got, expected)
-    whole = Renderer(other.module, stacked.features, params).decode(steps)
-    np.testing.assert_array_equal(whole, Renderer(one.module, FEATURES, params).decode(frames))
+    whole = other.decode(steps)
+    np.testing.assert_array_equal(whole, one.decode(frames))
     assert got.shape[1] == whole.shape[1] == stacked.features.num_samples(50)
 
 

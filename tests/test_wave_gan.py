@@ -244,6 +244,14 @@ def test_the_losses_reach_every_parameter(mel_store):
     assert [jax.tree_util.keystr(path) for path, slope in leaves if not np.any(slope)] == []
 
 
+def test_a_critic_of_phases_hears_what_a_vocoder_makes():
+    """Samples, though the features are frames."""
+    training = Adversarial(critic=CRITIC).bind(Vocoder(width=4, num_blocks=1), FRAMES, steps=1, batch_size=1)
+    critic = training._critic
+    heard = jax.eval_shape(lambda key: critic(critic.init(key))(jnp.zeros((2, 400)), {}, key), jax.random.key(0))
+    assert heard[0].scores.shape == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -257,6 +265,10 @@ def test_the_losses_reach_every_parameter(mel_store):
             "take the terms out",
         ),
         (lambda: _bound(SAMPLES, objective=dataclasses.replace(OBJECTIVE, critic=WaveCritic())), "deaf to labels"),
+        (
+            lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=()), Adversarial(terms=(), critic=WaveCritic())),
+            "a WaveCritic hears samples",
+        ),
         (lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=("tempo",))), "asks for label 'tempo'"),
     ],
 )
@@ -322,6 +334,9 @@ def test_the_report_measures_clips_as_those_of_sequences(drums, command, tmp_pat
     assert list(report["table"]) == ["training data", "held-out data", "generated", "untrained model", "noise"]
     assert {"frechet_distance_db2", "seconds_per_clip"} <= report["table"]["generated"].keys()
     assert {"real_time_factor", "memorisation_suspicious_share"} <= report["metrics"].keys()
+    page = (drums / "report.html").read_text()
+    assert "Frechet distance db2 by step" in page
+    assert "overfitting" not in page
     rows = [json.loads(line) for line in (drums / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["split"] == "validation"
     assert rows[-1]["loss"] == rows[-1]["frechet_distance_db2"]

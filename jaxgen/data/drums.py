@@ -9,18 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.data.synthetic import Synthesised
+from jaxgen.errors import UserError
 
 Sound = NDArray[np.float64]
 
 _SILENT = 1e-3  # of the loudest 10 ms: what is fainter at the end is left out
-_METAL = (
-    1.0,
-    1.342,
-    1.2312,
-    1.6532,
-    1.9523,
-    2.1523,
-)  # ratios of the six oscillators of an analogue drum machine's cymbals
+_LEAST_RATE = 8_000  # Hz that hold a cymbal
+_METAL = (1.0, 1.342, 1.2312, 1.6532, 1.9523, 2.1523)  # ratios of the oscillators of an analogue drum machine's cymbals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +138,13 @@ class Drums(Synthesised):
 
     name = "drums"
     version = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_rate < _LEAST_RATE:
+            raise UserError(
+                f"sample_rate is {self.sample_rate} Hz; drums need data.sample_rate of at least {_LEAST_RATE}."
+            )
 
     def labels(self, index: int) -> dict[str, Any]:
         return {"drum": tuple(DRUMS)[index % len(DRUMS)]}

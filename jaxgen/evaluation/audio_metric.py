@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -71,6 +72,9 @@ Measure = Callable[[ClipSet], dict[str, float]]
 
 class AudioMetric:
     """A frozen dataclass that scores sets of clips. One new metric is one file with one subclass."""
+
+    of_copies: ClassVar[bool] = False
+    """Whether it compares copies with the recordings they were made of."""
 
     def check(self, training: Store) -> None:
         """Raises UserError where `prepare` will, as far as can be told at once: before hours of training."""

@@ -49,6 +49,7 @@ class CopySynthesis(EvaluationConfig):
     """Iterations of librosa's Griffin-Lim, each of which is measured beside the vocoder."""
 
     next_command = "python -m jaxgen.generate --workdir RUN_OF_A_MEL_MODEL --vocoder {workdir}"
+    makes_copies = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -50,6 +50,8 @@ class Findings:
     real_time_factor: float
     side_by_side: str = "Clips side by side have the same labels"
     """What a held-out and a generated clip at the same place have in common."""
+    loss_compares: bool = True
+    """Whether the losses of training and of validation are of one kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +67,19 @@ class EvaluationConfig(abc.ABC):
 
     next_command: ClassVar[str]
     """What to do with a trained run, `{workdir}`."""
+    makes_copies: ClassVar[bool] = False
+    """Whether its clips are copies of held-out recordings."""
 
     def __post_init__(self) -> None:
         if min(self.num_clips, self.num_previews) < 1:
             raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+        if strangers := [
+            type(metric).__name__ for metric in self.metrics if metric.of_copies and not self.makes_copies
+        ]:
+            raise UserError(
+                f"{strangers[0]} compares copies with the recordings they were made of, and {type(self).__name__} makes none; "
+                "leave it out of the metrics, or use it with a vocoder's run."
+            )
 
     @abc.abstractmethod
     def evaluator(

@@ -88,6 +88,7 @@ class NoiseEvaluator(Evaluator):
             metrics={"real_time_factor": fast.real_time_factor},
             notes={"real-time factor": f"{BATCH} clips together, after compilation"},
             real_time_factor=fast.real_time_factor,
+            loss_compares=False,
         )
 
     def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:

@@ -68,6 +68,7 @@ class HeldOut:
         metrics: Mapping[str, float],
         notes: Mapping[str, str],
         real_time_factor: float,
+        loss_compares: bool = True,
     ) -> Findings:
         """All that is found of clips that have the labels of the `chosen` held-out ones.
 
@@ -102,7 +103,14 @@ class HeldOut:
             "memorisation_held_out_median_db": copies.held_out.median_db,
         }
         return Findings(
-            dict(metrics) | figures, columns, table, labels, dict(notes) | distances, copies, real_time_factor
+            dict(metrics) | figures,
+            columns,
+            table,
+            labels,
+            dict(notes) | distances,
+            copies,
+            real_time_factor,
+            loss_compares=loss_compares,
         )
 
     def _embedded(self, column: Column) -> np.ndarray:

@@ -101,10 +101,11 @@ def _sections(
         Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
     ]
     if len(history) > 1:
+        curve, tells = ("loss", "A gap that widens while validation rises is overfitting.")
+        if not findings.loss_compares:
+            curve, tells = "frechet_distance_db2", "It is the validation's: a generator's loss says little by itself."
         curves = Image(
-            "Training",
-            png(training_curves(history, "loss")),
-            "Loss by step. A gap that widens while validation rises is overfitting.",
+            "Training", png(training_curves(history, curve)), f"{_spoken(curve).capitalize()} by step. {tells}"
         )
         sections.insert(1, curves)
     return sections

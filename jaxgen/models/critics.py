@@ -42,9 +42,13 @@ class WaveCritic(Critic):
                 f"a WaveCritic needs periods and channels of at least 1 and windows of at least 8 samples, got {self}."
             )
 
-    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> "WaveCriticModule":
-        """Raises UserError where there are labels: it would not hear whether a sound has them."""
-        del data
+    def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> "WaveCriticModule":
+        """Raises UserError for frames, and where there are labels: it would not hear whether a sound has them."""
+        if size:
+            raise UserError(
+                f"a WaveCritic hears samples, but the model makes {type(data.features).__name__} frames; use "
+                "--objective.critic ShuffleCritic."
+            )
         if labels:
             raise UserError(
                 f"a WaveCritic is deaf to labels, but the model has {', '.join(labels)}; use --objective.critic ShuffleCritic, "

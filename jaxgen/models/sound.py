@@ -33,6 +33,11 @@ class SoundModel(nnx.Module):
 class SoundConfig(ModelConfig):
     """Base of the frozen dataclasses that configure a `SoundModel` and build it."""
 
+    def sound_size(self, data: DataSpec) -> int:
+        """Values of a step of the sound that the critic hears: D of frames [B, N, D], 0 of samples [B, T]."""
+        del data
+        return 0
+
     @abc.abstractmethod
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SoundModel:
         """As for every model. Raises UserError for data that it cannot make sound of."""
@@ -62,8 +67,8 @@ class Critic(abc.ABC):
     """Base of the frozen dataclasses that configure a critic and build it."""
 
     @abc.abstractmethod
-    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> CriticModule:
-        """Builds the module for sound of this data; parameters are float32. labels: names of those that it is told.
+    def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> CriticModule:
+        """Builds the module; parameters are float32. labels: names of those that it is told. size: `SoundConfig.sound_size`.
 
         Raises UserError where it cannot hear such sound, or labels.
         """

@@ -63,6 +63,9 @@ class WaveGAN(NoiseConfig):
     def num_steps(self) -> int:
         return self.first_steps * math.prod(self.factors)
 
+    def sound_size(self, data: DataSpec) -> int:
+        return len(data.mean) if isinstance(data.features, LogMel) else 0
+
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveGANModule":
         return WaveGANModule(self, data, dtype, rngs)
 
@@ -74,7 +77,8 @@ class WaveGANModule(NoiseModel):
 
     def __init__(self, config: WaveGAN, data: DataSpec, dtype: Any, rngs: nnx.Rngs):
         self.features, self.latent_size, self.num_steps = data.features, config.latent_size, config.num_steps
-        self.of_frames = isinstance(data.features, LogMel)
+        self.first_steps = config.first_steps
+        self.of_frames = bool(config.sound_size(data))
         self.stack = data.features.stack if isinstance(data.features, LogMel) else 1
         self.mean, self.std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
         self.label_vectors = LabelEmbedding(data, config.labels, config.label_size, dropout=0.0, dtype=dtype, rngs=rngs)
@@ -86,13 +90,12 @@ class WaveGANModule(NoiseModel):
                 for (a, b), factor in zip(itertools.pairwise(config.channels), config.factors, strict=True)
             ]
         )
-        size = len(self.mean) if self.of_frames else 1
-        self.last = Conv(config.channels[-1], size, (config.kernel_size, 1), (1, 1), rngs)
+        self.last = Conv(config.channels[-1], max(config.sound_size(data), 1), (config.kernel_size, 1), (1, 1), rngs)
 
     def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
         condition = join(latents, self.label_vectors(labels))
         x = self.first(condition)
-        x = x.reshape(len(x), -1, 1, self.stages[0].num_in if self.stages else self.last.num_in)
+        x = x.reshape(len(x), self.first_steps, 1, -1)
         for stage in self.stages:
             x = stage(x, condition)
         x = self.last(jax.nn.leaky_relu(_normal(x), _LEAK))[:, :, 0]
@@ -142,7 +145,7 @@ class _Stage(nnx.Module):
     """[B, N, 1, in] to [B, factor N, 1, out]: steps are taken apart from the features of few (Shi et al. 2016)."""
 
     def __init__(self, num_in: int, num_out: int, factor: int, num_condition: int, config: WaveGAN, rngs: nnx.Rngs):
-        self.num_in, self.factor = num_in, factor
+        self.factor = factor
         self.enter = _Modulated(num_in, num_condition, rngs)
         self.apart = Conv(num_in, factor * num_out, (config.kernel_size, 1), (1, 1), rngs)
         self.modulated = nnx.List([_Modulated(num_out, num_condition, rngs) for _ in range(config.depth)])
@@ -202,16 +205,15 @@ class ShuffleCritic(Critic):
                 f"its factors, got {self}."
             )
 
-    def make(self, data: DataSpec, labels: tuple[str, ...], *, rngs: nnx.Rngs) -> "ShuffleCriticModule":
-        return ShuffleCriticModule(self, data, labels, rngs)
+    def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> "ShuffleCriticModule":
+        return ShuffleCriticModule(self, data, labels, max(size, 1), rngs)
 
 
 class ShuffleCriticModule(CriticModule):
     """The module that `ShuffleCritic` configures."""
 
-    def __init__(self, config: ShuffleCritic, data: DataSpec, labels: tuple[str, ...], rngs: nnx.Rngs):
+    def __init__(self, config: ShuffleCritic, data: DataSpec, labels: tuple[str, ...], size: int, rngs: nnx.Rngs):
         self.shuffle, self.shift = config.shuffle, config.shift
-        size = len(data.mean) if isinstance(data.features, LogMel) else 1
         kernel = (config.kernel_size, 1)
         self.layers = nnx.List(
             [

@@ -91,7 +91,8 @@ class Adversarial(Objective):
     def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTraining":
         """The objective for one model, data spec, run length and batch size.
 
-        Raises UserError where the batch does not divide into `critic_steps` parts, or the model is of another kind.
+        Raises UserError where the batch does not divide into `critic_steps` parts, the critic would never join, or the model
+        is of another kind.
         """
         if not isinstance(model, SoundConfig):
             raise UserError(
@@ -107,6 +108,11 @@ class Adversarial(Objective):
             raise UserError(
                 f"a batch of {batch_size} rows does not divide into {self.critic_steps} parts; "
                 "change --train.batch-size or --objective.critic-steps."
+            )
+        if steps <= self.critic_start:
+            raise UserError(
+                f"the critic joins after {self.critic_start} updates, but training has {steps}; lower "
+                "--objective.critic-start, or raise --train.steps."
             )
         return AdversarialTraining(self, model, data, steps)
 
@@ -143,12 +149,12 @@ class AdversarialTraining(Training):
     def __init__(self, config: Adversarial, model: SoundConfig, data: DataSpec, steps: int):
         self.config = config
         plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
-        played = max(1, steps - config.critic_start)
-        lengths = {"generator": steps, "critic": played * config.critic_steps}
+        lengths = {"generator": steps, "critic": (steps - config.critic_start) * config.critic_steps}
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
         self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
         self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
-        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, rngs=rngs))
+        size = model.sound_size(data)
+        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))
         self._terms = [(term, term.bind(data)) for term in config.terms]
 
     def module(self, params: Any) -> SoundModel:
@@ -206,7 +212,9 @@ class AdversarialTraining(Training):
         metrics["learning_rate"] = learning_rate(state.opt_state["generator"], self._schedules["generator"])
         metrics["critic_learning_rate"] = learning_rate(state.opt_state["critic"], self._schedules["critic"])
         judged = metrics["generator_loss"] + metrics["critic_loss"]
-        good, guard = state.guard.judge(judged, metrics["gradient_norm"], self.config.spike)
+        anew = state.step == self.config.critic_start  # what was usual without the critic is not with it
+        known = state.guard._replace(good=jnp.where(anew, 0, state.guard.good))
+        good, guard = known.judge(judged, metrics["gradient_norm"], self.config.spike)
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         new = state._replace(
             params={"generator": updated, "critic": critic},

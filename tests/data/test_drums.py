@@ -56,3 +56,5 @@ def test_digests_and_splits_are_known_without_a_sound():
     assert [clip.fields["split"] for clip in clips].count("validation") == 3
     with pytest.raises(UserError, match="at least 1"):
         Drums(num_clips=0)
+    with pytest.raises(UserError, match="at least 8000"):
+        Drums(sample_rate=6_000)

@@ -8,6 +8,8 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.copies import Pesq, PitchErrors, Stoi
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.evaluation.from_noise import FromNoise
 
 RATE = 8_000
 
@@ -57,10 +59,25 @@ def test_more_noise_is_heard(recordings, metric, package):
     assert scores[0] - scores[2] > 0.1
 
 
+@pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
+def test_what_is_silent_or_too_short_has_no_score_and_a_long_clip_is_cut(metric, package):
+    pytest.importorskip(package)
+    noise = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
+    words = noise * (np.arange(len(noise)) % 7_200 < 3_600)  # more than PESQ has room for at once
+    ((name, score),) = _figures(metric, [words], [words + 0.01 * noise]).items()
+    assert score > 0.9
+    for seconds in (0.02, 0.2):
+        short = noise[: round(seconds * RATE)]
+        assert math.isnan(_figures(metric, [short], [short])[name])
+    silent = _figures(metric, [noise[:8_000]], [np.zeros(8_000, np.float32)])[name]
+    assert math.isnan(silent) or silent < 0.5
+
+
 @pytest.mark.parametrize("metric", [PitchErrors(), Pesq(), Stoi()])
-def test_clips_that_are_no_copies_are_refused(metric):
+def test_an_evaluation_that_makes_no_copies_refuses_their_metrics_at_once(metric):
+    assert CopySynthesis(metrics=(metric,)).metrics == (metric,)
     with pytest.raises(UserError, match=f"{type(metric).__name__} compares copies"):
-        metric(ClipSet([_tone(100)], RATE, [{}]))
+        FromNoise(metrics=(metric,))
 
 
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
