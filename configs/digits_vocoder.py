@@ -29,6 +29,14 @@ CONFIG = Config(
         critic_start=8_000,
         critic=WaveCritic(periods=(2, 3, 5, 7, 11), windows=(512, 256, 128), channels=16, spectral_channels=16),
     ),
-    train=Train(steps=12_000, batch_size=16, seq_len=32, steps_per_call=2, eval_every=1_000, checkpoint_every=500),
+    train=Train(
+        steps=12_000,
+        batch_size=16,
+        seq_len=32,
+        steps_per_call=2,
+        eval_every=1_000,
+        checkpoint_every=500,
+        best_metric="",
+    ),
     evaluation=CopySynthesis(num_clips=300, metrics=(Judged(), Prosody(), PitchErrors())),
 )

@@ -10,6 +10,8 @@ from conftest import TINY
 
 from jaxgen import audio, evaluate, generate, prepare, train
 from jaxgen.data.synthetic import Plucked
+from jaxgen.errors import UserError
+from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import Telemetry
 
 
@@ -231,6 +233,11 @@ def test_a_damaged_checkpoint(refused, quickstart, tmp_path):
         path.write_text(path.read_text()[:100])
     line = refused(generate.main, "--workdir", copy, "--out", tmp_path / "out")
     assert "none of the checkpoints in" in line
+
+
+def test_stopping_early_by_no_metric():
+    with pytest.raises(UserError, match="--train.early-stopping needs a --train.best-metric"):
+        Train(steps=1, batch_size=1, seq_len=1, best_metric="", early_stopping=2)
 
 
 def test_a_best_metric_that_is_none(command, tmp_path, cache):

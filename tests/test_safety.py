@@ -257,6 +257,13 @@ def test_the_best_is_kept_across_starts(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["1", "5"]
 
 
+def test_where_no_metric_tells_the_best_the_newest_is_kept(saved):
+    with closing(Checkpoints(saved, keep=1, best_metric="")) as checkpoints:
+        checkpoints.save(4, STATE, {}, {}, {"loss": 4.0})
+        assert checkpoints.best("") is None
+    assert sorted(path.name for path in saved.iterdir()) == ["4"]
+
+
 def test_a_killed_save_is_cleaned_up_by_the_next_training_only(saved):
     left = saved / "4.orbax-checkpoint-tmp"
     left.mkdir()

@@ -106,7 +106,7 @@ def fit(
                 with watchdog.doing("validation"):
                     validation = validate(devices.local(state.average), step)
                 figures = validation.metrics
-                if train.best_metric not in figures:
+                if train.best_metric not in ("", *figures):
                     raise UserError(
                         f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(figures)}."
                     )

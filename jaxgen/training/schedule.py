@@ -31,7 +31,7 @@ class Train:
     keep: int = 2
     """Newest checkpoints kept, beside the best."""
     best_metric: str = "loss"
-    """Validation metric whose lowest value marks the best checkpoint."""
+    """Validation metric whose lowest value marks the best checkpoint; empty takes the newest for the best."""
     early_stopping: int = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     shard_parameters: bool = False
@@ -69,6 +69,8 @@ class Train:
             if getattr(self, name) < least:
                 option = f"--train.{name.replace('_', '-')}"
                 raise UserError(f"{option} is {getattr(self, name)}, expected at least {least}.")
+        if self.early_stopping and not self.best_metric:
+            raise UserError("--train.early-stopping needs a --train.best-metric to go by.")
         check_seed(self.seed)
 
 
