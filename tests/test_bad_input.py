@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint(refused, quickstart, tmp_path):
 
 
 def test_stopping_early_by_no_metric():
-    with pytest.raises(UserError, match="--train.early-stopping needs a --train.best-metric"):
+    with pytest.raises(UserError, match=r"--train.early-stopping needs a --train.best-metric"):
         Train(steps=1, batch_size=1, seq_len=1, best_metric="", early_stopping=2)
 
 
