@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 
@@ -43,11 +44,13 @@ OBJECTIVE = Adversarial(contest=Logistic(), terms=(), critic=CRITIC)
 LONG = dataclasses.replace(MODEL, factors=(400,))  # samples, of which 10 ms are 80
 
 
+@functools.cache
 def _bound(spec, model=MODEL, objective=OBJECTIVE):
     training = objective.bind(model, spec, steps=4, batch_size=4)
     return training, jax.jit(training._generator.init)(jax.random.key(0))
 
 
+@functools.cache
 def _generator(spec, model=MODEL):
     training, params = _bound(spec, model)
     return NoiseGenerator(training.module, model, spec), params
