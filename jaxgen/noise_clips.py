@@ -21,7 +21,8 @@ _TOGETHER = 8  # of them, of like lengths, that are made sound together: no work
 _LENGTHS = 6  # that a group may have; a program is compiled for each
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
-Labels = Sequence[Mapping[str, str]]
+LabelRows = Sequence[Mapping[str, str]]
+"""Of each clip, label name to value."""
 
 
 class NoiseGenerator:
@@ -41,7 +42,7 @@ class NoiseGenerator:
         self._model, self._spec = model, spec
         self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
 
-    def __call__(self, params: Any, labels: Labels, *, latents: Latents = Latents(), seed: int = 0) -> Generated:
+    def __call__(self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0) -> Generated:
         """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
 
         Clip n depends on its labels, the seed and its place n, not on how many are drawn. It ends where the model ends it.
@@ -51,7 +52,7 @@ class NoiseGenerator:
         return self._sound(params, drawn, self._shares(labels))
 
     def way(
-        self, params: Any, labels: Labels, steps: int, *, latents: Latents = Latents(), seed: int = 0
+        self, params: Any, labels: LabelRows, steps: int, *, latents: Latents = Latents(), seed: int = 0
     ) -> list[np.ndarray]:
         """The clips of a call with these arguments, and `steps` - 1 on the way from each to the next, in their noise and
         labels alike: [(clips - 1) * steps + 1] of float32 [nsamp]."""
@@ -71,7 +72,7 @@ class NoiseGenerator:
         gap = np.zeros(round(_GAP_SECONDS * self._spec.features.sample_rate), np.float32)
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
 
-    def drawn_labels(self, labels: Labels, seed: int) -> tuple[dict[str, str], ...]:
+    def drawn_labels(self, labels: LabelRows, seed: int) -> tuple[dict[str, str], ...]:
         """The same labels, and where one that the model has is not said, a value of it: each is as likely as any other.
 
         Raises UserError for a label never seen in training.
@@ -90,7 +91,7 @@ class NoiseGenerator:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(count))
         return np.asarray(jax.vmap(lambda key: latents.draw(key, self._model.latent_size))(keys))
 
-    def _shares(self, labels: Labels) -> dict[str, np.ndarray]:
+    def _shares(self, labels: LabelRows) -> dict[str, np.ndarray]:
         """Of each label that the model knows, how much there is of each value: float32 [B, V]."""
         for row in labels:
             if missing := [name for name in self._model.labels if name not in row]:

@@ -73,27 +73,30 @@ class Run:
     """Averaged parameters of the checkpoint."""
 
     @classmethod
-    def open(cls, workdir: str | Path, step: int | None = None) -> "Run":
-        """Opens the best checkpoint by validation, or that of `step`. Raises UserError where there is none."""
+    def open(cls, workdir: str | Path, step: int | None = None, *, option: str = "--workdir") -> "Run":
+        """Opens the best checkpoint by validation, or that of `step`.
+
+        option: that named the folder. Raises UserError where there is none.
+        """
         workdir = Path(workdir)
         checkpoints = checkpoints_of(workdir)
         if checkpoints is None or not checkpoints.steps():
-            raise UserError(f"no checkpoint in '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
+            raise UserError(f"no checkpoint in '{workdir}'. Pass {option} the folder of a run of jaxgen.train.")
         try:
             newest = checkpoints.newest_run()
             if newest is None:
-                raise _all_damaged(workdir)
+                raise _all_damaged(workdir, option)
             best = checkpoints.best(_described(newest[1])[0].train.best_metric)
             if step is not None and step not in checkpoints.steps():
                 kept = ", ".join(map(str, checkpoints.steps()))
                 raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
             wanted = [step] if step is not None else [best or newest[0], *reversed(checkpoints.steps())]
-            return cls._first_whole(workdir, checkpoints, wanted)
+            return cls._first_whole(workdir, checkpoints, wanted, option if step is None else f"{option} or --step")
         finally:
             checkpoints.close()
 
     @classmethod
-    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", steps: Sequence[int]) -> "Run":
+    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", steps: Sequence[int], option: str) -> "Run":
         from jaxgen.training.checkpoint import Damaged
 
         for step in dict.fromkeys(steps):
@@ -105,7 +108,7 @@ class Run:
                 return cls(workdir, step, config, spec, training, state.average)
             except Damaged as damage:
                 print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
-        raise _all_damaged(workdir)
+        raise _all_damaged(workdir, option)
 
     @property
     def name(self) -> str:
@@ -169,10 +172,8 @@ class Run:
             mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
 
 
-def _all_damaged(workdir: Path) -> UserError:
-    return UserError(
-        f"none of the checkpoints in '{workdir}' is whole; train again, or pass another --workdir or --step."
-    )
+def _all_damaged(workdir: Path, option: str) -> UserError:
+    return UserError(f"none of the checkpoints in '{workdir}' is whole; train again, or pass another {option}.")
 
 
 def keep_compiled(cache_dir: str) -> None:

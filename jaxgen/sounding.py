@@ -16,8 +16,8 @@ def open_vocoder(name: str, cache_dir: str, features: FeatureSpec) -> tuple[Run,
 
     Raises UserError for a run of something else, or of other frames.
     """
-    with copied(name, cache_dir) as folder:
-        run = Run.open(folder)
+    with copied(name, cache_dir, "--vocoder") as folder:
+        run = Run.open(folder, option="--vocoder")
     if not isinstance(run.config.model, Vocoder) or not isinstance(run.spec.features, LogMel):
         raise UserError(
             f"'{name}' holds a {type(run.config.model).__name__}; pass --vocoder the folder of a run of a Vocoder, as "

@@ -23,7 +23,7 @@ from jaxgen.training.feed import calls
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train, last_steps
-from jaxgen.training.telemetry import read_metrics
+from jaxgen.training.telemetry import Telemetry, read_metrics
 
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
 TRAIN = Train(steps=16, batch_size=2, seq_len=8, log_every=4, eval_every=8, checkpoint_every=6)
@@ -104,6 +104,26 @@ def test_a_loss_that_is_not_finite_is_told_with_its_own_step(mel_store, tmp_path
             _fit(mel_store, tmp_path / str(steps_per_call), train, Likelihood(AdamW(peak=1e30, warmup_steps=0)))
         told.append(str(error.value))
     assert told[0] == told[1]
+
+
+def test_a_concern_is_told_once_of_means_between_rows(tmp_path, capsys):
+    """One bad update in two is none; ten rows of nothing else are. What is not finite is left out of both."""
+    good = dict.fromkeys(("skipped", "skipped_in_row", "loss", "gradient_norm"), 0.0)
+
+    def concern(figures):
+        return "all is wrong" if figures["share"] > 0.9 else ""
+
+    options = {"start": 0, "steps": 80, "log_every": 2, "seconds_per_step": 1.0, "concern": concern}
+    with Telemetry(tmp_path, **options) as telemetry:
+        for step in range(1, 81):
+            share = 1.0 if step % 2 == 0 or step > 40 else 0.5 if step > 20 else math.nan
+            figures = {name: np.array([value]) for name, value in (good | {"share": share}).items()}
+            telemetry.record(step, figures | {"never": np.array([math.nan])})
+        telemetry.flush()
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if "wrong" in line] == ["step 20: all is wrong", "step 60: all is wrong"]
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert (len(rows), [row for row in rows if "never" in row]) == (40, [])
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])

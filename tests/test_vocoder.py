@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
 
 from jaxgen import audio, evaluate, generate, train
 from jaxgen.data.spec import DataSpec
@@ -20,6 +19,7 @@ from jaxgen.models.vocoder import Vocoder, to_samples
 from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.presets import load_config
 from jaxgen.provenance import read as read_mark
+from jaxgen.sounding import open_vocoder
 from jaxgen.vocoding import Renderer
 
 FEATURES = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=20)
@@ -43,10 +43,13 @@ def _frames(count, rows=1, seed=0):
 def test_the_inverse_transform_gives_back_what_was_transformed(n_fft, hop, window):
     features = dataclasses.replace(FEATURES, n_fft=n_fft, hop_length=hop, win_length=window)
     samples = np.random.default_rng(0).normal(0, 0.1, (2, 20 * hop)).astype(np.float32)
-    spectrum = stft(samples, n_fft, hop, window)
-    np.testing.assert_allclose(
-        to_samples(jnp.log(jnp.abs(spectrum) + 1e-12), jnp.angle(spectrum), features), samples, atol=1e-5
-    )
+
+    @jax.jit
+    def back(samples):
+        spectrum = stft(samples, n_fft, hop, window)
+        return to_samples(jnp.log(jnp.abs(spectrum) + 1e-12), jnp.angle(spectrum), features)
+
+    np.testing.assert_allclose(back(samples), samples, atol=1e-5)
 
 
 def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
@@ -65,7 +68,8 @@ def test_a_sample_depends_on_frames_within_reach_alone(causal):
     frames = _frames(count)
     other = frames.copy()
     other[:, changed] += 1
-    moved = np.flatnonzero(np.asarray(module.render(frames) != module.render(other))[0])
+    render = jax.jit(module.render)
+    moved = np.flatnonzero(np.asarray(render(frames) != render(other))[0])
     half = FEATURES.n_fft // 2
     assert moved.min() >= (changed - after) * 80 - half
     assert moved.max() <= (changed + before) * 80 + half
@@ -75,7 +79,7 @@ def test_a_sample_depends_on_frames_within_reach_alone(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 64, 65, 200])
+@pytest.mark.parametrize("count", [1, 64, 65, 200])
 def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
     training, params, renderer = _trained(causal=causal)
     frames = _frames(count, rows=2)
@@ -227,14 +231,13 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
 
 
 def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, command, cache, tmp_path):
-    other = tmp_path / "other"
-    shrunk = ["--workdir", other, "--cache-dir", cache, "--train.steps", "1", "--evaluation.num-clips", "1"]
-    assert command(train.main, *TINY, *shrunk, "--features.hop-length", "200")[0] == 0
+    features = load_config(["--config", str(config)], "test").features
+    with pytest.raises(UserError, match=r"features.hop_length=400 \(asked: 200\)"):
+        open_vocoder(str(vocoder), str(cache), dataclasses.replace(features, hop_length=200))
     for options, says in (
         (("--workdir", vocoder), "holds a Vocoder, which makes sound of frames"),
         (("--workdir", quickstart, "--vocoder", quickstart), "holds a MelRNN; pass --vocoder"),
-        (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "no checkpoint in"),
-        (("--workdir", other, "--vocoder", vocoder), "features.hop_length=400 (asked: 200)"),
+        (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "Pass --vocoder the folder of a run"),
     ):
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err

@@ -16,7 +16,8 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread
+from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread, timed_on
+from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
 from jaxgen.evaluation.metrics import (
     embed,
     frechet_distance,
@@ -30,9 +31,7 @@ from jaxgen.objectives.adversarial import AdversarialTraining
 from jaxgen.objectives.objective import Training
 from jaxgen.vocoding import Renderer
 
-_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
 _TIMED = 16  # clips whose rendering is timed, once it is compiled
-_EXCERPT_SECONDS = 60  # of a longer recording
 _FRAMES = 64  # to a multiple of which clips are padded, so that few programs are compiled
 _NOT_SHOWN = ("licence", "split", "path")
 _LONGEST_LABEL = 20
@@ -111,7 +110,7 @@ class CopyEvaluator(Evaluator):
                 f"that are longer than {self._features.hop_length / self._features.sample_rate:.3g} s."
             )
         rate = self._features.sample_rate
-        measured = spread(usable, _MOST_REAL)
+        measured = spread(usable, MOST_REAL)
         heard = [self._real(store, i) for i in measured]
         real = ClipSet(heard, rate, fields(store, measured), originals=heard)
         measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
@@ -148,7 +147,7 @@ class CopyEvaluator(Evaluator):
             metrics |= {f"griffin_lim_{iterations}_{name}": value for name, value in beside.items()}
         notes = {
             "distances": f"of {len(chosen)} held-out clips and their copies",
-            "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation",
+            "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation, {timed_on()}",
         }
         return Findings(
             metrics,
@@ -176,7 +175,7 @@ class CopyEvaluator(Evaluator):
     def _real(self, store: Store, clip: int) -> np.ndarray:
         """The samples between the first frame and the last, float32 [(nframe - 1) * hop_length]."""
         hop = self._features.hop_length
-        most = min(store.clips[clip].num_samples, round(_EXCERPT_SECONDS * self._features.sample_rate))
+        most = min(store.clips[clip].num_samples, round(EXCERPT_SECONDS * self._features.sample_rate))
         return store.samples(clip)[: most // hop * hop]
 
     def _frames(self, store: Store, clip: int) -> np.ndarray:

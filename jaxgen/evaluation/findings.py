@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from jaxgen.data.spec import DataSpec
@@ -16,6 +17,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import clipping_rate, silence_rate
 from jaxgen.features import Decoder
+from jaxgen.machine import available_cores
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.objective import Training
 
@@ -124,6 +126,14 @@ def describe(column: Column, sample_rate: int) -> dict[str, float]:
         "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
         "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
     }
+
+
+def timed_on() -> str:
+    """What a time is measured on, in words."""
+    if jax.default_backend() != "cpu":
+        return f"on one {jax.devices()[0].device_kind}"
+    cores = available_cores()
+    return f"on {cores} processor core{'s' * (cores > 1)}"
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread
+from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread, timed_on
 from jaxgen.evaluation.held_out import HeldOut
 from jaxgen.features import Decoder
 from jaxgen.models.config import ModelConfig
@@ -86,7 +86,7 @@ class NoiseEvaluator(Evaluator):
             self._generate(untrained, store, chosen),
             seed=self._seed,
             metrics={"real_time_factor": fast.real_time_factor},
-            notes={"real-time factor": f"{BATCH} clips together, after compilation"},
+            notes={"real-time factor": f"{BATCH} clips together, after compilation, {timed_on()}"},
             real_time_factor=fast.real_time_factor,
             loss_compares=False,
         )

@@ -15,9 +15,7 @@ from jaxgen.evaluation.metrics import embed, frechet_distance, frechet_note
 
 EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
 
-_MOST_REAL = 1_000  # held-out recordings that further metrics compare with
-
-Labels = Sequence[Mapping[str, str]]
+MOST_REAL = 1_000  # held-out recordings that further metrics compare with
 
 
 class HeldOut:
@@ -38,20 +36,14 @@ class HeldOut:
             )
         self._training, self._store, self._clips = training, store, clips
         self._rate = store.features.sample_rate
-        measured = spread(clips, _MOST_REAL)
+        measured = spread(clips, MOST_REAL)
         self._real = ClipSet([excerpt(store, i) for i in measured], self._rate, fields(store, measured))
         self._measures = [metric.prepare(Reference(training, self._real, cache_dir)) for metric in metrics]
         self._reference = np.concatenate([embed(excerpt(store, i), self._rate) for i in clips])
 
     def figures(self, column: Column) -> dict[str, float]:
         """What a set of clips is like, by unit-bearing name."""
-        real = column.name == "held-out data"
-        # held-out clips are the reference itself: their distance would be about 0 by construction
-        distance = math.nan if real else frechet_distance(self._embedded(column), self._reference)
-        found = {"frechet_distance_db2": distance} | describe(column, self._rate)
-        for measure in self._measures:
-            found |= measure(self._real if real else ClipSet(column.clips, self._rate, column.labels))
-        return found
+        return self._measured(column)[0]
 
     def chosen(self, names: Sequence[str], count: int) -> list[int]:
         """Exactly `count` of the held-out clips, as evenly as can be over the values of these labels."""
@@ -85,11 +77,9 @@ class HeldOut:
             Column("untrained model", untrained, labels),
             Column("noise", _noise(recordings, seed), labels),
         )
-        table = {column.name: self.figures(column) for column in columns}
-        distances = {
-            f"Frechet distance of {column.name}": frechet_note(self._embedded(column), self._reference)
-            for column in columns
-        }
+        measured = {column.name: self._measured(column) for column in columns}
+        table = {name: figures for name, (figures, _) in measured.items()}
+        distances = {f"Frechet distance of {name}": note for name, (_, note) in measured.items()}
         copies = memorisation(
             ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
             ((f"generated {place}", clip) for place, clip in enumerate(generated)),
@@ -113,8 +103,16 @@ class HeldOut:
             loss_compares=loss_compares,
         )
 
-    def _embedded(self, column: Column) -> np.ndarray:
-        return np.concatenate([embed(clip, self._rate) for clip in column.clips])
+    def _measured(self, column: Column) -> tuple[dict[str, float], str]:
+        """The figures of a set of clips, and what its Frechet distance rests on."""
+        real = column.name == "held-out data"
+        embedded = np.concatenate([embed(clip, self._rate) for clip in column.clips])
+        # held-out clips are the reference itself: their distance would be about 0 by construction
+        distance = math.nan if real else frechet_distance(embedded, self._reference)
+        found = {"frechet_distance_db2": distance} | describe(column, self._rate)
+        for measure in self._measures:
+            found |= measure(self._real if real else ClipSet(column.clips, self._rate, column.labels))
+        return found, frechet_note(embedded, self._reference)
 
 
 def excerpt(store: Store, clip: int) -> np.ndarray:

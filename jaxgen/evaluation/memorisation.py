@@ -69,6 +69,24 @@ class Memorisation:
             return math.nan
         return float(np.mean(self.generated.db < self.held_out.percentile5_db))
 
+    @property
+    def in_words(self) -> str:
+        """The suspicious share, or why there is none."""
+        if silent := [kind for kind in ("generated", "held_out") if not getattr(self, kind).db.size]:
+            kind = silent[0].replace("_", "-")
+            return f"not measured, as no {kind} chunk above {_SILENT_DB:.0f} dB compares with the training data"
+        return (
+            f"{self.suspicious_share:.1%} of generated chunks are nearer to training data than 95 % of held-out ones are "
+            "(5.0% if nothing is copied)"
+        )
+
+    @property
+    def medians_in_words(self) -> str:
+        """How far chunks are from the training data, of those that there are."""
+        kinds = {"held-out": self.held_out, "generated": self.generated}
+        medians = [f"of {kind} ones {found.median_db:.3g} dB" for kind, found in kinds.items() if found.db.size]
+        return f"Median distances of chunks to the training data: {', '.join(medians) or 'none'}."
+
 
 def memorisation(training: Clips, generated: Clips, held_out: Clips, sample_rate: int) -> Memorisation:
     """Compares how near generated chunks and held-out real chunks come to the training data.

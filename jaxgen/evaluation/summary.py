@@ -60,10 +60,7 @@ def headline(findings: Findings) -> str:
         for name in ["frechet_distance_db2", *rows]
     ]
     if findings.memorisation:
-        lines.append(
-            f"memorisation: {metrics['memorisation_suspicious_share']:.1%} of generated chunks are nearer to training data "
-            "than 95 % of held-out ones are (5.0% if nothing is copied)"
-        )
+        lines.append(f"memorisation: {findings.memorisation.in_words}")
     return "\n".join(lines)
 
 
@@ -168,9 +165,8 @@ def _nearest(found: Memorisation) -> Table:
         "Nearest training clips",
         ["Generated", "at (s)", "Training clip", "at (s)", "Distance (dB)"],
         rows,
-        note="The generated chunks of 0.25 s that come closest to the training data. The median distance of held-out "
-        f"chunks to the training data is {found.held_out.median_db:.3g} dB, of generated ones "
-        f"{found.generated.median_db:.3g} dB.",
+        note="The generated chunks of 0.25 s that come closest to the training data. Memorisation: "
+        f"{found.in_words}. {found.medians_in_words}",
     )
 
 

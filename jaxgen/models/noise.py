@@ -16,6 +16,8 @@ from jaxgen.errors import UserError
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import SoundConfig, SoundModel
 
+_FLAT = 1e-3  # the sine of an angle from which float32 can bend the way
+
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
@@ -38,13 +40,15 @@ def between(first: jax.Array | np.ndarray, last: jax.Array | np.ndarray, shares:
     """Latents on the arc from `first` to `last` [Z], at shares [N] of the way from 0 to 1: float32 [N, Z].
 
     Along the arc, the numbers are as large as those that the model was trained with; on the straight way they are not
-    (White 2016, section 2.1).
+    (White 2016, section 2.1). Between latents that are alike or opposite there is none; theirs is the
+    straight way.
     """
     sizes = jnp.linalg.norm(first), jnp.linalg.norm(last)
-    cosine = jnp.clip(first @ last / (sizes[0] * sizes[1]), -1.0, 1.0)
-    angle = jnp.maximum(jnp.arccos(cosine), 1e-4)  # for less, sines are as good as the angles
-    weights = jnp.stack([jnp.sin((1 - shares) * angle), jnp.sin(shares * angle)]) / jnp.sin(angle)
-    weights = jnp.where(np.stack([shares == 0, shares == 1]), 1.0, weights)  # the ends are what they are
+    cosine = first @ last / jnp.maximum(sizes[0] * sizes[1], 1e-12)
+    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    straight = np.stack([1 - shares, shares])
+    bent = jnp.sin(straight * angle) / jnp.maximum(jnp.sin(angle), _FLAT)
+    weights = jnp.where((jnp.sin(angle) < _FLAT) | (straight == 1), straight, bent)  # the ends are what they are
     return weights[0][:, None] * first + weights[1][:, None] * last
 
 

@@ -6,6 +6,7 @@ the critic as it is now, on the last of these parts. Where there is a `critic_st
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.models.config import ModelConfig
-from jaxgen.models.critics import WaveCritic, magnitudes
+from jaxgen.models.critics import WaveCritic
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import Critic, SoundConfig, SoundModel, View
@@ -28,10 +29,11 @@ from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Tr
 from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance, Term
+from jaxgen.objectives.variety import share_within, spread_of
 from jaxgen.spread import whole
 
-_SPREAD_WINDOW = 256  # samples of the spectra whose spread over a batch tells whether a generator has collapsed
 _COLLAPSED = 0.3  # of the spread of real sound
+_WON = 0.99  # of the pairs of which a critic tells the real one
 
 _ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.8, b2=0.99, clip_norm=10.0)
 
@@ -156,6 +158,15 @@ class AdversarialTraining(Training):
         size = model.sound_size(data)
         self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))
         self._terms = [(term, term.bind(data)) for term in config.terms]
+        heard = [term.name for term in config.terms if term.hears_critic]
+        self._of_critic = (
+            "critic_loss",
+            "critic_accuracy",
+            "critic_penalty",
+            "critic_gradient_norm",
+            "verdict",
+            *heard,
+        )
 
     def module(self, params: Any) -> SoundModel:
         """The generator with these parameters."""
@@ -209,13 +220,20 @@ class AdversarialTraining(Training):
         metrics |= figures | {"generator_gradient_norm": optax.tree.norm(gradient)}
         metrics["gradient_norm"] = jnp.hypot(metrics["generator_gradient_norm"], metrics["critic_gradient_norm"])
         metrics["spread"] = spread_of(made) / spread_of(real)
+        if labels := last["labels"]:
+            metrics["spread_within_labels"] = share_within(made, real, labels)
         metrics["learning_rate"] = learning_rate(state.opt_state["generator"], self._schedules["generator"])
         metrics["critic_learning_rate"] = learning_rate(state.opt_state["critic"], self._schedules["critic"])
-        judged = metrics["generator_loss"] + metrics["critic_loss"]
+        # A penalty is not of every update: with it, those that have it would stand out.
+        penalised, judged = metrics.pop("critic_loss_penalised"), metrics["generator_loss"] + metrics["critic_loss"]
+        judged = jnp.where(jnp.isfinite(penalised), judged, penalised)
         anew = state.step == self.config.critic_start  # what was usual without the critic is not with it
         known = state.guard._replace(good=jnp.where(anew, 0, state.guard.good))
         good, guard = known.judge(judged, metrics["gradient_norm"], self.config.spike)
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
+        for name in self._of_critic:
+            if name in metrics:
+                metrics[name] = jnp.where(plays, metrics[name], jnp.nan)
         new = state._replace(
             params={"generator": updated, "critic": critic},
             average=moving_average(state.average, updated, self.config.ema_decay, state.step),
@@ -244,7 +262,10 @@ class AdversarialTraining(Training):
         numbers = state.step * len(keys) + jnp.arange(len(keys))
         start = state.params["critic"], state.opt_state["critic"]
         learned, by_part = jax.lax.scan(learn, start, (parts, numbers, keys))
-        return learned, {name: values.mean() for name, values in by_part.items()}
+        means = {name: values.mean() for name, values in by_part.items()}
+        if self.config.penalties:
+            means["critic_penalty"] = jnp.nanmean(by_part["critic_penalty"])
+        return learned, means
 
     @property
     def compares(self) -> bool:
@@ -262,24 +283,40 @@ class AdversarialTraining(Training):
         return rows | {"loss": self._sum(rows)}
 
     def concern(self, figures: Mapping[str, float]) -> str:
+        advice = (
+            "lower --objective.critic-optimizer.peak, or strengthen a penalty of objective.penalties in the config file"
+        )
         if figures["spread"] < _COLLAPSED:
             return (
                 f"what the generator makes varies {figures['spread']:.2f} times as much as real sound does: it may have "
-                "collapsed to a few sounds"
+                f"collapsed to a few sounds; {advice}"
+            )
+        if (within := figures.get("spread_within_labels", math.nan)) < _COLLAPSED:
+            return (
+                f"what the generator makes of the same labels varies {within:.2f} times as much as real sound with them does: "
+                f"it may have collapsed to one sound for each; {advice}"
+            )
+        # A critic for Wasserstein is to be as good as can be, and terms that need none teach whatever it says.
+        teaches = self.config.contest.needs_penalty or self.compares
+        if not teaches and (accuracy := figures.get("critic_accuracy", math.nan)) > _WON:
+            return (
+                f"the critic tells real sound from made in {accuracy:.1%} of pairs: it has won, and its verdict may teach the "
+                f"generator nothing; {advice}"
             )
         return ""
 
     def _critic_loss(
         self, params: Any, real: jax.Array, made: jax.Array, labels: Labels, number: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        """Loss of the critic's update of this number, and what is reported of it."""
+        """Loss of the critic's update of this number, and what is reported of it: `critic_loss` without penalties, and
+        `critic_penalty` as strong as it would be at every update; NaN where one of them is not due."""
         critic, contest = self._critic(params), self.config.contest
         key, penalty_key = jax.random.split(key)
         twice = jax.tree.map(lambda values: jnp.concatenate([values, values]), dict(labels))
         heard = [_halves(view) for view in critic(jnp.concatenate([real, made]), twice, key)]
         loss = _mean([contest.critic(real.scores, made.scores) for real, made in heard])
         right = _mean([(_row_scores(real) > _row_scores(made)).mean() for real, made in heard])
-        figures = {"critic_loss": loss, "critic_accuracy": right}
+        figures, added = {"critic_loss": loss, "critic_accuracy": right}, jnp.zeros(())
         for penalty in self.config.penalties:
 
             def strength(penalty: Penalty = penalty) -> jax.Array:
@@ -289,8 +326,12 @@ class AdversarialTraining(Training):
                 return penalty.of(score, real, made, penalty_key)
 
             due = number % penalty.every == 0
-            loss += penalty.weight * penalty.every * jax.lax.cond(due, strength, lambda: jnp.zeros(()))
-        return loss, figures | {"critic_loss": loss}
+            size = penalty.weight * jax.lax.cond(due, strength, lambda: jnp.zeros(()))
+            loss += penalty.every * size
+            added += jnp.where(due, size, jnp.nan)
+        if self.config.penalties:
+            figures["critic_penalty"] = added
+        return loss, figures | {"critic_loss_penalised": loss}
 
     def _generator_loss(
         self, made: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
@@ -322,16 +363,6 @@ class AdversarialTraining(Training):
         """What training and validation alike call `loss`: the terms that need no critic."""
         weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
         return sum(weighted, start=jnp.zeros(()))
-
-
-def spread_of(sounds: jax.Array) -> jax.Array:
-    """How much sounds differ, samples float32 [B, T] or frames [B, N, D]: the deviation over rows of their mean spectra, of
-    samples their logarithms; float32 []."""
-    if sounds.ndim == 2:
-        spectra = jnp.log(magnitudes(sounds, _SPREAD_WINDOW, _SPREAD_WINDOW // 2).mean(axis=1) + 1e-3)
-    else:
-        spectra = sounds.mean(axis=1)
-    return spectra.std(axis=0).mean() + 1e-6
 
 
 def _unchanged(

@@ -40,7 +40,10 @@ class Training(abc.ABC):
         """The model with these parameters, those of `TrainState.average`."""
 
     def concern(self, figures: Mapping[str, float]) -> str:
-        """What is wrong with a training whose update has these metrics, as a sentence; empty where nothing is."""
+        """What is wrong with a training whose updates have these metrics, as a sentence; empty where nothing is.
+
+        figures: means over a few updates; NaN where none of them has the metric.
+        """
         del figures
         return ""
 

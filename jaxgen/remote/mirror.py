@@ -55,11 +55,11 @@ def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> P
 
 
 @contextlib.contextmanager
-def copied(workdir: str, cache_dir: str | Path) -> Iterator[Path]:
+def copied(workdir: str, cache_dir: str | Path, option: str = "--workdir") -> Iterator[Path]:
     """The folder of a run; where that is in an object store, a copy of it, whose new files are uploaded at the end.
     Checkpoints are left alone. Commands on this machine use the copy one after another.
 
-    Raises UserError where there is none, or the store cannot be reached.
+    option: that named it. Raises UserError where there is none, or the store cannot be reached.
     """
     if not is_remote(workdir):
         yield Path(workdir)
@@ -67,7 +67,7 @@ def copied(workdir: str, cache_dir: str | Path) -> Iterator[Path]:
     mirror = Mirror(workdir, local_folder(workdir, cache_dir, "copies"))
     with mirror.alone():
         if not mirror.fetch():
-            raise UserError(f"no run at '{workdir}'. Pass --workdir the folder of a run of jaxgen.train.")
+            raise UserError(f"no run at '{workdir}'. Pass {option} the folder of a run of jaxgen.train.")
         with _at_the_end(mirror.push_files):
             yield mirror.folder
 

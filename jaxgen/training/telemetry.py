@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +23,7 @@ from jaxgen.training.distributed import from_first
 T = TypeVar("T")
 
 _ROWS_OF_WORRY = 10
+_MOST_MEANT = 1_000  # updates that means are taken over
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -44,8 +46,8 @@ class Telemetry:
 
     Rows of metrics.jsonl hold no times, so that a resumed run writes the same file as one that was never stopped.
     skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
-    the run; else rows wait in memory until there is room. concern: what is wrong with a training whose update has these
-    metrics; it is told where ten train rows after each other have something.
+    the run; else rows wait in memory until there is room. concern: what is wrong with a training whose updates have these
+    metrics, means from one train row to the next; it is told where there is something ten times after each other.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Telemetry:
     ):
         self.skipped_in_row = skipped_in_row
         self._concern, self._worried = concern, 0
+        self._since_row: deque[dict[str, float]] = deque(maxlen=_MOST_MEANT)
         self._must_write, self._told_full = must_write, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
@@ -127,8 +130,10 @@ class Telemetry:
                 f"step {step}: update skipped, {self.skipped_in_row} in a row (loss {metrics['loss']:.4g}, "
                 f"gradient norm {metrics['gradient_norm']:.4g})"
             )
+        self._since_row.append(metrics)
         if step % self._log_every == 0:
             self._log(step, metrics)
+            self._since_row.clear()
 
     def tell(self, message: str) -> None:
         """Says something on stderr, above the progress bar."""
@@ -157,7 +162,7 @@ class Telemetry:
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
-        found = self._concern(metrics)
+        found = self._concern(_means(self._since_row))
         self._worried = self._worried + 1 if found else 0
         if self._worried == _ROWS_OF_WORRY:
             self.tell(f"step {step}: {found}")
@@ -204,6 +209,12 @@ class Telemetry:
         for name, value in values.items():
             if math.isfinite(value):
                 self._writing(self._board.scalar, f"{group}/{name}", value, step)
+
+
+def _means(rows: deque[dict[str, float]]) -> dict[str, float]:
+    """Means of the values that are finite; NaN where none is."""
+    known = {name: [row[name] for row in rows if math.isfinite(row[name])] for name in rows[0]}
+    return {name: sum(values) / len(values) if values else math.nan for name, values in known.items()}
 
 
 class _Window:

@@ -64,6 +64,16 @@ def test_a_copy_is_found_wherever_it_starts(shift):
     assert moved == pytest.approx(shift / RATE, abs=0.006)
 
 
+def test_what_cannot_be_measured_is_said_in_words():
+    silence = [("silence", np.zeros(RATE, np.float32))]
+    for kind, generated, held_out in (("generated", silence, HELD_OUT), ("held-out", HELD_OUT, silence)):
+        found = memorisation(TRAINING, generated, held_out, RATE)
+        assert f"not measured, as no {kind} chunk" in found.in_words
+        assert "nan" not in found.in_words + found.medians_in_words
+    told = memorisation(TRAINING, [("copy", TRAINING[7][1])], HELD_OUT, RATE)
+    assert told.in_words.startswith("100.0% of generated chunks")
+
+
 def test_one_copy_among_new_clips_comes_first():
     generated = [*named("new", range(200, 205)), ("copy", TRAINING[3][1][500:])]
     found = memorisation(TRAINING, generated, HELD_OUT, RATE)
