@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import measure, step_work
+from benchmarks import measure, step_rows
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
 from jaxgen.config import parse
+from jaxgen.serial import to_json
 
 _ONE, _DEVICES, _PROCESSES = "1 device", "2 devices", "2 processes"
 _SPLIT = {_DEVICES: {"devices": 2, "processes": 1}, _PROCESSES: {"devices": 1, "processes": 2}}
@@ -39,7 +40,7 @@ class Options(measure.Repeated):
 def main(argv: Sequence[str]) -> list[Row]:
     """Measures, prints and returns the figures, a row each. Raises UserError for a row that is not known."""
     options = parse(Options, Options(), argv, "python -m benchmarks.devices")
-    works = step_work.rows_named(options.rows)
+    works = step_rows.rows_named(options.rows)
     place = measure.environment()
     measure.save([], options.json)
     rows: list[Row] = []
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> list[Row]:
 
 def _measured(work: StepWork, options: Options) -> Row:
     measure.say(f"{work.name} ...")
-    spec = {"work": dataclasses.asdict(work)}
+    spec = {"work": to_json(work)}
     candidates = [
         Candidate(_ONE, "benchmarks.step_peers.ours", spec),
         *(Candidate(name, "benchmarks.step_peers.sharded", spec | split) for name, split in _SPLIT.items()),

@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
-from benchmarks.step_work import StepWork
+from benchmarks.recurrent_work import RecurrentWork
 from jaxgen.config import parse
+from jaxgen.serial import to_json
 
 _KEPT = "all kept"
 
@@ -42,8 +43,8 @@ def main(argv: Sequence[str]) -> list[Row]:
     results: dict[str, Measured] = {}
     for name, segment in ways.items():  # one after another: together they need not fit
         measure.say(f"{name} ...")
-        work = StepWork(options.cell, *options.size, segment=segment)
-        candidate = Candidate(name, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)})
+        work = RecurrentWork(options.cell, *options.size, segment=segment)
+        candidate = Candidate(name, "benchmarks.step_peers.ours", {"work": to_json(work)})
         results |= compare([candidate], options.repeats, threads=options.threads, say=measure.say)
     rows = [_row(name, result, results.get(_KEPT), options) for name, result in results.items()]
     measure.report(rows, place, options, ("candidate", "seconds", "peak_gib", "time_over_kept", "memory_over_kept"))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import chart, measure, step_work
+from benchmarks import chart, measure, recurrent_work
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
-from benchmarks.step_work import StepWork
+from benchmarks.recurrent_work import RecurrentWork
 from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.config import parse
 from jaxgen.errors import UserError
+from jaxgen.serial import to_json
 
 _PEAK = "matmul peak"
 _MIB = 2**20
@@ -52,8 +53,8 @@ class Options(measure.Repeated):
     """Picture to draw of it."""
 
     def __post_init__(self) -> None:
-        if self.cell not in step_work.CELLS:
-            raise UserError(f"--cell is '{self.cell}', expected one of {', '.join(step_work.CELLS)}.")
+        if self.cell not in recurrent_work.CELLS:
+            raise UserError(f"--cell is '{self.cell}', expected one of {', '.join(recurrent_work.CELLS)}.")
         if any(len(set(sizes)) < 2 for sizes in self.sweeps.values()):
             raise UserError(
                 "a sweep needs two sizes: give each of --seq-lens, --batch-sizes, --hidden-sizes, --layers two."
@@ -82,7 +83,7 @@ def _sweep(what: str, sizes: Sequence[int], options: Options) -> list[Row]:
     """Figures of the points at which one size grows."""
     base = dict(zip("BTHL", options.base, strict=True))
     grown = [base | {what: size} for size in sizes]
-    works = {p[what]: StepWork(options.cell, p["B"], p["T"], p["H"], p["L"]) for p in grown}
+    works = {p[what]: RecurrentWork(options.cell, p["B"], p["T"], p["H"], p["L"]) for p in grown}
     measure.say(f"{what} grows: {', '.join(map(str, sizes))} ...")
     results = compare(
         [
@@ -102,11 +103,11 @@ def _sweep(what: str, sizes: Sequence[int], options: Options) -> list[Row]:
     return rows
 
 
-def _candidate(name: str, work: StepWork) -> Candidate:
-    return Candidate(name, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)})
+def _candidate(name: str, work: RecurrentWork) -> Candidate:
+    return Candidate(name, "benchmarks.step_peers.ours", {"work": to_json(work)})
 
 
-def _point(what: str, size: int, work: StepWork, results: dict[str, Measured]) -> Row:
+def _point(what: str, size: int, work: RecurrentWork, results: dict[str, Measured]) -> Row:
     result, peak = results[str(size)], results[_PEAK]
     gflop_per_s = peak.facts["gflop"] / float(np.median(peak.seconds))
     gflop = train_flops(work.workload) / 1e9

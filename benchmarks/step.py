@@ -1,9 +1,10 @@
 """The yardstick: throughput of the train step beside its peers': `python -m benchmarks.step`.
 
-A row is a cell and a size, cell-B-T-H-L; `benchmarks/step_work.py` says what a step is, `benchmarks/step_peers/` how each
-framework does it. All start from the same weights and read the same batch, each in its own process with the same threads,
-and take turns. A peer counts only if its first loss, and the progress of its first update, are those of jaxgen. Ratios
-are medians over rounds of their throughput; the matmul peak is a candidate too.
+A row is a model and a size: cell-B-T-H-L, or the generator's kind before the same sizes where it learns against a critic.
+`benchmarks/recurrent_work.py` and `adversarial_work.py` say what a step is, `benchmarks/step_peers/` and
+`adversarial_peers/` how each framework does it. All start from the same weights and read the same batch, each in its own
+process with the same threads, and take turns. A peer counts only if its first losses, and the progress of its first update
+in each, are those of jaxgen. Ratios are medians over rounds of their throughput; the matmul peak is a candidate too.
 """
 
 import dataclasses
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import chart, measure, step_work
+from benchmarks import chart, measure, step_rows
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
-from benchmarks.workloads import train_flops
 from jaxgen.config import parse
 from jaxgen.errors import UserError
+from jaxgen.serial import to_json
 
 _OURS, _PEAK = "jaxgen", "matmul peak"
 _COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes", "others_share_of_cores")
@@ -37,7 +38,7 @@ class Peer:
     library: str
     """What must be installed."""
     module: str
-    """Its candidate, in `benchmarks/step_peers/`."""
+    """Its candidate, in the package of a row's peers; where there is none, it has no part in the row."""
 
 
 PEERS = {
@@ -54,7 +55,7 @@ class Options(measure.Repeated):
     """Throughput of the train step: jaxgen, its peers, and the matmul peak."""
 
     rows: tuple[str, ...] = ()
-    """What is measured, as cell-B-T-H-L, e.g. lstm-32-256-512-1; none takes all."""
+    """What is measured, as model-B-T-H-L, e.g. lstm-32-256-512-1 or vocoder-16-32-192-6; none takes all."""
     peers: tuple[str, ...] = tuple(PEERS)
     """Whom jaxgen is measured against: torch, torch-compile, keras, flax (linen), nnx."""
     threads: int = ALL_THREADS
@@ -72,7 +73,7 @@ class Options(measure.Repeated):
 def main(argv: Sequence[str]) -> list[Row]:
     """Measures, prints and returns the figures. Raises UserError for a row or peer that is not known."""
     options = parse(Options, Options(), argv, "python -m benchmarks.step")
-    works, peers = step_work.rows_named(options.rows), _installed(options.peers)
+    works, peers = step_rows.rows_named(options.rows), _installed(options.peers)
     place = measure.environment()
     measure.save([], options.json)
     rows: list[Row] = []
@@ -89,13 +90,16 @@ def main(argv: Sequence[str]) -> list[Row]:
 
 def measured(work: StepWork, peers: Mapping[str, Peer], options: Options) -> Row:
     """Figures of one row."""
-    measure.say(f"{work.name}: {', '.join(peers) or 'no peers'} ...")
+    modules = {name: f"{work.peers}.{peer.module}" for name, peer in peers.items()}
+    modules = {name: module for name, module in modules.items() if importlib.util.find_spec(module)}
+    measure.say(f"{work.name}: {', '.join(modules) or 'no peers'} ...")
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder, "given.npz"))
-        step_work.given(work).save(file)
+        work.given().save(file)
+        spec = {"work": to_json(work), "file": file}
         candidates = [
-            Candidate(_OURS, "benchmarks.step_peers.ours", {"work": dataclasses.asdict(work)}),
-            *(Candidate(n, f"benchmarks.step_peers.{peer.module}", {"file": file}) for n, peer in peers.items()),
+            Candidate(_OURS, "benchmarks.step_peers.ours", spec),
+            *(Candidate(name, module, spec) for name, module in modules.items()),
             Candidate(_PEAK, "benchmarks.step_peers.matmul", {"size": options.matmul_size}),
         ]
         results = compare(
@@ -120,15 +124,22 @@ def disagreeing(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         if "losses" not in theirs:
             continue
         count = theirs["parameters"] + theirs["missing"]
-        first, progress = ours["losses"][0], ours["losses"][0] - ours["losses"][1]
         if count != ours["parameters"]:
             refused[name] = f"it has {count} parameters, jaxgen {ours['parameters']}"
-        elif not abs(theirs["losses"][0] - first) <= _LOSS_TOLERANCE * abs(first):
-            refused[name] = f"its first loss is {theirs['losses'][0]:.6f}, jaxgen's {first:.6f}"
-        elif not abs(theirs["losses"][0] - theirs["losses"][1] - progress) <= _PROGRESS_TOLERANCE * abs(progress):
-            learnt = theirs["losses"][0] - theirs["losses"][1]
-            refused[name] = f"its first update lowers the loss by {learnt:.6f}, jaxgen's by {progress:.6f}"
+            continue
+        for kind, loss in _losses_of(ours).items():
+            (first, second), (their_first, their_second) = ours[kind][:2], theirs[kind][:2]
+            learnt, progress = their_first - their_second, first - second
+            if not abs(their_first - first) <= _LOSS_TOLERANCE * abs(first):
+                refused[name] = f"its first {loss} is {their_first:.6f}, jaxgen's {first:.6f}"
+            elif not abs(learnt - progress) <= _PROGRESS_TOLERANCE * abs(progress):
+                refused[name] = f"its first update lowers the {loss} by {learnt:.6f}, jaxgen's by {progress:.6f}"
     return refused
+
+
+def _losses_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts that are losses (`StepWork.losses`), and what one of each is called."""
+    return {kind: kind.replace("_", " ").removesuffix("es") for kind in facts if kind.endswith("losses")}
 
 
 def figures(work: StepWork, results: Mapping[str, Measured], threads: int) -> Row:
@@ -137,14 +148,14 @@ def figures(work: StepWork, results: Mapping[str, Measured], threads: int) -> Ro
     """
     ours, peak = results[_OURS], results[_PEAK]
     seconds, peaks = np.array(ours.seconds), peak.facts["gflop"] / np.array(peak.seconds)
-    gflop = train_flops(work.workload) / 1e9
+    gflop = work.flops() / 1e9
     row: Row = {
         "benchmark": "step",
         "row": work.name,
         "threads": threads,
         "rounds": len(seconds),
         **{f"step_{name}": value for name, value in measure.spread(seconds).items()},
-        f"{work.workload.features.step_unit}s_per_s": work.workload.steps / float(np.median(seconds)),
+        f"{work.unit}s_per_s": work.steps / float(np.median(seconds)),
         "gflop": gflop,
         "gflop_per_s": gflop / float(np.median(seconds)),
         "peak_gflop_per_s": float(np.median(peaks)),

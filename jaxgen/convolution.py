@@ -1,8 +1,12 @@
 """Convolutions, each as one product with what its kernel sees: on a CPU several times faster than XLA's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+_SMALLER = 1.6  # so many times fewer numbers must be copied, or sums of rows after the product are no faster
 
 
 class Conv(nnx.Module):
@@ -13,10 +17,41 @@ class Conv(nnx.Module):
         self.product = nnx.Linear(num_in * kernel[0] * kernel[1], num_out, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.product(jnp.concatenate([*_shifted(x, self.kernel, self.stride)], axis=-1))
+        kernel, bias = self.product.kernel[...].reshape(*self.kernel, self.num_in, -1), self.product.bias
+        assert bias is not None
+        return convolved(x, kernel, self.stride) + bias[...]
 
 
-def _shifted(x: jax.Array, kernel: tuple[int, int], stride: tuple[int, int]) -> list[jax.Array]:
+def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    """x [B, H, W, in] by a kernel [KH, KW, in, out]: [B, ceil(H / stride), ceil(W / stride), out].
+
+    Output n sees KH // 2 rows before stride * n, and KH rows in all; zeros beyond the ends. What the kernel sees is copied,
+    all of it or, where it is less, that of each of its rows beside what they give.
+    """
+    high, wide, num_in, num_out = kernel.shape
+    if stride[0] == 1 and _SMALLER * (wide * num_in + high * num_out) <= high * wide * num_in:
+        seen = jnp.concatenate(_seen(x, (1, wide), stride), axis=-1)
+        return _summed(jnp.tensordot(seen, kernel.reshape(high, -1, num_out), axes=(3, 1)))
+    in_blocks = x.shape[2] == wide == 1 < stride[0]
+    seen = jnp.concatenate((_blocks_seen if in_blocks else _seen)(x, (high, wide), stride), axis=-1)
+    return seen @ kernel.reshape(-1, num_out)
+
+
+def _blocks_seen(x: jax.Array, kernel: tuple[int, int], strides: tuple[int, int]) -> list[jax.Array]:
+    """As `_seen`, joined, of a sequence [B, H, 1, C], by slices of blocks [B, ?, 1, stride * C], not of places apart."""
+    length, features, reach, stride = x.shape[1], x.shape[-1], kernel[0], strides[0]
+    size, front = -(-length // stride), -(reach // 2) % stride
+    before, blocks = front + reach // 2, -(-(front + reach) // stride)
+    needed = (size - 1 + blocks) * stride
+    padded = jnp.pad(x, [(0, 0), (before, max(0, needed - before - length)), (0, 0), (0, 0)])[:, :needed]
+    padded = padded.reshape(len(x), -1, 1, stride * features)
+    seen = [padded[:, i : i + size] for i in range(blocks)]
+    seen[-1] = seen[-1][..., : ((front + reach - 1) % stride + 1) * features]
+    seen[0] = seen[0][..., front * features :]
+    return seen
+
+
+def _seen(x: jax.Array, kernel: tuple[int, int], stride: tuple[int, int]) -> list[jax.Array]:
     """What each element of a kernel sees of x [B, H, W, C], zeros beyond the ends."""
     sizes = [-(-length // step) for length, step in zip(x.shape[1:3], stride, strict=True)]
     margins = [
@@ -31,3 +66,10 @@ def _shifted(x: jax.Array, kernel: tuple[int, int], stride: tuple[int, int]) -> 
         for i in range(kernel[0])
         for j in range(kernel[1])
     ]
+
+
+def _summed(given: jax.Array) -> jax.Array:
+    """What each row of a kernel gives of each row, [B, H, W, KH, C], summed where it is seen."""
+    length, reach = given.shape[1], given.shape[3]
+    padded = jnp.pad(given, [(0, 0), (reach // 2, reach - 1 - reach // 2), (0, 0), (0, 0), (0, 0)])
+    return functools.reduce(jnp.add, [padded[:, i : i + length, :, i] for i in range(reach)])

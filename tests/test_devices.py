@@ -1,6 +1,5 @@
 """The train step split over devices and processes learns what one device does, and no process outlives the benchmark."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,22 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import devices, step_work
+from benchmarks import devices, step_rows
 from benchmarks.processes import Candidate, CouldNotRun, Measured, started
-from benchmarks.step_work import StepWork
+from benchmarks.recurrent_work import RecurrentWork
 from jaxgen.errors import UserError
+from jaxgen.serial import to_json
 
 ROOT = Path(__file__).parent.parent
-TINY = StepWork("LSTM", 4, 6, 16, 2)
+TINY = RecurrentWork("LSTM", 4, 6, 16, 2)
 needs_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores to pin to"
 )
 
 LEARN = """
-import dataclasses, jax, numpy as np
+import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from benchmarks.step_peers.sharded import split_over
-from benchmarks.step_work import StepWork
+from benchmarks.recurrent_work import RecurrentWork
 
 def learnt(count, work):
     step, state, batch = split_over(jax.devices()[:count], work)
@@ -37,7 +37,7 @@ def learnt(count, work):
     return jax.tree.map(np.asarray, (state.params, state.carry))
 
 for cell in ("LSTM", "GRU", "RNN"):
-    work = StepWork(cell, 4, 6, 16, 2)
+    work = RecurrentWork(cell, 4, 6, 16, 2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), learnt(1, work), learnt(2, work))
 print("agree")
 """
@@ -50,7 +50,7 @@ def test_parameters_after_three_steps_are_those_of_one_device():
 
 @needs_cores
 def test_all_ways_are_measured_and_start_alike(monkeypatch, tmp_path):
-    monkeypatch.setitem(step_work.ROWS, TINY.name, TINY)
+    monkeypatch.setitem(step_rows.ROWS, TINY.name, TINY)
     lines, history = tmp_path / "lines.jsonl", tmp_path / "history.jsonl"
     options = ["--rows", TINY.name, "--repeats", "2", "--json", str(lines), "--record", "--history", str(history)]
     (row,) = devices.main(options)
@@ -82,7 +82,7 @@ def test_a_way_with_another_loss_is_refused():
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
 @pytest.mark.parametrize("dies", ["first", "partner"])
 def test_processes_end_together(dies):
-    spec = {"work": dataclasses.asdict(TINY), "devices": 1, "processes": 2}
+    spec = {"work": to_json(TINY), "devices": 1, "processes": 2}
     with started(Candidate("2 processes", "benchmarks.step_peers.sharded", spec), 2) as first:
         facts = first.ready(120)
         (partner,) = facts["partners"]
@@ -108,7 +108,7 @@ def running(pid):
 
 
 def test_rows_that_cannot_be_shared_are_told():
-    spec = {"work": dataclasses.asdict(StepWork("LSTM", 3, 4, 8, 1)), "devices": 2, "processes": 1}
+    spec = {"work": to_json(RecurrentWork("LSTM", 3, 4, 8, 1)), "devices": 2, "processes": 1}
     told = pytest.raises(CouldNotRun, match="UserError: lstm-3-4-8-1 has 3 rows, which 2 devices cannot share")
     with started(Candidate("2 devices", "benchmarks.step_peers.sharded", spec), 1) as worker, told:
         worker.ready(60)

@@ -11,15 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import chart, scaling, step, step_work
+from benchmarks import chart, scaling, step, step_rows
 from benchmarks.processes import CouldNotRun, Measured
+from benchmarks.recurrent_work import RECURRENT, RecurrentWork
 from benchmarks.step_peers import flax_linen
 from benchmarks.step_peers import given as given_module
-from benchmarks.step_work import ROWS, StepWork
+from benchmarks.step_rows import ROWS
 from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.errors import UserError
+from jaxgen.serial import from_json, to_json
 
-TINY = [StepWork("LSTM", 3, 4, 16, 2), StepWork("GRU", 3, 4, 16, 2, frames=True), StepWork("RNN", 3, 4, 16, 2)]
+TINY = [
+    RecurrentWork("LSTM", 3, 4, 16, 2),
+    RecurrentWork("GRU", 3, 4, 16, 2, frames=True),
+    RecurrentWork("RNN", 3, 4, 16, 2),
+]
 IN_PROCESS = [  # tensorflow is left to a process of its own: it takes seconds to import and warns
     pytest.param(
         name,
@@ -32,9 +38,9 @@ IN_PROCESS = [  # tensorflow is left to a process of its own: it takes seconds t
 ]
 
 
-def told(module, spec, runs=2):
+def told(module, spec, package="benchmarks.step_peers", runs=2):
     """Facts of a candidate after some runs, in this process."""
-    facts, run = importlib.import_module(f"benchmarks.step_peers.{module}").prepare(spec)
+    facts, run = importlib.import_module(f"{package}.{module}").prepare(spec)
     for _ in range(runs):
         facts |= run(1)
     return facts
@@ -47,7 +53,7 @@ def work(request):
 
 @pytest.fixture(scope="module")
 def ours(work):
-    return told("ours", {"work": dataclasses.asdict(work)})
+    return told("ours", {"work": to_json(work)})
 
 
 def saved(given, folder):
@@ -57,7 +63,7 @@ def saved(given, folder):
 
 @pytest.mark.parametrize("peer", IN_PROCESS)
 def test_a_peer_computes_the_same_loss_and_update(work, ours, peer, tmp_path):
-    theirs = told(step.PEERS[peer].module, saved(step_work.given(work), tmp_path))
+    theirs = told(step.PEERS[peer].module, saved(work.given(), tmp_path))
     assert step.disagreeing({"jaxgen": ours, peer: theirs}) == {}
     np.testing.assert_allclose(theirs["losses"][0], ours["losses"][0], rtol=1e-6)
     assert ours["losses"][1] < ours["losses"][0]
@@ -66,7 +72,7 @@ def test_a_peer_computes_the_same_loss_and_update(work, ours, peer, tmp_path):
 @pytest.mark.parametrize("field", ["recurrent", "initial"])
 @pytest.mark.parametrize("work", TINY[1:2], ids=lambda work: work.name, indirect=True)
 def test_a_peer_with_other_weights_is_refused(work, ours, field, tmp_path):
-    given = step_work.given(work)
+    given = work.given()
     gates = getattr(given.layers[1], field)
     layers = [given.layers[0], given.layers[1]._replace(**{field: np.roll(gates, 1, axis=-1)})]
     theirs = told("flax_linen", saved(dataclasses.replace(given, layers=layers), tmp_path))
@@ -89,17 +95,17 @@ def test_what_makes_peers_disagree():
 
 
 def test_given_numbers_come_back(work, tmp_path):
-    given = step_work.given(work)
+    given = work.given()
     again = given_module.load(saved(given, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, dataclasses.asdict(again), dataclasses.asdict(given))
 
 
 @pytest.mark.parametrize(
-    "work", [StepWork("LSTM", 256, 1, 64, 1), StepWork("GRU", 256, 1, 64, 1, frames=True)], ids=str
+    "work", [RecurrentWork("LSTM", 256, 1, 64, 1), RecurrentWork("GRU", 256, 1, 64, 1, frames=True)], ids=str
 )
 def test_arithmetic_of_a_step_is_what_xla_counts(work):
     """Of flax's model, with one step of time, so that XLA counts the body of the loop as often as it runs."""
-    given = step_work.given(work)
+    given = work.given()
     embedding_size = 0 if given.embedding is None else given.embedding.shape[1]
     network = flax_linen.Network(work.cell, 64, 1, given.head_kernel.shape[1], embedding_size)
     inputs = (given.past, None) if work.frames else (given.past.astype(np.int32), given.values())
@@ -113,15 +119,17 @@ def test_arithmetic_of_a_step_is_what_xla_counts(work):
 
 
 def test_memory_by_hand():
-    work = StepWork("LSTM", 2, 5, 16, 2)
+    work = RecurrentWork("LSTM", 2, 5, 16, 2)
     kept = (64 + 1) + (4 * 16 + 4 * 16 + 2 * 16 + 16) * 2 + 2 * 256
     assert train_bytes(work.workload, 1000) == 4 * (5 * 1000 + 2 * 5 * kept)
 
 
 def test_the_rows_are_those_that_were_agreed():
-    assert len(ROWS) == 21
+    assert len(RECURRENT) == 21
     assert {"lstm-32-256-512-1", "gru-16-1024-768-1", "rnn-8-2048-128-1", "lstm-128-128-256-2"} <= ROWS.keys()
-    assert [row for row, work in ROWS.items() if work.frames] == [f"{c}-32-64-512-2" for c in ("lstm", "gru", "rnn")]
+    assert [row for row, work in RECURRENT.items() if work.frames] == [
+        f"{c}-32-64-512-2" for c in ("lstm", "gru", "rnn")
+    ]
     assert ROWS["lstm-32-256-512-1"].workload.model.embedding_size == 128
 
 
@@ -157,8 +165,8 @@ def test_ratios_are_medians_of_rounds():
 
 
 def test_a_row_is_measured_in_real_processes(monkeypatch, tmp_path, capsys):
-    work = StepWork("GRU", 2, 5, 8, 2)
-    monkeypatch.setitem(step_work.ROWS, work.name, work)
+    work = RecurrentWork("GRU", 2, 5, 8, 2)
+    monkeypatch.setitem(step_rows.ROWS, work.name, work)
     peers = [name for name in ("torch", "keras", "flax") if importlib.util.find_spec(step.PEERS[name].library)]
     files = {name: tmp_path / name for name in ("lines.jsonl", "history.jsonl", "chart.png")}
     options = ["--rows", work.name, "--peers", *peers, "--repeats", "2", "--matmul-size", "16", "--threads", "1"]
@@ -190,7 +198,7 @@ def test_a_peer_that_is_not_installed_is_told_once(monkeypatch, capsys, tmp_path
 
 def test_the_chart_is_drawn_from_a_file(tmp_path):
     rows, picture = tmp_path / "rows.jsonl", tmp_path / "step.png"
-    rows.write_text("".join(json.dumps({"row": row, "ratio_to_torch": 1.2}) + "\n" for row in ROWS))
+    rows.write_text("".join(json.dumps({"row": row, "ratio_to_torch": 1.2}) + "\n" for row in RECURRENT))
     assert len(chart.main(["--json", str(rows), "--chart", str(picture)])) == 21
     assert picture.read_bytes().startswith(b"\x89PNG")
     for bad in ("", "no json", '{"row": "lstm-1-1-1-1"}'):
@@ -211,7 +219,7 @@ def test_growth_is_fitted_for_each_size_alone(monkeypatch, tmp_path):
         found = {}
         for candidate in candidates:
             if "work" in candidate.spec:
-                work = StepWork(**candidate.spec["work"])
+                work = from_json(candidate.spec["work"])
                 seconds = work.batch_size * work.seq_len**2 * work.hidden_size**0.5 * work.num_layers * 1e-6
                 facts = {"parameters": 9, "planned_bytes": work.batch_size * 2 * 2**20}
                 found[candidate.name] = measured([seconds] * repeats, facts)
@@ -241,6 +249,6 @@ def test_a_sweep_that_cannot_be_is_the_users_mistake(options):
 
 
 def test_a_step_that_cannot_run_is_not_passed_over():
-    work = StepWork("LSTM", 2, 5, 8, 0)  # no layers
+    work = RecurrentWork("LSTM", 2, 5, 8, 0)  # no layers
     with pytest.raises((CouldNotRun, UserError)):
         step.measured(work, {}, step.Options())

@@ -5,28 +5,31 @@ from typing import Any
 
 import jax
 
-from benchmarks.step_work import StepWork, batch_of, bound, start
+from benchmarks.step_work import start
 from jaxgen.machine import keep_freed_memory
+from jaxgen.serial import from_json
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """spec: `work`, the fields of a `StepWork`."""
+    """spec: `work`, a `StepWork` as `jaxgen.serial` writes it."""
     keep_freed_memory()
-    work = StepWork(**spec["work"])
-    training, batch = bound(work), batch_of(work)
+    work = from_json(spec["work"])
+    training, batch = work.bound(), work.batch()
     state = start(training)
     step = jax.jit(training.train_step, donate_argnums=0).lower(state, batch).compile()
     plan = step.memory_analysis()
     assert plan is not None
     planned = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    losses: list[float] = []
+    losses: dict[str, list[float]] = {name: [] for name in work.losses}
 
     def run(times: int) -> dict[str, Any]:
         nonlocal state
         for _ in range(times):
             state, metrics = step(state, batch)
-        losses.append(float(jax.block_until_ready((metrics["loss"], state))[0]))
-        return {"losses": losses}
+        jax.block_until_ready((metrics, state))
+        for name, metric in work.losses.items():
+            losses[name].append(float(metrics[metric]))
+        return dict(losses)
 
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),

@@ -16,23 +16,24 @@ import jax
 import numpy as np
 
 from benchmarks.processes import Candidate, CouldNotRun, Worker, started
-from benchmarks.step_work import StepWork, batch_of, bound, start
+from benchmarks.step_work import StepWork, start
 from jaxgen.data.pipeline import Batch
 from jaxgen.errors import UserError
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.state import TrainState
+from jaxgen.serial import from_json
 from jaxgen.training.mesh import Devices
 
 _PARTNERS = contextlib.ExitStack()  # never left: partners end when the pipes to this process close
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """spec: `work`, the fields of a `StepWork`; `devices` of each process; `processes`; and, of a partner, its `rank` and
-    the `address` where all meet.
+    """spec: `work`, a `StepWork` as `jaxgen.serial` writes it; `devices` of each process; `processes`; and, of a partner,
+    its `rank` and the `address` where all meet.
 
     Raises UserError where the rows or the cores cannot be split evenly.
     """
-    work, devices, processes = StepWork(**spec["work"]), spec["devices"], spec["processes"]
+    work, devices, processes = from_json(spec["work"]), spec["devices"], spec["processes"]
     if work.batch_size % (devices * processes):
         raise UserError(f"{work.name} has {work.batch_size} rows, which {devices * processes} devices cannot share.")
     jax.config.update("jax_num_cpu_devices", devices)
@@ -61,9 +62,9 @@ def _running(work: StepWork) -> tuple[dict[str, Any], Callable[[int], dict[str, 
 
 def split_over(devices: Sequence[jax.Device], work: StepWork) -> tuple[Callable[..., Any], TrainState, Batch]:
     """The step of (state, batch), which it donates the state of, and both of them, as `jaxgen.train` spreads them."""
-    training, spread = bound(work), Devices(work.batch_size, devices=devices)
+    training, spread = work.bound(), Devices(work.batch_size, devices=devices)
     state = spread.start(lambda _: start(training), jax.random.key(0))
-    batch = jax.tree.map(lambda array: np.asarray(array)[None, spread.rows], batch_of(work))
+    batch = jax.tree.map(lambda array: np.asarray(array)[None, spread.rows], work.batch())
 
     def update(state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
         return training.train_step(state, jax.tree.map(lambda array: array[0], batches))
@@ -89,7 +90,7 @@ def _together(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dic
     threads = concurrent.futures.ThreadPoolExecutor(len(partners))
     ready = [threads.submit(_or_end, partner, lambda partner: partner.ready(600)) for partner in partners]
     _meet(address, processes, 0)
-    facts, run_own = _running(StepWork(**spec["work"]))
+    facts, run_own = _running(from_json(spec["work"]))
 
     def run(times: int) -> dict[str, Any]:
         turns = [threads.submit(_or_end, partner, lambda partner: partner.run(times)) for partner in partners]
