@@ -25,10 +25,11 @@ CONFIG = Config(
             MelDistance(weight=15.0),
             StftDistance(weight=2.0, windows=(1024, 512, 256)),
         ),
+        critic_start=5_000,
         critic=WaveCritic(periods=(2, 3, 5, 7, 11), windows=(1024, 512, 256), channels=16, spectral_channels=16),
     ),
     train=Train(
-        steps=10_000, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
+        steps=6_500, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
     ),
     evaluation=CopySynthesis(num_clips=32),
 )
