@@ -17,7 +17,7 @@ class Conv(nnx.Module):
         self.product = nnx.Linear(num_in * kernel[0] * kernel[1], num_out, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.product.kernel[...].reshape(*self.kernel, self.num_in, -1), self.product.bias
+        kernel, bias = self.product.kernel[...].reshape(*self.kernel, x.shape[-1], -1), self.product.bias
         assert bias is not None
         return convolved(x, kernel, self.stride) + bias[...]
 
