@@ -13,19 +13,13 @@ Game = torch_vocoder.Game | torch_wave_gan.Game
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """spec: see `made`."""
-    return training(made(spec))
+    """spec: `work`, an `AdversarialWork` as JSON, and `file`, see `given.load`.
 
-
-def made(spec: dict[str, Any]) -> Game:
-    """spec: `work`, an `AdversarialWork` as JSON, and `file`, see `given.load`."""
+    An update is one of the critic and one of the generator, each with its own Adam.
+    """
     work, tree = spec["work"], load(spec)
     kind = torch_vocoder.Game if work["model"]["class"].endswith(".Vocoder") else torch_wave_gan.Game
-    return kind(tree, work)
-
-
-def training(game: Game) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """What `prepare` returns: an update of the critic and one of the generator, each with its own Adam."""
+    game: Game = kind(tree, work)
     generator, critic = list(game.generator.parameters()), list(game.critic.parameters())
     critic_adam, generator_adam = (torch.optim.Adam(own, lr=LEARNING_RATE) for own in (critic, generator))
 
