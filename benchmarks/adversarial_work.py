@@ -122,19 +122,17 @@ class AdversarialWork(StepWork):
 
 
 def _drawn(key: jax.Array, number: int, rows: int, model: WaveGAN, critic: ShuffleCritic) -> dict[str, Any]:
-    """What the update of this number draws, first for the critic and then for the generator: latents [B, Z], and the
-    moves of what is heard [B or 2 B], as `AdversarialTraining.train_step` and the critic split the key of the state.
+    """What the update of this number draws: latents [B, Z], and what the critic hears moved by in its own turn [layers, 2 B]
+    and in the generator's [layers, B], as `AdversarialTraining.train_step` and the critic split the key of the state.
     """
-    turns = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), number))
-    drawn = {}
-    for turn, turn_key, heard in zip(("critic", "generator"), turns, (2 * rows, rows), strict=True):
-        draw_key, hear_key = jax.random.split(turn_key)
-        if turn == "critic":
-            hear_key, _ = jax.random.split(hear_key)
+    critic_key, generator_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), number))
+    hears, _ = jax.random.split(jax.random.split(critic_key)[1])
+    draws, hears_again = jax.random.split(generator_key)
+    drawn = {"latents": np.asarray(jax.random.normal(draws, (rows, model.latent_size)))}
+    for turn, hear_key, heard in (("critic", hears, 2 * rows), ("generator", hears_again, rows)):
         *keys, shift_key = jax.random.split(hear_key, len(critic.factors) + 1)
         moves = [_moves(shift_key, heard, critic.shift), *(_moves(k, heard, critic.shuffle) for k in keys[:-1])]
-        latents = np.asarray(jax.random.normal(draw_key, (rows, model.latent_size)))
-        drawn[turn] = {"latents": latents, "moves": np.stack(moves)}
+        drawn[turn] = np.stack(moves)
     return drawn
 
 
@@ -190,4 +188,4 @@ ADVERSARIAL = {
         ),
     )
 }
-"""Rows by name: the sizes of configs/digits_vocoder.py, drums_gan.py and digits_gan.py."""
+"""Rows by name: configs/digits_vocoder.py; raw samples of one-shots; configs/digits_gan.py."""

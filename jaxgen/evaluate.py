@@ -54,6 +54,8 @@ class Options:
     """Folder of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
+        if self.num_clips is not None and self.num_clips < 1:
+            raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
         check_seed(self.seed)
 
 

@@ -114,6 +114,7 @@ def test_unknown_nested_option_names_the_nearest(refused):
         (generate.main, ["--workdir", "w", "--seconds", "inf"], "--seconds is inf"),
         (generate.main, ["--workdir", "w", "--seed", "-1"], "--seed is -1"),
         (evaluate.main, ["--workdir", "w", "--seed", "-1"], "--seed is -1"),
+        (evaluate.main, ["--workdir", "w", "--num-clips", "0"], "--num-clips is 0"),
         (generate.main, ["--num", "3"], "--workdir"),
         (generate.main, ["--workdir", "w"], "no checkpoint in 'w'"),
         (evaluate.main, ["--workdir", "w"], "no checkpoint in 'w'"),

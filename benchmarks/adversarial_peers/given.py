@@ -5,9 +5,9 @@ A tree of arrays, float32 but for indices, by name:
     generator, critic   weights, as jaxgen's modules name them; layers of a list by their number
     batch               `samples` [B, T], `length` [B] and `labels` [B] each, see `jaxgen.data.excerpts`
     mel                 of frames: `filters` [n_mels, n_fft // 2 + 1], and `mean` and `std` of all bands
-    drawn               of models of noise, for updates 0 and 1, for the turn of the `critic` and of the `generator`:
-                        `latents` [B, Z], and `moves` [layers, rows], the steps that the phase shuffle before each layer
-                        moves what it hears, from 0 to twice its reach; in the critic's turn real rows come first
+    drawn               of models of noise, for updates 0 and 1: `latents` [B, Z], and for the turns of the `critic` and of
+                        the `generator` [layers, rows], the steps that the phase shuffle before each layer moves what it
+                        hears, from 0 to twice its reach; in the critic's turn real rows come first
 
 Kernels of convolutions are [places * in, out]. What the numbers mean stands in the row (`benchmarks.adversarial_work`),
 which peers read as the plain JSON that it crosses processes as.

@@ -113,7 +113,7 @@ def _shuffled(x: Tensor, reach: int, places: list[int]) -> Tensor:
 
 
 class Game:
-    """An update: first `critic_loss`, then `generator_loss`, each of clips of its own, by the logistic loss."""
+    """An update: first `critic_loss`, then `generator_loss` of the clips that the critic heard, by the logistic loss."""
 
     def __init__(self, tree: Tree, work: Tree) -> None:
         batch, self.features = tree["batch"], work["features"]
@@ -129,23 +129,19 @@ class Game:
         self.critic: nn.Module = ShuffleCritic(tree["critic"], work["critic"], size)
         self.labels = {name: torch.tensor(index).long() for name, index in batch["labels"].items()}
         self.twice = {name: torch.cat([index, index]) for name, index in self.labels.items()}
-        self.drawn = [
-            {turn: (torch.tensor(of["latents"]), of["moves"].tolist()) for turn, of in update.items()}
-            for update in listed(tree["drawn"])
-        ]
+        self.drawn, self.made = listed(tree["drawn"]), self.samples
+        self.latents = [torch.tensor(update["latents"]) for update in self.drawn]
 
     def critic_loss(self, number: int) -> Tensor:
         """Of real and made clips, heard together. number: of the update; draws of two take turns."""
-        latents, moves = self.drawn[number % 2]["critic"]
-        with torch.no_grad():
-            made = self.generator(latents, self.labels)
-        real, made = self.critic(torch.cat([self.real(), made]), self.twice, moves).chunk(2)
+        self.made = self.generator(self.latents[number % 2], self.labels)
+        moves = self.drawn[number % 2]["critic"].tolist()
+        real, made = self.critic(torch.cat([self.real(), self.made.detach()]), self.twice, moves).chunk(2)
         return functional.softplus(-real).mean() + functional.softplus(made).mean()
 
     def generator_loss(self, number: int) -> Tensor:
-        """Of new clips."""
-        latents, moves = self.drawn[number % 2]["generator"]
-        made: Any = self.critic(self.generator(latents, self.labels), self.labels, moves)
+        """Of the clips that the critic has heard."""
+        made: Any = self.critic(self.made, self.labels, self.drawn[number % 2]["generator"].tolist())
         return functional.softplus(-made).mean()
 
     def real(self) -> Tensor:

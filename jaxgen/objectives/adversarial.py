@@ -1,7 +1,8 @@
 """A generator against a critic (Goodfellow et al. 2014): both learn in one update, each with its own optimiser.
 
 The critic learns first, `critic_steps` times, each on a part of the batch that is new to it; then the generator, against
-the critic as it is now, on the last of these parts. Where there is a `critic_start`, the generator first learns alone.
+the critic as it is now, on what it made for the last of these parts. Where there is a `critic_start`, the generator first
+learns alone.
 """
 
 import dataclasses
@@ -194,13 +195,14 @@ class AdversarialTraining(Training):
         parts = jax.tree.map(lambda array: split_rows(array, count), dict(batch))
         generator = whole(state.params["generator"])
 
-        plays = state.step >= self.config.critic_start
-        learn = functools.partial(self._learn_critic, state, generator, parts, keys[:-1])
-        (critic, critic_opt), metrics = jax.lax.cond(plays, learn, functools.partial(_unchanged, state, learn))
-
         last = jax.tree.map(lambda array: array[-1], parts)
         draw_key, hear_key = jax.random.split(keys[-1])
         made, back = jax.vjp(lambda params: self.module(params).imitate(last, draw_key), generator)
+
+        plays = state.step >= self.config.critic_start
+        learn = functools.partial(self._learn_critic, state, generator, parts, made, keys[:-1])
+        (critic, critic_opt), metrics = jax.lax.cond(plays, learn, functools.partial(_unchanged, state, learn))
+
         real = self.module(generator).real(last)
         slope, figures = jax.lax.cond(
             plays,
@@ -243,17 +245,21 @@ class AdversarialTraining(Training):
         return kept._replace(step=state.step + 1, guard=guard), metrics
 
     def _learn_critic(
-        self, state: TrainState, generator: Any, parts: Batch, keys: jax.Array
+        self, state: TrainState, generator: Any, parts: Batch, last: jax.Array, keys: jax.Array
     ) -> tuple[tuple[Any, Any], Metrics]:
-        """The critic and its optimiser's state after an update on each part, and the means of what is reported of them."""
+        """The critic and its optimiser's state after an update on each part, and the means of what is reported of them.
 
-        def learn(critic: tuple[Any, Any], part: tuple[Batch, jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Metrics]:
+        last: what the generator made for the last part, of which it then learns itself.
+        """
+        model, (draw_keys, hear_keys) = self.module(generator), jax.vmap(jax.random.split, out_axes=1)(keys)
+        before_last = jax.tree.map(lambda array: array[:-1], (dict(parts), draw_keys))
+        made = jax.lax.map(lambda part: model.imitate(*part), before_last)
+
+        def learn(critic: tuple[Any, Any], part: tuple[Any, ...]) -> tuple[tuple[Any, Any], Metrics]:
             params, opt_state = critic
-            rows, number, part_key = part
-            draw_key, hear_key = jax.random.split(part_key)
-            model = self.module(generator)
+            rows, made, number, hear_key = part
             gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
-                whole(params), model.real(rows), model.imitate(rows, draw_key), rows["labels"], number, hear_key
+                whole(params), model.real(rows), made, rows["labels"], number, hear_key
             )
             updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
             figures["critic_gradient_norm"] = optax.tree.norm(gradient)
@@ -261,7 +267,7 @@ class AdversarialTraining(Training):
 
         numbers = state.step * len(keys) + jnp.arange(len(keys))
         start = state.params["critic"], state.opt_state["critic"]
-        learned, by_part = jax.lax.scan(learn, start, (parts, numbers, keys))
+        learned, by_part = jax.lax.scan(learn, start, (parts, jnp.concatenate([made, last[None]]), numbers, hear_keys))
         means = {name: values.mean() for name, values in by_part.items()}
         if self.config.penalties:
             means["critic_penalty"] = jnp.nanmean(by_part["critic_penalty"])
