@@ -2,7 +2,9 @@
 
 python -m jaxgen.train --config configs/speech_vocoder.py --data.root DIR
 
-Made for 2 CPU cores. It has not been trained to its end yet: Validation figures, time and rate are still to come.
+38 min on one of 2 CPU cores, beside other work, on 100 min of one woman's German. Validation, 32 utterances copied:
+log-spectral distance 4.0 dB (librosa's Griffin-Lim, 60 iterations: 4.4), mel distance 0.22 nats (0.31) (docs/results.md,
+2026-11-25).
 """
 
 from jaxgen.config import Config

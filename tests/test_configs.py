@@ -1,4 +1,4 @@
-"""Every file in configs/: shrunk to seconds, trained on real recordings, interrupted, resumed, and sampled."""
+"""Every file in configs/: shrunk to seconds, trained on real recordings, interrupted and resumed, and sampled."""
 
 import ast
 import dataclasses
@@ -16,12 +16,14 @@ from jaxgen import audio, generate, train
 from jaxgen.config import Config, load
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Synthesised
+from jaxgen.evaluation import judge_training
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.presets import any_sound
 from jaxgen.training import loop
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+RESUMED = ("digits_gan", "digits_mel", "digits_sample", "digits_vocoder")  # one of each kind is interrupted
 SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
 
 
@@ -48,7 +50,8 @@ def _shrunk(config: Config) -> list[str]:
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_trains_and_resumes_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
+def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
     workdir, config = tmp_path / "run", load(file)
     synthesised = isinstance(config.data, Synthesised)
     data = ("--data.num-clips", "70") if synthesised else ("--data.root", digits)
@@ -60,9 +63,10 @@ def test_a_config_trains_and_resumes_and_a_model_generates(file, digits, cache, 
         if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Telemetry, "record", interrupt)
-        assert command(train.main, *asked)[0] == 75
+    if file.stem in RESUMED:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Telemetry, "record", interrupt)
+            assert command(train.main, *asked)[0] == 75
     assert command(train.main, *asked)[0] == 0
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 4]

@@ -56,7 +56,7 @@ class WaveGAN(NoiseConfig):
         if min(numbers) < 1 or self.depth < 0 or len(self.channels) != len(self.factors) + 1:
             raise UserError(
                 "a WaveGAN needs sizes of at least 1, depth of at least 0, and channels before the first stage and after "
-                f"each of its factors, got {self}."
+                f"of its factors, got {self}."
             )
 
     @property
@@ -194,22 +194,15 @@ class ShuffleCritic(Critic):
     shift: int = 0
     """Steps by which a clip is moved at random before it is heard at all, so that the critic learns none by heart (Zhao et
     al. 2020)."""
-    dither: float = 0.0
-    """Standard deviation of noise over whatever it hears, real or not: digital silence is known for real by nothing else
-    (Sonderby et al. 2017, section 3.4)."""
     width: int = 256
     """Features that a clip is judged by in the end."""
 
     def __post_init__(self) -> None:
         sizes = (*self.factors, *self.channels, self.kernel_size, self.width)
-        if (
-            min(sizes) < 1
-            or min(self.shuffle, self.shift, self.depth, self.dither) < 0
-            or len(self.factors) != len(self.channels)
-        ):
+        if min(sizes) < 1 or min(self.shuffle, self.shift, self.depth) < 0 or len(self.factors) != len(self.channels):
             raise UserError(
-                "a ShuffleCritic needs sizes of at least 1, shuffle, shift, depth and dither of at least 0, and channels for "
-                f"each of its factors, got {self}."
+                "a ShuffleCritic needs sizes of at least 1, shuffle, shift and depth of at least 0, and channels for each "
+                f"of its factors, got {self}."
             )
 
     def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> "ShuffleCriticModule":
@@ -220,7 +213,7 @@ class ShuffleCriticModule(CriticModule):
     """The module that `ShuffleCritic` configures."""
 
     def __init__(self, config: ShuffleCritic, data: DataSpec, labels: tuple[str, ...], size: int, rngs: nnx.Rngs):
-        self.shuffle, self.shift, self.dither = config.shuffle, config.shift, config.dither
+        self.shuffle, self.shift = config.shuffle, config.shift
         kernel = (config.kernel_size, 1)
         self.layers = nnx.List(
             [
@@ -241,8 +234,6 @@ class ShuffleCriticModule(CriticModule):
     def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
         """[B, T] or [B, N, D]; a projection critic (Miyato and Koyama 2018, eq. 3), with a sum over labels."""
         keys = jax.random.split(key, len(self.layers) + 1)
-        if self.dither:
-            sound = sound + self.dither * jax.random.normal(jax.random.fold_in(key, len(keys)), sound.shape)
         x = shuffled(sound.reshape(*sound.shape[:2], -1), keys[-1], self.shift)[:, :, None]
         features = []
         for layer, further, layer_key in zip(self.layers, self.further, keys, strict=False):
