@@ -54,22 +54,6 @@ SHRUNK_GAN = (
 """The same for one of a model of noise, but for its length."""
 
 
-_SHARED = {
-    "quickstart": ("quickstart", "vocoder", "drums"),  # there are tests of two of them
-    **{name: (name,) for name in ("twin", "undisturbed", "found", "digits")},
-}
-"""Fixtures that take long, by groups of tests."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture which takes long run in one process, so that it is made once."""
-    for item in items:
-        for group, fixtures in _SHARED.items():
-            if not set(fixtures).isdisjoint(getattr(item, "fixturenames", ())):
-                item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of decoded data for all tests."""

@@ -56,7 +56,7 @@ class WaveGAN(NoiseConfig):
         if min(numbers) < 1 or self.depth < 0 or len(self.channels) != len(self.factors) + 1:
             raise UserError(
                 "a WaveGAN needs sizes of at least 1, depth of at least 0, and channels before the first stage and after "
-                f"of its factors, got {self}."
+                f"each of its factors, got {self}."
             )
 
     @property
