@@ -1,4 +1,4 @@
-"""Every file in configs/: shrunk to seconds, trained on real recordings, interrupted and resumed, and sampled."""
+"""Files in configs/: shrunk to seconds, trained on real recordings, interrupted and resumed, and sampled."""
 
 import ast
 import dataclasses
@@ -15,7 +15,6 @@ from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_VOCODER
 from jaxgen import audio, generate, train
 from jaxgen.config import Config, load
 from jaxgen.data.folder import Folder
-from jaxgen.data.synthetic import Synthesised
 from jaxgen.evaluation import judge_training
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
@@ -23,6 +22,8 @@ from jaxgen.presets import any_sound
 from jaxgen.training import loop
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+# Others differ from one of these in sizes alone, are lowered in test_lowering.py, and as kinds trained in test_wave_gan.py.
+TRAINED = [file for file in CONFIGS if file.stem not in ("drums_gan", "oneshots_gan", "speech_vocoder")]
 RESUMED = ("digits_gan", "digits_mel", "digits_sample", "digits_vocoder")  # one of each kind is interrupted
 SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
 
@@ -49,13 +50,11 @@ def _shrunk(config: Config) -> list[str]:
     return [*SHRUNK_GAN, "--model.factors", str(steps // config.model.first_steps), "--train.seq-len", str(steps)]
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", TRAINED, ids=lambda path: path.stem)
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
     monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
     workdir, config = tmp_path / "run", load(file)
-    synthesised = isinstance(config.data, Synthesised)
-    data = ("--data.num-clips", "70") if synthesised else ("--data.root", digits)
-    asked = ["--config", file, *data, *_shrunk(config), "--workdir", workdir, "--cache-dir", cache]
+    asked = ["--config", file, "--data.root", digits, *_shrunk(config), "--workdir", workdir, "--cache-dir", cache]
     record = loop.Telemetry.record
 
     def interrupt(self, step, metrics):
@@ -74,8 +73,7 @@ def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp
     assert all(np.isfinite(value) for value in metrics.values() if value is not None)
     if isinstance(config.model, Vocoder):
         return
-    label = {"digit": "digit=3", "drum": "drum=kick"}
-    wanted = [word for name in config.model.labels[:1] for word in ("--label", label[name])]
+    wanted = ["--label", "digit=3"] if config.model.labels else []
     wanted += ["--seconds", "0.2"] if file in SEQUENCES else ["--interpolate", "2"]
     code, _, _ = command(generate.main, "--workdir", workdir, "--num", "2", *wanted)
     assert code == 0
