@@ -17,8 +17,8 @@ from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
 
-_TOGETHER = 8  # of them, of like lengths, that are made sound together: no work for silence
-_LENGTHS = 6  # that a group may have; a program is compiled for each
+_TOGETHER = 4  # of them, of one length, that are made sound together
+_LENGTHS = 6  # to one of which each is cut, so that little silence is made sound; a program is compiled for each
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
 LabelRows = Sequence[Mapping[str, str]]
@@ -110,12 +110,15 @@ class NoiseGenerator:
 
     def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
         steps, lengths = map(np.asarray, self._make(params, latents, shares))
+        part = -(-steps.shape[1] // _LENGTHS)
+        parts = np.array([-(-self._spec.features.num_steps(int(length)) // part) for length in lengths])
         clips: dict[int, np.ndarray] = {}
-        for group in np.argsort(lengths, kind="stable").reshape(-1, _TOGETHER):
-            heard = self._spec.features.num_steps(int(lengths[group].max()))  # silence follows
-            rounded = -(-steps.shape[1] // _LENGTHS)
-            samples = np.asarray(self._decoder.decode(steps[group, : -(-heard // rounded) * rounded]))
-            clips |= {row: sound[: lengths[row]] for row, sound in zip(group.tolist(), samples, strict=True)}
+        for count in np.unique(parts):  # by its own length alone: sound depends on how much silence follows
+            rows = np.flatnonzero(parts == count)
+            for start in range(0, len(rows), _TOGETHER):
+                group = rows[start : start + _TOGETHER]
+                samples = np.asarray(self._decoder.decode(steps[np.resize(group, _TOGETHER), : count * part]))
+                clips |= {row: sound[: lengths[row]] for row, sound in zip(group.tolist(), samples, strict=False)}
         return (clips[row] for row in range(BATCH))
 
 
