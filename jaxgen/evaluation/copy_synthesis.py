@@ -93,6 +93,7 @@ class CopyEvaluator(Evaluator):
         self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
         self._features = dataclasses.replace(spec.features, stack=1)
         self._compare = jax.jit(training.compare)
+        # `evaluator` has seen that the model is a Vocoder
         self._renderer = Renderer(training.module, self._features)  # type: ignore[arg-type]
 
     def validate(

@@ -57,6 +57,7 @@ class NoiseEvaluator(Evaluator):
         del batch_size, seq_len
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
+        # `model` configures what `training` trains
         self._generator = NoiseGenerator(training.module, model, spec, decoder)  # type: ignore[arg-type]
         self._held_out: HeldOut | None = None
 

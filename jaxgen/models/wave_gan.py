@@ -6,6 +6,7 @@ sample. The generator doubles or quadruples a few steps until there are N, the c
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -266,4 +267,5 @@ def shuffled(x: jax.Array, key: jax.Array, reach: int) -> jax.Array:
     move = jax.random.randint(key, (len(x), 1, 1), 0, 2 * reach + 1)
     padded = jnp.pad(x, [(0, 0), (reach, reach), (0, 0)], mode="reflect")
     # of all the ways to move it, the one that was drawn: a sum is several times as fast as a gather, and so is its gradient
-    return sum((move == place) * padded[:, place : place + x.shape[1]] for place in range(2 * reach + 1))  # type: ignore
+    moved = [(move == place) * padded[:, place : place + x.shape[1]] for place in range(2 * reach + 1)]
+    return functools.reduce(jnp.add, moved)
