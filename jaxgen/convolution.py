@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-_SMALLER = 1.6  # so many times fewer numbers must be copied, or sums of rows after the product are no faster
+from jaxgen.recurrent.product import product
+
+_SMALLER = 1.5  # so many times fewer numbers must be copied, or sums of rows after the product are no faster
 
 
 class Conv(nnx.Module):
@@ -31,10 +33,16 @@ def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.A
     high, wide, num_in, num_out = kernel.shape
     if stride[0] == 1 and _SMALLER * (wide * num_in + high * num_out) <= high * wide * num_in:
         seen = jnp.concatenate(_seen(x, (1, wide), stride), axis=-1)
-        return _summed(jnp.tensordot(seen, kernel.reshape(high, -1, num_out), axes=(3, 1)))
+        by_row = kernel.transpose(1, 2, 0, 3).reshape(-1, high * num_out)
+        return _summed(_product(seen, by_row).reshape(*seen.shape[:3], high, num_out))
     in_blocks = x.shape[2] == wide == 1 < stride[0]
     seen = jnp.concatenate((_blocks_seen if in_blocks else _seen)(x, (high, wide), stride), axis=-1)
-    return seen @ kernel.reshape(-1, num_out)
+    return _product(seen, kernel.reshape(-1, num_out))
+
+
+def _product(seen: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, H, W, D] by [D, F]. As one product of rows, or the gradient would copy what is seen once more, transposed."""
+    return product(seen.reshape(-1, seen.shape[-1]), kernel, seen.dtype).reshape(*seen.shape[:3], -1)
 
 
 def _blocks_seen(x: jax.Array, kernel: tuple[int, int], strides: tuple[int, int]) -> list[jax.Array]:
