@@ -87,9 +87,13 @@ class Distribution(abc.ABC):
     def mode(self, params: Array) -> Array:
         """The x that a sample of temperature 0 is."""
 
+
+class VectorDistribution(Distribution):
+    """Of vectors [..., D], whose mean is a prediction as well."""
+
     @abc.abstractmethod
     def mean(self, params: Array) -> Array:
-        """The expected x, float32."""
+        """The expected x, float32 [..., D]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +128,9 @@ class Categorical(Distribution):
     def mode(self, params: Array) -> Array:
         return jnp.argmax(params, axis=-1)
 
-    def mean(self, params: Array) -> Array:
-        return jax.nn.softmax(params.astype(jnp.float32)) @ jnp.arange(self.q_levels, dtype=jnp.float32)
-
 
 @dataclasses.dataclass(frozen=True)
-class Normal(Distribution):
+class Normal(VectorDistribution):
     """Independent normals of one fixed standard deviation around the parameters (P = D).
 
     The negative log-likelihood is the summed squared error over 2 scale^2, and a constant: least squares.
@@ -163,7 +164,7 @@ class Normal(Distribution):
 
 
 @dataclasses.dataclass(frozen=True)
-class NormalMixture(Distribution):
+class NormalMixture(VectorDistribution):
     """Mixture density over whole frames: K components, each a normal with diagonal covariance (Bishop 1994, eq. 23).
 
     Parameters, P = K (2 D + 1): K logits, K x D means, K x D raw scales. A standard deviation is a softplus of its raw
@@ -269,10 +270,6 @@ class LogisticMixture(Distribution):
     def mode(self, params: Array) -> Array:
         logits, means, _ = self._split(params)
         return _to_int16(jnp.take_along_axis(means, jnp.argmax(logits, axis=-1)[..., None], axis=-1)[..., 0])
-
-    def mean(self, params: Array) -> Array:
-        logits, means, _ = self._split(params)
-        return (jax.nn.softmax(logits) * expand(jnp.clip(means, -1, 1))).sum(-1) * 2**15
 
     def _split(self, params: Array) -> tuple[Array, Array, Array]:
         """Logits, means and log scales, float32 [..., K] each."""

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Distribution, NormalMixture, Sampling
+from jaxgen.distributions import NormalMixture, Sampling, VectorDistribution
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, SequenceConfig, SequenceModel, join
@@ -34,7 +34,7 @@ class MelRNN(SequenceConfig):
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
     """Variational dropout: share of units switched off for a whole chunk."""
-    distribution: Distribution = NormalMixture(num_components=8)
+    distribution: VectorDistribution = NormalMixture(num_components=8)
     """What a frame is drawn from: Normal (mean squared error) or NormalMixture."""
     input_noise: float = 0.0
     """Standard deviation of the noise that training adds to the past frames (in units of the data's own)."""
