@@ -188,4 +188,4 @@ ADVERSARIAL = {
         ),
     )
 }
-"""Rows by name: configs/digits_vocoder.py; raw samples of one-shots; configs/digits_gan.py."""
+"""Rows by name, with the networks of configs/digits_vocoder.py, drums_samples_gan.py and digits_gan.py."""
