@@ -5,7 +5,8 @@ python -m jaxgen.train --config configs/oneshots_gan.py --data.root DIR
 Of each sound the first second is learned. Where file names say what they are, --data.pattern "{kind}_{index}" and
 --model.labels kind.
 
-Made for about 1 hour on 2 CPU cores. Validation: it has been trained in tests only.
+1,000 of its 10,000 updates took 4 min on one of 2 CPU cores, beside other work. Validation: of 100 clips the judge then hears the
+kind in all (as in real ones), on a folder of 1,400 drums with their kinds in the file names (docs/results.md, 2026-11-27).
 """
 
 from jaxgen.config import Config
