@@ -1,4 +1,4 @@
-"""Convolutions, each as one product with what its kernel sees: on a CPU gradients of XLA's own are up to several times slower."""
+"""Convolutions, each as one product with what its kernel sees: on a CPU most gradients of XLA's own are slower."""
 
 import functools
 

@@ -1,6 +1,7 @@
 """Convolutions are those of XLA, values and gradients."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,3 +34,13 @@ def test_a_convolution_is_that_of_xla(sound, kernel, stride):
     cotangent = random.standard_normal(ours.shape, np.float32)
     for got, expected in zip((ours, *back(cotangent)), (theirs, *xla_back(cotangent)), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+    def steepness(convolution):  # what a gradient penalty asks of a critic
+        def of(weights):
+            slope = jax.grad(lambda x: jnp.tanh(convolution(x, weights)).sum())(x)
+            return jnp.square(slope).sum()
+
+        return jax.grad(of)(weights)
+
+    got, expected = steepness(lambda x, weights: convolved(x, weights, stride)), steepness(xla)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxgen.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling
+from jaxgen.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling, VectorDistribution
 from jaxgen.errors import UserError
 
 D = 3
@@ -56,6 +56,9 @@ def test_shapes_and_dtypes(distribution, event_size, shape):
     assert x.shape == mode.shape == (shape if event_size == 1 else (*shape, event_size))
     assert log_prob.shape == shape
     assert log_prob.dtype == jnp.float32
+    if isinstance(distribution, VectorDistribution):
+        mean = jax.eval_shape(distribution.mean, params)
+        assert (mean.shape, mean.dtype) == ((*shape, event_size), jnp.float32)
 
 
 def test_categorical_log_prob_is_softmax_cross_entropy():

@@ -1,4 +1,4 @@
-"""The matrix product of recurrent cells: in the dtype asked for, accumulated in float32, forward and backward."""
+"""The matrix product of cells and convolutions: in the dtype asked for, accumulated in float32, forward and backward."""
 
 import functools
 from typing import Any
