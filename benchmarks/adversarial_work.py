@@ -188,4 +188,4 @@ ADVERSARIAL = {
         ),
     )
 }
-"""Rows by name, with the networks of configs/digits_vocoder.py, drums_samples_gan.py (but its shift) and digits_gan.py."""
+"""Rows by name, with the networks of configs/digits_vocoder.py, drums_samples_gan.py (without its shift) and digits_gan.py."""

@@ -3,7 +3,7 @@
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
 
 1 h 58 min on one of 2 CPU cores, beside other work. Validation: 4.027 bits/sample where unigrams score 7.166 and bigrams 5.403.
-Of 300 generated clips the judge hears 77 % of the digits (99.0 % of real ones) and 80 % of the speakers: they sound hoarse
+Of 300 generated clips the judge hears 77 % of the digits (99.0 % of real ones) and 80 % of the speakers: a floor of noise is left
 (docs/results.md, 2026-11-27).
 """
 

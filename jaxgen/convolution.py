@@ -1,4 +1,4 @@
-"""Convolutions, each as one product with what its kernel sees: on a CPU most gradients of XLA's own are slower."""
+"""Convolutions, each as one product with what its kernel sees: matrix products are what XLA does best on a CPU."""
 
 import functools
 
