@@ -49,7 +49,11 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     | {"lookback 1": ("--model.lookback", "1"), "lookback 64": ("--model.lookback", "64")},
     "SampleRNN": _COMMON
     | _QUANTISATION
-    | {"window 16": ("--model.window", "16"), "three tiers": ("--model.frame-sizes", "80", "16")},
+    | {
+        "window 16": ("--model.recent.window", "16"),
+        "linear prediction": ("--model.recent", "LinearPrediction"),
+        "three tiers": ("--model.frame-sizes", "80", "16"),
+    },
 }
 """Overrides by name, for each model."""
 

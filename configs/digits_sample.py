@@ -14,6 +14,7 @@ from jaxgen.evaluation.judged import Judged
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
+from jaxgen.models.recent import Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
@@ -28,7 +29,7 @@ CONFIG = Config(
         cell=LSTM(hidden_size=384),
         num_layers=2,
         sample_size=192,
-        window=160,
+        recent=Window(160),
         dropout=0.2,
         labels=("digit", "speaker"),
     ),

@@ -20,6 +20,7 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
+from jaxgen.models.recent import Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import guided
 from jaxgen.models.wave_rnn import WaveRNN
@@ -43,7 +44,7 @@ BLOCK = generation._STEPS_PER_BLOCK["sample"]
 
 def tiers():
     """A generator of samples from tiers, and parameters that nobody trained."""
-    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, window=3, spectrum=8)
+    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, recent=Window(3), spectrum=8)
     spec = DataSpec(features=MuLaw(sample_rate=8_000))
     training = Likelihood().bind(model, spec, steps=1, batch_size=1)
     params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
@@ -69,7 +70,9 @@ def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
 def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     """Without labels it changes nothing; with them the outputs are c + g (c - u), in both rows of a pair."""
     options = (
-        {"frame_sizes": (4,), "sample_size": 6, "window": 3, "spectrum": 8} if kind is SampleRNN else {"lookback": 3}
+        {"frame_sizes": (4,), "sample_size": 6, "recent": Window(3), "spectrum": 8}
+        if kind is SampleRNN
+        else {"lookback": 3}
     )
     model = kind(cell=GRU(4), embedding_size=3, labels=("key",), **options)
     spec = DataSpec(features=MuLaw(sample_rate=8_000, q_levels=16), vocabularies=(("key", ("a", "b")),))
@@ -81,16 +84,22 @@ def test_guidance_goes_further_from_what_is_said_without_labels(kind):
         return generator(params, labels, seconds=0.02, sampling=Sampling(guidance=guidance), **more).clips
 
     plain = made([{}, {}, {}], 1e-9)  # by the same scan
-    np.testing.assert_array_equal(made([{}, {}, {}], 4.0), plain)
+    _equal(made([{}, {}, {}], 4.0), plain)
     a, b = made([{"key": "a"}, {"key": "b"}], 3.0)
     assert not np.array_equal(a, made([{"key": "a"}], 1e-9)[0])
     np.testing.assert_array_equal(made([{"key": "a"}], 3.0)[0], a)
-    np.testing.assert_array_equal(made([{"key": "a:1"}, {"key": "b"}], 3.0), [a, b])
+    _equal(made([{"key": "a:1"}, {"key": "b"}], 3.0), [a, b])
 
     module = training.module(params)
     x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
     c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
     np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
+
+
+def _equal(clips, others):
+    """Clips that end are of different lengths."""
+    for clip, other in zip(clips, others, strict=True):
+        np.testing.assert_array_equal(clip, other)
 
 
 def test_guidance_needs_labels():

@@ -16,6 +16,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw, Pcm16
 from jaxgen.heads import CoarseFine, Logistics
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.recent import LinearPrediction, Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
@@ -34,13 +35,13 @@ MU = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=VOCABU
 PCM = DataSpec(features=Pcm16(sample_rate=8000), vocabularies=VOCABULARIES)
 OPTIONS = {"num_layers": 2, "residual": True, "labels": ("digit", "speaker"), "label_size": 3}
 LOOKBACK = 3  # of the wave models
-TIERS = {"sample_size": 5, "embedding_size": 3, "window": 4, "spectrum": 8, **OPTIONS}
+TIERS = {"sample_size": 5, "embedding_size": 3, "spectrum": 8, **OPTIONS}
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
-    (SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), **TIERS), MU),
-    (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), **TIERS), MU),
-    (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), output=CoarseFine(5), **TIERS), PCM),
+    (SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), recent=Window(4), **TIERS), MU),
+    (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), recent=LinearPrediction(4, hop=1, fitted_to=8), **TIERS), MU),
+    (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS), PCM),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]
 each_model = pytest.mark.parametrize(
@@ -295,6 +296,22 @@ def test_samples_are_steps(config, data):
     assert np.any(np.asarray(x) != model.sample(outputs[:, 0], draw_noise(model, B, 1), Sampling())[0])
 
 
+def test_clips_of_samples_end_as_often_as_the_model_says():
+    """Of a sample and the end of its clip all that can be adds up to 1; the loss counts the end more."""
+    model = make(SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), recent=Window(4), end_weight=5.0, **TIERS), MU)
+    outputs = jnp.concatenate([jax.random.normal(jax.random.key(0), (16,)), jnp.log(jnp.array([0.3 / 0.7]))])
+    outputs = jnp.broadcast_to(outputs, (4000, 17))
+    codes, ended = model.sample(outputs, draw_noise(model, 4000), Sampling())
+    assert abs(ended.mean() - 0.3) < 0.04
+    assert len(np.unique(codes)) == 16
+    every, both = jnp.tile(jnp.arange(16), 2), jnp.arange(32) < 16
+    log_prob = model.log_prob(outputs[:32], every, both)
+    np.testing.assert_allclose(np.exp(log_prob).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_prob[:16]).sum(), 0.3, rtol=1e-5)
+    scores = model.scores(outputs[:32], every, both)
+    np.testing.assert_allclose(scores["loss"], -log_prob + 4 * scores["end_nats"], rtol=1e-5)
+
+
 def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
     model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
     outputs = np.zeros((4000, N_MELS + 1), np.float32)
@@ -343,7 +360,12 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
             functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
-        ("--model.window is 0", functools.partial(SampleRNN, window=0)),
+        ("--model.recent.window is 0", functools.partial(Window, 0)),
+        ("--model.recent.fitted-to is 1", functools.partial(LinearPrediction, fitted_to=1)),
+        (
+            "does not divide the slowest tier's frames of 8",
+            functools.partial(SampleRNN, frame_sizes=(8,), recent=LinearPrediction()),
+        ),
         ("--model.distribution", functools.partial(MelRNN(distribution=Categorical(4)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(MelRNN(labels=("accent",)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(WaveRNN(labels=("accent",)).make, MU, rngs=nnx.Rngs(0))),

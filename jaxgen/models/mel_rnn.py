@@ -17,7 +17,16 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import NormalMixture, Sampling, VectorDistribution
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, SequenceConfig, SequenceModel, join
+from jaxgen.models.sequence import (
+    Carry,
+    LabelEmbedding,
+    Labels,
+    SequenceConfig,
+    SequenceModel,
+    end_bias,
+    end_log_prob,
+    join,
+)
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
@@ -89,9 +98,7 @@ class MelModule(SequenceModel):
             rngs=rngs,
         )
         num_params = config.distribution.num_params(features.step_shape[0])
-        # A clip ends at one of its steps: from even odds at each, a fresh model would end every clip at once.
-        steps = max(2.0, data.typical_seconds * features.sample_rate / features.samples_per_step)
-        first_bias = np.append(np.zeros(num_params, np.float32), -np.log(steps - 1))
+        first_bias = np.append(np.zeros(num_params, np.float32), end_bias(data))
         self.head = nnx.Linear(
             config.cell.hidden_size,
             num_params + 1,
@@ -124,7 +131,7 @@ class MelModule(SequenceModel):
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         frame, end_logit = self._split(outputs)
         frame_nats = self.distribution.log_prob(frame, self._standardise(target)) - np.log(self.std).sum()
-        return frame_nats + jax.nn.log_sigmoid(jnp.where(end, end_logit, -end_logit))
+        return frame_nats + end_log_prob(end_logit, end)
 
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
         nats = -self.log_prob(outputs, target, end)

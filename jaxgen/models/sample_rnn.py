@@ -4,7 +4,7 @@ A tier reads the frame of samples before it and what the tier above says, and te
 what it knows; the lowest, a feed-forward network, reads the last few samples and names the next one. A tier works once a
 frame, so that it can be wide, and its recurrence reaches far in few steps. The last tier's frame may be one sample: that
 is a WaveRNN which the tiers above tell what to say. Unlike the paper's, tiers read an embedding of the last code too:
-numbers alone, most of them near 0, teach a recurrence slowly.
+numbers alone, most of them near 0, teach a recurrence slowly. And what the lowest tier says tells where the clip ends.
 """
 
 import dataclasses
@@ -19,11 +19,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
 from jaxgen.features.fourier import framed, hann
 from jaxgen.heads import SampleOutput, Softmax
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, SampleSequenceModel, SequenceConfig, join
+from jaxgen.models.recent import Recent, Window
+from jaxgen.models.sequence import (
+    Carry,
+    LabelEmbedding,
+    Labels,
+    SampleSequenceModel,
+    SequenceConfig,
+    end_bias,
+    end_log_prob,
+    join,
+)
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
@@ -44,14 +55,17 @@ class SampleRNN(SequenceConfig):
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
     """Variational dropout of the tiers: share of units switched off for a whole chunk."""
+    end_weight: float = 80.0
+    """Weight of where the clip ends in the loss: of one step in thousands, it would hardly count."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
     """Features the last code is embedded into, for all tiers."""
-    window: int = 160
-    """Past samples that the network over samples reads as numbers; a period of the voice is worth having."""
+    recent: Recent = Window()
+    """What the network over samples reads beside the last code: Window for the samples before it; LinearPrediction also for
+    what these let expect, which brings far better likelihoods sooner, but words later."""
     spectrum: int = 256
     """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
     labels: tuple[str, ...] = ()
@@ -61,7 +75,7 @@ class SampleRNN(SequenceConfig):
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
 
-    ends_clips = False
+    ends_clips = True
 
     def __post_init__(self) -> None:
         sizes = self.frame_sizes
@@ -70,15 +84,20 @@ class SampleRNN(SequenceConfig):
                 f"--model.frame-sizes is {' '.join(map(str, sizes)) or 'empty'}; expected samples a frame, the slowest tier "
                 "first, each a whole multiple of the next, the last at least 1, as in 64 8."
             )
-        if min(self.window, self.embedding_size, self.sample_size) < 1 or self.spectrum < 2:
+        if min(self.embedding_size, self.sample_size) < 1 or self.spectrum < 2 or self.end_weight < 0:
             raise UserError(
-                f"--model.window is {self.window}, --model.embedding-size {self.embedding_size}, --model.sample-size "
-                f"{self.sample_size} and --model.spectrum {self.spectrum}; expected at least 1 each, and a spectrum of 2."
+                f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size}, --model.spectrum "
+                f"{self.spectrum} and --model.end-weight {self.end_weight:g}; expected at least 1, 1, 2 and 0."
+            )
+        if sizes[0] % self.recent.hop:
+            raise UserError(
+                f"--model.recent.hop is {self.recent.hop}, which does not divide the slowest tier's frames of {sizes[0]}; "
+                "change it or --model.frame-sizes."
             )
 
     @property
     def lookback(self) -> int:
-        return max(self.window, self.spectrum, self.frame_sizes[0])
+        return max(self.recent.lookback, self.spectrum, self.frame_sizes[0])
 
     @property
     def stride(self) -> int:
@@ -135,15 +154,17 @@ class Tier(nnx.Module):
 
 
 class SampleModule(SampleSequenceModel):
-    """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head.
+    """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head, and one for the logit of
+    the clip's end.
 
-    The carry holds that of each tier, what each tier has said last, and the samples since the clip began. The place in
-    the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole frames.
+    The carry holds that of each tier, what each tier has said last, the state of what is recent, and the samples since the
+    clip began. The place in the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole
+    frames.
     """
 
     def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
-        self.lookback, self.window, self.spectrum = config.lookback, config.window, config.spectrum
-        self.labels = config.labels
+        self.lookback, self.spectrum, self.recent = config.lookback, config.spectrum, config.recent
+        self.labels, self.end_weight = config.labels, config.end_weight
         self.features, self.dtype = features, dtype
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
@@ -163,13 +184,16 @@ class SampleModule(SampleSequenceModel):
             rngs=rngs,
         )
         linear = functools.partial(nnx.Linear, dtype=dtype, dot_general=dot_general, rngs=rngs)
-        self.first, self.second = linear(config.embedding_size + config.window, width), linear(width, width)
+        read = config.embedding_size + config.recent.num_features
+        self.first, self.second = linear(read, width), linear(width, width)
         self.head = config.output.make(features, width, dtype=dtype, rngs=rngs)
+        self.end = linear(width, 1, bias_init=nnx.initializers.constant(end_bias(data)))
 
     def init_carry(self, batch_size: int) -> Carry:
         return {
             "tiers": tuple(tier.stack.init_carry(batch_size) for tier in self.tiers),
             "said": tuple(jnp.zeros((batch_size, t.ratio, t.out_features), self.dtype) for t in self.tiers),
+            "recent": self.recent.init(batch_size),
             "since": jnp.zeros(batch_size, jnp.int32),
         }
 
@@ -203,10 +227,10 @@ class SampleModule(SampleSequenceModel):
             states.append(state)
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
-        skipped = self.lookback - self.window
-        windows = jnp.stack([values[:, skipped + i :][:, :num_steps] for i in range(self.window)], axis=-1)
-        outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), windows, beside)
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "since": (since[:, -1] + 1) * slowest}
+        heard, recent = self.recent.over(self.features.decode(x), num_steps)
+        outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), heard, beside)
+        since = (since[:, -1] + 1) * slowest
+        return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
         exact = self.features.companded(x)
@@ -232,8 +256,29 @@ class SampleModule(SampleSequenceModel):
             said.append(vectors)
             told = vectors[:, within // tier.below]
             beside = functools.partial(jnp.asarray, told)
-        outputs = self._next(last, values[:, -self.window :], told)
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "since": carry["since"] + 1}
+        heard, recent = self.recent.next(self.features.decode(x), carry["recent"], place % self.recent.hop == 0)
+        outputs = self._next(last, heard, told)
+        since = carry["since"] + 1
+        return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        return super().log_prob(outputs[..., :-1], target, end) + end_log_prob(outputs[..., -1], end)
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        scores = super().scores(outputs[..., :-1], target, end)
+        end_nats = -end_log_prob(outputs[..., -1], end)
+        return scores | {"loss": scores["loss"] + self.end_weight * end_nats, "end_nats": end_nats}
+
+    def noise(self, key: jax.Array) -> jax.Array:
+        code_key, end_key = jax.random.split(key)
+        return jnp.append(super().noise(code_key), jax.random.uniform(end_key))
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        codes, _ = super().sample(outputs[..., :-1], noise[..., :-1], sampling)
+        return codes, noise[..., -1] < jax.nn.sigmoid(outputs[..., -1].astype(jnp.float32))
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return super().predict(outputs[..., :-1])
 
     def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None) -> jax.Array:
         """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the
@@ -246,11 +291,13 @@ class SampleModule(SampleSequenceModel):
             level.astype(self.dtype), jnp.sin(angle).astype(self.dtype), jnp.cos(angle).astype(self.dtype), known
         )
 
-    def _next(self, last: jax.Array, windows: jax.Array, told: jax.Array) -> jax.Array:
-        """Outputs [..., P] for the last code's vector [..., E], the values before the next one [..., window] and what the
-        lowest tier says of it [..., D].
+    def _next(self, last: jax.Array, heard: jax.Array, told: jax.Array) -> jax.Array:
+        """Outputs [..., P] for the last code's vector [..., E], what is read of the samples before the next one [..., F] and
+        what the lowest tier says of it [..., D].
         """
-        return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(join(last, windows)) + told))))
+        read = join(last, heard.astype(self.dtype))
+        hidden = jax.nn.relu(self.second(jax.nn.relu(self.first(read) + told)))
+        return join(self.head(hidden), self.end(told))
 
     def _last(self, steps: jax.Array) -> jax.Array:
         """Vectors [..., E] of codes [...]."""

@@ -5,6 +5,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 """
 
 import abc
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -219,6 +220,19 @@ class LabelEmbedding(nnx.Module):
         keep = jax.random.uniform(key, (batch_size, num_steps)) >= self.dropout
         keep = jnp.take_along_axis(keep, start, axis=1)
         return {name: jnp.where(keep, labels[name], 0) for name in self.names}
+
+
+def end_bias(data: DataSpec) -> float:
+    """The logit of a clip's end by which a fresh model makes clips of typical length: even odds would end them at once."""
+    features = data.features
+    steps = max(2.0, data.typical_seconds * features.sample_rate / features.samples_per_step)
+    return -math.log(steps - 1)
+
+
+def end_log_prob(logit: jax.Array, end: jax.Array) -> jax.Array:
+    """Log probability in nats, float32 [...], that a clip ends with a step, or goes on; end: bool [...]."""
+    logit = logit.astype(jnp.float32)
+    return jax.nn.log_sigmoid(jnp.where(end, logit, -logit))
 
 
 def guided(outputs: jax.Array, guidance: float) -> jax.Array:
