@@ -14,10 +14,10 @@ from jaxgen.evaluation.judged import Judged
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
-from jaxgen.models.recent import Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
+from jaxgen.recent import Window
 from jaxgen.recurrent import LSTM
 from jaxgen.training.loop import Train
 

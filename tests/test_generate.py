@@ -20,12 +20,12 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
-from jaxgen.models.recent import Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import guided
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance import read as read_mark
+from jaxgen.recent import Window
 from jaxgen.recurrent import GRU, LSTM
 from jaxgen.runs import Run
 

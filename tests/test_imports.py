@@ -10,7 +10,7 @@ LAYERS = [
     {"errors"},
     {"files", "machine", "spread"},
     {"serial", "remote", "audio", "features", "recurrent", "convolution", "distributions"},
-    {"data", "provenance", "heads"},
+    {"data", "provenance", "heads", "recent"},
     {"models"},
     {"objectives"},
     {"generation", "noise_clips", "vocoding", "evaluation"},

@@ -16,11 +16,11 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw, Pcm16
 from jaxgen.heads import CoarseFine, Logistics
 from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.models.recent import LinearPrediction, Window
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recent import LinearPrediction, Window
 from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN
 
 B, T, N_MELS = 3, 12, 5

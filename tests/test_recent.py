@@ -7,7 +7,7 @@ import scipy.linalg
 import scipy.signal
 
 from jaxgen.features.mu_law import compand
-from jaxgen.models.recent import ORDER, LinearPrediction, Window, _window, fitted
+from jaxgen.recent import ORDER, LinearPrediction, Window, _window, fitted
 
 PREDICTION = LinearPrediction(window=6, fitted_to=64, hop=4)
 

@@ -24,7 +24,6 @@ from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
 from jaxgen.features.fourier import framed, hann
 from jaxgen.heads import SampleOutput, Softmax
-from jaxgen.models.recent import Recent, Window
 from jaxgen.models.sequence import (
     Carry,
     LabelEmbedding,
@@ -35,6 +34,7 @@ from jaxgen.models.sequence import (
     end_log_prob,
     join,
 )
+from jaxgen.recent import Recent, Window
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
