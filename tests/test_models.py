@@ -312,6 +312,17 @@ def test_clips_of_samples_end_as_often_as_the_model_says():
     np.testing.assert_allclose(scores["loss"], -log_prob + 4 * scores["end_nats"], rtol=1e-5)
 
 
+def test_clips_of_samples_do_not_end_where_that_has_no_weight():
+    config = SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), recent=Window(4), end_weight=0.0, **TIERS)
+    model = make(config, MU)
+    outputs = jnp.broadcast_to(jnp.linspace(-1, 1, 17), (4000, 17)).at[:, -1].set(5.0)
+    assert not config.ends_clips
+    assert not model.sample(outputs, draw_noise(model, 4000), Sampling())[1].any()
+    log_prob = model.log_prob(outputs[:16], jnp.arange(16), jnp.zeros(16, bool))
+    np.testing.assert_allclose(np.exp(log_prob).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.scores(outputs[:16], jnp.arange(16), jnp.ones(16, bool))["loss"], -log_prob)
+
+
 def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
     model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
     outputs = np.zeros((4000, N_MELS + 1), np.float32)

@@ -56,7 +56,7 @@ class SampleRNN(SequenceConfig):
     dropout: float = 0.0
     """Variational dropout of the tiers: share of units switched off for a whole chunk."""
     end_weight: float = 80.0
-    """Weight of where the clip ends in the loss: of one step in thousands, it would hardly count."""
+    """Weight of where the clip ends in the loss: of one step in thousands, it would hardly count. With 0 clips do not end."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     sample_size: int = 256
@@ -75,8 +75,6 @@ class SampleRNN(SequenceConfig):
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
 
-    ends_clips = True
-
     def __post_init__(self) -> None:
         sizes = self.frame_sizes
         if not sizes or min(sizes) < 1 or any(a % b or a == b for a, b in itertools.pairwise(sizes)):
@@ -94,6 +92,10 @@ class SampleRNN(SequenceConfig):
                 f"--model.recent.hop is {self.recent.hop}, which does not divide the slowest tier's frames of {sizes[0]}; "
                 "change it or --model.frame-sizes."
             )
+
+    @property
+    def ends_clips(self) -> bool:  # type: ignore[override]  # of other models a constant
+        return self.end_weight > 0
 
     @property
     def lookback(self) -> int:
@@ -262,10 +264,13 @@ class SampleModule(SampleSequenceModel):
         return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        return super().log_prob(outputs[..., :-1], target, end) + end_log_prob(outputs[..., -1], end)
+        nats = super().log_prob(outputs[..., :-1], target, end)
+        return nats + end_log_prob(outputs[..., -1], end) if self.end_weight else nats
 
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
         scores = super().scores(outputs[..., :-1], target, end)
+        if not self.end_weight:
+            return scores
         end_nats = -end_log_prob(outputs[..., -1], end)
         return scores | {"loss": scores["loss"] + self.end_weight * end_nats, "end_nats": end_nats}
 
@@ -275,7 +280,8 @@ class SampleModule(SampleSequenceModel):
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
         codes, _ = super().sample(outputs[..., :-1], noise[..., :-1], sampling)
-        return codes, noise[..., -1] < jax.nn.sigmoid(outputs[..., -1].astype(jnp.float32))
+        ends = noise[..., -1] < jax.nn.sigmoid(outputs[..., -1].astype(jnp.float32))
+        return codes, ends & (self.end_weight > 0)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return super().predict(outputs[..., :-1])
