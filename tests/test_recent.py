@@ -24,26 +24,28 @@ def test_the_predictor_solves_the_normal_equations():
     weighted = past.astype(np.float64) * _window(256)
     correlation = np.array([weighted[lag:] @ weighted[: 256 - lag] for lag in range(ORDER + 1)])
     error = np.append(correlation[0] * 1.0001 + 1e-6, correlation[1:ORDER])
-    np.testing.assert_allclose(fitted(past), scipy.linalg.solve_toeplitz(error, correlation[1:]), atol=2e-3)
+    np.testing.assert_allclose(jax.jit(fitted)(past), scipy.linalg.solve_toeplitz(error, correlation[1:]), atol=2e-3)
 
 
 def test_the_predictor_of_a_resonance_is_found():
     samples, coefficients = resonance(20_000)
-    found = np.asarray(fitted(samples))
+    found = np.asarray(jax.jit(fitted)(samples))
     np.testing.assert_allclose(found[:2], coefficients, atol=0.05)
     np.testing.assert_allclose(found[2:], 0, atol=0.05)
 
 
 def test_silence_is_predicted_to_go_on():
-    assert not np.any(fitted(np.zeros((2, 64), np.float32)))
-    features, _ = PREDICTION.next(np.zeros((2, 64), np.float32), PREDICTION.init(2), np.array(False))
+    assert not np.any(jax.jit(fitted)(np.zeros((2, 64), np.float32)))
+    features, _ = jax.jit(PREDICTION.next)(np.zeros((2, 64), np.float32), PREDICTION.init(2), np.array(False))
     assert features.shape == (2, PREDICTION.num_features)
     np.testing.assert_array_equal(np.flatnonzero(features[0]), [31, 32])  # 0 lies between the two places in the middle
 
 
 def test_features_say_what_is_expected_and_how_far_off_it_was():
     samples, _ = resonance(100)
-    features, predictor = (np.asarray(a)[0] for a in PREDICTION.next(samples[None], PREDICTION.init(1), np.array(True)))
+    features, predictor = (
+        np.asarray(a)[0] for a in jax.jit(PREDICTION.next)(samples[None], PREDICTION.init(1), np.array(True))
+    )
     places, errors, last = np.split(features, [64, 64 + PREDICTION.window])
     expected = [predictor @ samples[t - ORDER : t][::-1] for t in range(94, 101)]
     np.testing.assert_allclose(places.sum(), 1, rtol=1e-5)
@@ -58,8 +60,8 @@ def test_all_samples_at_once_are_one_after_another(recent, ahead):
     """Whatever lies before the past that is read changes nothing."""
     samples = np.stack([resonance(recent.lookback + 12, seed)[0] for seed in (0, 1)])
     at_once, last = jax.jit(recent.over, static_argnums=1)(np.pad(samples, ((0, 0), (ahead, 0))), 12)
-    state = recent.init(2)
+    state, following = recent.init(2), jax.jit(recent.next)
     for t in range(12):
-        features, state = recent.next(samples[:, : recent.lookback + t], state, np.array(t % recent.hop == 0))
+        features, state = following(samples[:, t : recent.lookback + t], state, np.array(t % recent.hop == 0))
         np.testing.assert_allclose(features, at_once[:, t], atol=2e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), last, state)
