@@ -25,10 +25,8 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 # Others differ in sizes or data alone; their kinds are lowered in test_lowering.py and trained in test_wave_gan.py.
 OTHERS = ("drums_gan", "drums_samples_gan", "oneshots_gan", "speech_vocoder")
 TRAINED = [file for file in CONFIGS if file.stem not in OTHERS]
-RESUMED = (
-    "digits_mel",
-    "digits_sample",
-)  # one of each kind of features; test_adversarial.py resumes the other objective
+# One of each kind of features; test_adversarial.py resumes the other objective.
+RESUMED = ("digits_mel", "digits_sample")
 SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
 
 
