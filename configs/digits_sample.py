@@ -30,7 +30,7 @@ CONFIG = Config(
         num_layers=2,
         sample_size=192,
         recent=Window(160),
-        end_weight=0,  # clips that end by themselves had no better words yet (docs/results.md)
+        end_weight=0,  # clips that end were trained for a third as long only (docs/results.md)
         dropout=0.2,
         labels=("digit", "speaker"),
     ),

@@ -371,6 +371,7 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
             functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
+        ("--model.end-weight nan; expected", functools.partial(SampleRNN, end_weight=float("nan"))),
         ("--model.recent.window is 0", functools.partial(Window, 0)),
         ("--model.recent.fitted-to is 1", functools.partial(LinearPrediction, fitted_to=1)),
         (

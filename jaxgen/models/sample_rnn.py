@@ -65,7 +65,7 @@ class SampleRNN(SequenceConfig):
     """Features the last code is embedded into, for all tiers."""
     recent: Recent = Window()
     """What the network over samples reads beside the last code: Window for the samples before it; LinearPrediction also for
-    what these let expect, which brings far better likelihoods sooner, but words later."""
+    what these let expect, which brings far better likelihoods, but has not brought words yet."""
     spectrum: int = 256
     """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
     labels: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class SampleRNN(SequenceConfig):
                 f"--model.frame-sizes is {' '.join(map(str, sizes)) or 'empty'}; expected samples a frame, the slowest tier "
                 "first, each a whole multiple of the next, the last at least 1, as in 64 8."
             )
-        if min(self.embedding_size, self.sample_size) < 1 or self.spectrum < 2 or self.end_weight < 0:
+        if min(self.embedding_size, self.sample_size) < 1 or self.spectrum < 2 or not 0 <= self.end_weight < math.inf:
             raise UserError(
                 f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size}, --model.spectrum "
                 f"{self.spectrum} and --model.end-weight {self.end_weight:g}; expected at least 1, 1, 2 and 0."
@@ -94,7 +94,7 @@ class SampleRNN(SequenceConfig):
             )
 
     @property
-    def ends_clips(self) -> bool:  # type: ignore[override]  # of other models a constant
+    def ends_clips(self) -> bool:
         return self.end_weight > 0
 
     @property

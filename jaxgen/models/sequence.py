@@ -7,7 +7,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 import abc
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,10 +135,12 @@ class SequenceConfig(ModelConfig):
     """Names of the labels that condition the model."""
     label_dropout: float
     """Share of clips trained with labels unknown."""
-    ends_clips: ClassVar[bool]
-    """Whether `sample` says where a clip ends."""
 
-    if TYPE_CHECKING:  # a field of some models; a property here would become that field's default value
+    if TYPE_CHECKING:  # fields or constants of some models; a property here would become a field's default value
+
+        @property
+        def ends_clips(self) -> bool:
+            """Whether `sample` says where a clip ends."""
 
         @property
         def lookback(self) -> int:
