@@ -1,9 +1,8 @@
 """What the network over samples reads of the samples before the next one.
 
-Either these samples themselves, or, too, what a linear predictor, fitted again and again to the samples just heard, expects.
-Speech is nearly linear over a few milliseconds: a few coefficients explain most of a sample, so that a network need only
-learn what is left (LPCNet, Valin and Skoglund 2019). They are fitted to past samples alone ("backward adaptation", as in
-LD-CELP, Chen et al. 1992): nothing need be told or generated for them.
+Either these samples themselves, or, too, what a predictor expects. That is fitted again and again to the samples just heard
+("backward adaptation", as in LD-CELP, Chen et al. 1992), so that nothing need be told or generated for it; or it is
+foretold, by who plans the sound.
 """
 
 import abc
@@ -18,10 +17,7 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.features.fourier import framed
 from jaxgen.features.mu_law import compand
-
-ORDER = 16
-"""Coefficients of a predictor, that of the last sample first."""
-_PLACES = 64  # of the mu-law scale, between which an expectation lies
+from jaxgen.prediction import ORDER, Predictor, features, num_features, solved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +49,16 @@ class Recent(abc.ABC):
         """A state before the first sample, for `batch_size` rows."""
 
     @abc.abstractmethod
-    def over(self, samples: jax.Array, num_samples: int) -> tuple[jax.Array, Any]:
+    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, Any]:
         """Features [B, num_samples, num_features] of the last of samples [B, at least lookback + num_samples], from those
-        before each, with a new state at every `hop`-th; and the last state.
+        before each, with a new state at every `hop`-th; and the last state. told: predictors [B, N, ...] of N stretches of
+        as many samples each, if somebody tells them.
         """
 
     @abc.abstractmethod
-    def next(self, past: jax.Array, state: Any, due: jax.Array) -> tuple[jax.Array, Any]:
+    def next(self, past: jax.Array, state: Any, due: jax.Array, told: Predictor | None = None) -> tuple[jax.Array, Any]:
         """Features [B, num_features] of the sample after `past` [B, at least lookback], and the state they came by; due:
-        bool [], whether the state is to be a new one.
+        bool [], whether the state is to be a new one. told: predictors [B, ...], if somebody tells them.
         """
 
 
@@ -80,17 +77,22 @@ class Window(Recent):
     def init(self, batch_size: int) -> tuple[()]:
         return ()
 
-    def over(self, samples: jax.Array, num_samples: int) -> tuple[jax.Array, tuple[()]]:
+    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, tuple[()]]:
+        del told
         first = samples.shape[1] - num_samples
         return framed(compand(samples[:, first - self.window : -1]), self.window, 1, num_samples), ()
 
-    def next(self, past: jax.Array, state: tuple[()], due: jax.Array) -> tuple[jax.Array, tuple[()]]:
+    def next(
+        self, past: jax.Array, state: tuple[()], due: jax.Array, told: Predictor | None = None
+    ) -> tuple[jax.Array, tuple[()]]:
+        del told
         return compand(past[:, -self.window :]), state
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearPrediction(Recent):
-    """What a linear predictor expects, how far it was off for the samples before, and the last of these."""
+    """What a linear predictor expects that is fitted to the samples before, how far it was off for these, and the last of
+    them."""
 
     fitted_to: int = 256
     """Samples that a predictor is fitted to."""
@@ -107,63 +109,84 @@ class LinearPrediction(Recent):
 
     @property
     def lookback(self) -> int:
-        return max(self.fitted_to, self._reach)
+        return max(self.fitted_to, self.window + ORDER)
 
     @property
     def num_features(self) -> int:
-        return _PLACES + self.window + ORDER
-
-    @property
-    def _reach(self) -> int:
-        return self.window + ORDER
+        return num_features(self.window)
 
     def init(self, batch_size: int) -> jax.Array:
         return jnp.zeros((batch_size, ORDER))
 
-    def over(self, samples: jax.Array, num_samples: int) -> tuple[jax.Array, jax.Array]:
+    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, jax.Array]:
+        del told
         num_blocks, first = num_samples // self.hop, samples.shape[1] - num_samples
         predictors = fitted(framed(samples[:, first - self.fitted_to :], self.fitted_to, self.hop, num_blocks))
-        blocks = framed(samples[:, first - self._reach :], self._reach + self.hop - 1, self.hop, num_blocks)
-        features = self._features(blocks, predictors)
-        return features.reshape(len(samples), num_samples, self.num_features), predictors[:, -1]
+        return _over(samples, num_samples, _without_period(predictors), self.window), predictors[:, -1]
 
-    def next(self, past: jax.Array, state: jax.Array, due: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def next(
+        self, past: jax.Array, state: jax.Array, due: jax.Array, told: Predictor | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        del told
         state = jax.lax.cond(due, lambda: fitted(past[:, -self.fitted_to :]), lambda: state)
-        return self._features(past[:, -self._reach :], state)[:, 0], state
+        return _next(past, _without_period(state), self.window), state
 
-    def _features(self, samples: jax.Array, predictor: jax.Array) -> jax.Array:
-        """Features [..., n, num_features] of n samples in a row, of which `samples` [..., reach + n - 1] lacks only the last:
-        where on the mu-law scale each is expected, as shares of the two places next to it; how far the expectations of
-        the samples before were off; the last samples themselves.
-        """
-        num_samples = samples.shape[-1] - self._reach + 1
-        terms = [predictor[..., i : i + 1] * samples[..., ORDER - 1 - i :] for i in range(ORDER)]
-        expected = jnp.clip(sum(term[..., : self.window + num_samples] for term in terms), -1, 1)
-        place = (compand(expected[..., self.window :]) + 1) * ((_PLACES - 1) / 2)
-        near = jax.nn.relu(1 - jnp.abs(place[..., None] - jnp.arange(_PLACES)))
-        errors = compand(samples[..., ORDER:] - expected[..., :-1])
-        last = compand(samples[..., self.window :])
-        before = (framed(each, n, 1, num_samples) for each, n in ((errors, self.window), (last, ORDER)))
-        return jnp.concatenate([near, *before], axis=-1)
+
+@dataclasses.dataclass(frozen=True)
+class Foretold(Recent):
+    """What a predictor expects that is told with the plan of a PlannedRNN, how far it was off for the samples before, and the
+    last of these. Who follows it makes the sound that was planned, whatever the samples before were like.
+    """
+
+    @property
+    def lookback(self) -> int:
+        return self.window + ORDER
+
+    @property
+    def num_features(self) -> int:
+        return num_features(self.window)
+
+    def init(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, tuple[()]]:
+        assert told is not None
+        return _over(samples, num_samples, told, self.window), ()
+
+    def next(
+        self, past: jax.Array, state: tuple[()], due: jax.Array, told: Predictor | None = None
+    ) -> tuple[jax.Array, tuple[()]]:
+        assert told is not None
+        return _next(past, told, self.window), state
+
+
+def _over(samples: jax.Array, num_samples: int, predictors: Predictor, window: int) -> jax.Array:
+    """Features [B, num_samples, F] of the last samples, by predictors [B, N, ...] of N stretches of them."""
+    num_stretches, first = predictors.lag.shape[1], samples.shape[1] - num_samples
+    stretch = num_samples // num_stretches
+    blocks = framed(samples[:, first - window - ORDER :], window + ORDER + stretch - 1, stretch, num_stretches)
+    return features(blocks, predictors, window).reshape(len(samples), num_samples, -1)
+
+
+def _next(past: jax.Array, predictor: Predictor, window: int) -> jax.Array:
+    """Features [B, F] of the sample after `past`, by predictors [B, ...]."""
+    return features(past[:, -window - ORDER :], predictor, window)[:, 0]
+
+
+def _without_period(coefficients: jax.Array) -> Predictor:
+    none = jnp.zeros(coefficients.shape[:-1])
+    return Predictor(coefficients, none + 2, none)
 
 
 def fitted(past: jax.Array) -> jax.Array:
-    """The predictors [..., ORDER] of samples float32 [..., W] by their past, with the least squared error.
+    """The coefficients [..., ORDER] of a predictor of samples float32 [..., W] by their past, with the least squared error.
 
-    Autocorrelation method, Levinson-Durbin recursion (Makhoul 1975), behind a window that rises slowly and falls fast, so
-    that what was heard last counts. In silence all coefficients are 0.
+    Autocorrelation method (Makhoul 1975), behind a window that rises slowly and falls fast, so that what was heard last
+    counts. In silence all are 0.
     """
     length = past.shape[-1]
     spectrum = jnp.fft.rfft(past * _window(length), length + ORDER)
-    correlation = jnp.fft.irfft(jnp.square(jnp.abs(spectrum)), length + ORDER)[..., : ORDER + 1]
-    error = correlation[..., 0] * 1.0001 + 1e-6  # noise far below what is heard, lest the fit be ill-posed
-    predictor = jnp.zeros((*past.shape[:-1], 0))
-    for lag in range(1, ORDER + 1):
-        explained = (predictor * correlation[..., lag - 1 : 0 : -1]).sum(axis=-1)
-        reflection = ((correlation[..., lag] - explained) / error)[..., None]
-        predictor = jnp.concatenate([predictor - reflection * predictor[..., ::-1], reflection], axis=-1)
-        error = error * (1 - jnp.square(reflection[..., 0]))
-    return predictor
+    return solved(jnp.fft.irfft(jnp.square(jnp.abs(spectrum)), length + ORDER)[..., : ORDER + 1])
 
 
 @functools.lru_cache

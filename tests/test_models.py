@@ -16,12 +16,14 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw, Pcm16
 from jaxgen.heads import CoarseFine, Logistics
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recent import LinearPrediction, Window
-from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN
+from jaxgen.recent import Foretold, LinearPrediction, Window
+from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, Stack
+from jaxgen.source_filter import SourceFilter
 
 B, T, N_MELS = 3, 12, 5
 VOCABULARIES = (("digit", ("one", "two", "zero")), ("speaker", ("ann", "bob")))
@@ -44,10 +46,20 @@ MODELS = [
     (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS), PCM),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]
+PLANNED = PlannedRNN(
+    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=16, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
+    plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), **OPTIONS),
+    samples=SampleRNN(cell=GRU(4), frame_sizes=(3, 1), recent=Foretold(18), **TIERS),
+)
 each_model = pytest.mark.parametrize(
     ("config", "data"),
-    MODELS,
-    ids=[f"{type(m).__name__}-{type(m.cell).__name__}-{place}" for place, (m, _) in enumerate(MODELS)],
+    [
+        *MODELS,
+        (PLANNED, MU),
+        (dataclasses.replace(PLANNED, samples=dataclasses.replace(MODELS[8][0], frame_sizes=(6, 2))), PCM),
+    ],
+    ids=[f"{type(m).__name__}-{type(m.cell).__name__}-{place}" for place, (m, _) in enumerate(MODELS)]
+    + ["PlannedRNN", "PlannedRNN-CoarseFine"],
 )
 one_of_each = pytest.mark.parametrize(
     ("config", "data"), [MODELS[place] for place in (1, 4, 6, 8)], ids=["MelRNN", "WaveRNN", "SampleRNN", "CoarseFine"]
@@ -56,8 +68,8 @@ one_of_each = pytest.mark.parametrize(
 
 def make(config, data, **options):
     model = config.make(data, rngs=nnx.Rngs(0), **options)
-    for stack in [tier.stack for tier in model.tiers] if isinstance(config, SampleRNN) else [model.stack]:
-        for layer in stack.layers:  # a state to start from that is not 0
+    for _, part in nnx.iter_modules(model):
+        for layer in part.layers if isinstance(part, Stack) else []:  # a state to start from that is not 0
             layer["initial"][...] = jax.random.normal(jax.random.key(1), layer["initial"].shape)
     return model
 
@@ -89,6 +101,14 @@ def step(model, x, labels, carry):
     return model.step(x, labels, carry)
 
 
+@functools.partial(nnx.jit, static_argnums=4)
+def planned(model, x, labels, carry, t):
+    """The carry of who is to fill the frame that begins at step t, as it is in x."""
+    before, frame = model.frames_of(x)[:, t // model.stride :][:, :2].swapaxes(0, 1)
+    outputs, plan = model.plan.step(before[:, None], labels, carry["plan"])
+    return model.filling(carry | {"plan": plan}, outputs, frame)
+
+
 def draw_noise(model, rows, seed=0):
     return jax.vmap(model.noise)(jax.random.split(jax.random.key(seed), rows))
 
@@ -107,8 +127,10 @@ def test_unroll_is_repeated_step(config, data):
         reset = batch["reset"][:, t]
         carry = jax.tree.map(functools.partial(restarted, reset), fresh, carry)
         labels = {name: values[:, t] for name, values in batch["labels"].items()}
+        if isinstance(config, PlannedRNN) and t % config.stride == 0:
+            carry = planned(model, batch["x"], labels, carry, t)
         out, carry = step(model, batch["x"][:, t : t + model.lookback], labels, carry)
-        np.testing.assert_allclose(outputs[:, t], out, atol=2e-6)
+        np.testing.assert_allclose(outputs[:, t], out, rtol=1e-6, atol=2e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), last, carry)
 
 
@@ -296,33 +318,6 @@ def test_samples_are_steps(config, data):
     assert np.any(np.asarray(x) != model.sample(outputs[:, 0], draw_noise(model, B, 1), Sampling())[0])
 
 
-def test_clips_of_samples_end_as_often_as_the_model_says():
-    """Of a sample and the end of its clip all that can be adds up to 1; the loss counts the end more."""
-    model = make(SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), recent=Window(4), end_weight=5.0, **TIERS), MU)
-    outputs = jnp.concatenate([jax.random.normal(jax.random.key(0), (16,)), jnp.log(jnp.array([0.3 / 0.7]))])
-    outputs = jnp.broadcast_to(outputs, (4000, 17))
-    codes, ended = model.sample(outputs, draw_noise(model, 4000), Sampling())
-    assert abs(ended.mean() - 0.3) < 0.04
-    assert len(np.unique(codes)) == 16
-    every, both = jnp.tile(jnp.arange(16), 2), jnp.arange(32) < 16
-    log_prob = model.log_prob(outputs[:32], every, both)
-    np.testing.assert_allclose(np.exp(log_prob).sum(), 1, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(log_prob[:16]).sum(), 0.3, rtol=1e-5)
-    scores = model.scores(outputs[:32], every, both)
-    np.testing.assert_allclose(scores["loss"], -log_prob + 4 * scores["end_nats"], rtol=1e-5)
-
-
-def test_clips_of_samples_do_not_end_where_that_has_no_weight():
-    config = SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), recent=Window(4), end_weight=0.0, **TIERS)
-    model = make(config, MU)
-    outputs = jnp.broadcast_to(jnp.linspace(-1, 1, 17), (4000, 17)).at[:, -1].set(5.0)
-    assert not config.ends_clips
-    assert not model.sample(outputs, draw_noise(model, 4000), Sampling())[1].any()
-    log_prob = model.log_prob(outputs[:16], jnp.arange(16), jnp.zeros(16, bool))
-    np.testing.assert_allclose(np.exp(log_prob).sum(), 1, rtol=1e-5)
-    np.testing.assert_allclose(model.scores(outputs[:16], jnp.arange(16), jnp.ones(16, bool))["loss"], -log_prob)
-
-
 def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
     model = make(MelRNN(cell=LSTM(4), distribution=Normal(scale=0.5)), MEL)
     outputs = np.zeros((4000, N_MELS + 1), np.float32)
@@ -371,9 +366,9 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
             functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
-        ("--model.end-weight nan; expected", functools.partial(SampleRNN, end_weight=float("nan"))),
         ("--model.recent.window is 0", functools.partial(Window, 0)),
         ("--model.recent.fitted-to is 1", functools.partial(LinearPrediction, fitted_to=1)),
+        ("Foretold needs a plan", functools.partial(SampleRNN(recent=Foretold()).make, MU, rngs=nnx.Rngs(0))),
         (
             "does not divide the slowest tier's frames of 8",
             functools.partial(SampleRNN, frame_sizes=(8,), recent=LinearPrediction()),

@@ -7,7 +7,8 @@ import scipy.linalg
 import scipy.signal
 
 from jaxgen.features.mu_law import compand
-from jaxgen.recent import ORDER, LinearPrediction, Window, _window, fitted
+from jaxgen.prediction import ORDER, Predictor
+from jaxgen.recent import Foretold, LinearPrediction, Window, _window, fitted
 
 PREDICTION = LinearPrediction(window=6, fitted_to=64, hop=4)
 
@@ -46,12 +47,30 @@ def test_features_say_what_is_expected_and_how_far_off_it_was():
     features, predictor = (
         np.asarray(a)[0] for a in jax.jit(PREDICTION.next)(samples[None], PREDICTION.init(1), np.array(True))
     )
-    places, errors, last = np.split(features, [64, 64 + PREDICTION.window])
+    places, again, errors, last = np.split(features, [64, 65, 65 + PREDICTION.window])
     expected = [predictor @ samples[t - ORDER : t][::-1] for t in range(94, 101)]
     np.testing.assert_allclose(places.sum(), 1, rtol=1e-5)
     np.testing.assert_allclose(places @ np.linspace(-1, 1, 64), compand(np.float32(expected[-1])), atol=1e-4)
+    assert again == 0  # a predictor that is fitted to the past says nothing of a period
     np.testing.assert_allclose(errors, compand(samples[94:] - np.float32(expected[:-1])), atol=1e-3)
     np.testing.assert_allclose(last, compand(samples[-ORDER:]), rtol=1e-6)
+
+
+def test_what_is_foretold_is_expected_and_a_period_later_what_that_left():
+    """Of pulses through a resonance, told both, hardly anything is left."""
+    _, coefficients = resonance(1)
+    pulses = np.zeros(200, np.float32)
+    pulses[::20] = 0.1
+    samples = scipy.signal.lfilter([1.0], [1.0, *-coefficients], pulses).astype(np.float32)
+    told = Predictor(np.pad(coefficients, (0, ORDER - 2)).astype(np.float32), np.float32(20), np.float32(1))
+    told = jax.tree.map(lambda each: np.broadcast_to(each, (1, 3, *each.shape)), told)  # three stretches of 20
+    features, _ = jax.jit(Foretold(30).over, static_argnums=1)(samples[None], 60, told)
+    places, again = np.asarray(features)[0, :, :64], np.asarray(features)[0, :, 64]
+    near = np.array([0.25, 0.5, 0.25])
+    left = np.convolve(pulses, near, "same")[120:180]  # of a pulse a period ago, smoothed
+    np.testing.assert_allclose(again, compand(left.astype(np.float32)), atol=2e-3)
+    expected = samples[140:] - pulses[140:] + left
+    np.testing.assert_allclose(places @ np.linspace(-1, 1, 64), compand(expected.astype(np.float32)), atol=2e-3)
 
 
 @pytest.mark.parametrize("recent", [Window(6), PREDICTION], ids=lambda recent: type(recent).__name__)

@@ -50,9 +50,9 @@ def headline(findings: Findings) -> str:
     """The few figures that matter, as lines for a terminal."""
     metrics = findings.metrics
     lines = [
-        f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}; floors: {', '.join(floors)})"
-        for name in ("bits_per_sample", "bits_per_16_bit_sample", "nats_per_frame", "mse")
-        if (floors := _floors(metrics, name))
+        f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}{_floors(metrics, name)})"
+        for name in ("bits_per_sample", "bits_per_16_bit_sample", "bits_per_told_sample", "nats_per_frame", "mse")
+        if name in metrics
     ]
     rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]
     lines += [
@@ -170,13 +170,14 @@ def _nearest(found: Memorisation) -> Table:
     )
 
 
-def _floors(metrics: Mapping[str, float], name: str) -> list[str]:
-    """What simpler predictors score at a figure; none where they are measured at another."""
-    return [
-        f"{key.removesuffix('_' + name).replace('_', ' ')} {value:.4g}"
+def _floors(metrics: Mapping[str, float], name: str) -> str:
+    """What simpler predictors score at a figure; nothing where they are measured at another."""
+    floors = [
+        f"{_spoken(key.removesuffix('_' + name))} {value:.4g}"
         for key, value in metrics.items()
         if key.endswith("_" + name) and not key.startswith("train_")
     ]
+    return f"; floors: {', '.join(floors)}" if floors else ""
 
 
 def _spoken(name: str) -> str:

@@ -110,7 +110,7 @@ class LogMel(FeatureSpec):
         block = min(num_frames, _FRAMES_PER_BLOCK)
         num_blocks = -(-num_frames // block)
         window = jnp.asarray(hann(self.n_fft, self.win_length))
-        filters = jnp.asarray(_filterbank(self))
+        filters = jnp.asarray(filterbank(self))
         block_samples = (block - 1) * self.hop_length + self.n_fft
         needed = (num_blocks - 1) * block * self.hop_length + block_samples
         padded = pad_last(samples, self.n_fft // 2, needed)
@@ -196,7 +196,7 @@ def mel_to_magnitude(log_mel: jax.Array, spec: LogMel, iterations: int = _NNLS_I
 
 
 @functools.lru_cache
-def _filterbank(spec: LogMel) -> np.ndarray:
+def filterbank(spec: LogMel) -> np.ndarray:
     """Float32 [n_mels, n_fft // 2 + 1]."""
     import librosa.filters  # slow to import, and only log-mel features need it
 
@@ -217,7 +217,7 @@ def _filterbank(spec: LogMel) -> np.ndarray:
 @functools.lru_cache
 def _inversion(spec: LogMel) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Filters, their pseudo-inverse, the largest eigenvalue of filters.T @ filters, the log-mel that none exceeds."""
-    filters = _filterbank(spec)
+    filters = filterbank(spec)
     inverse = np.linalg.pinv(filters.astype(np.float64)).astype(np.float32)
     full_scale = hann(spec.n_fft, spec.win_length).sum() ** 2
     return filters, inverse, float(np.linalg.norm(filters, 2) ** 2), np.log(full_scale * filters.sum(axis=1))

@@ -68,37 +68,58 @@ class MelRNN(SequenceConfig):
                 f"MelRNN models log-mel frames, but the features are {type(data.features).__name__}; "
                 "use LogMel features, or WaveRNN for samples."
             )
-        return MelModule(self, data, data.features, dtype, rngs)
+        features = data.features
+        scale = FrameScale(
+            np.asarray(data.mean, np.float32),
+            np.asarray(data.std, np.float32),
+            features.stack,
+            features.samples_per_step,
+        )
+        return MelModule(self, data, scale, dtype, rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScale:
+    """What a model must know of the frames it is of."""
+
+    mean: np.ndarray
+    """Float32 [D]."""
+    deviation: np.ndarray
+    """Float32 [D]."""
+    stack: int
+    """Frames that make one step."""
+    samples_per_step: int
+    """Samples that a step is of."""
 
 
 class MelModule(SequenceModel):
     """The module that `MelRNN` configures. Steps are float32 frames, or stacks of them; P is the distribution's, and one for the
-    logit of the clip's end. Inside, frames are standardised by the training data's mean and deviation; likelihoods are
-    of the frames as they are, so they do not depend on that choice.
+    logit of the clip's end. Inside, frames are standardised by a mean and deviation, those of the training data;
+    likelihoods are of the frames as they are, so they do not depend on that choice.
     """
 
-    def __init__(self, config: MelRNN, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: MelRNN, data: DataSpec, scale: FrameScale, dtype: Any, rngs: nnx.Rngs):
         self.lookback = config.lookback
         self.labels = config.labels
         self.distribution = config.distribution
         self.input_noise = config.input_noise
-        self.stacked, self.dtype = features.stack, dtype
-        self.mean = np.asarray(data.mean, np.float32)
-        self.std = np.asarray(data.std, np.float32)
+        self.stacked, self.dtype = scale.stack, dtype
+        self.mean, self.std = scale.mean, scale.deviation
+        size = len(scale.mean)
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            features.step_shape[0] + self.condition.num_features,
+            size + self.condition.num_features,
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
             rngs=rngs,
         )
-        num_params = config.distribution.num_params(features.step_shape[0])
-        first_bias = np.append(np.zeros(num_params, np.float32), end_bias(data))
+        num_params = config.distribution.num_params(size)
+        first_bias = np.append(np.zeros(num_params, np.float32), end_bias(data, scale.samples_per_step))
         self.head = nnx.Linear(
             config.cell.hidden_size,
             num_params + 1,
@@ -114,7 +135,7 @@ class MelModule(SequenceModel):
     def unroll(
         self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
-        past = self._standardise(x[:, :-1])
+        past = self.standardise(x[:, :-1])
         dropout_key = None
         if key is not None:
             label_key, dropout_key, noise_key = jax.random.split(key, 3)
@@ -125,13 +146,19 @@ class MelModule(SequenceModel):
         return self.head(hidden), carry
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        hidden, carry = self.stack.step(self._inputs(self._standardise(x[:, -1]), labels), carry)
+        hidden, carry = self.stack.step(self._inputs(self.standardise(x[:, -1]), labels), carry)
         return self.head(hidden), carry
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        frame, end_logit = self._split(outputs)
-        frame_nats = self.distribution.log_prob(frame, self._standardise(target)) - np.log(self.std).sum()
-        return frame_nats + end_log_prob(end_logit, end)
+        return self.frame_log_prob(outputs, target) + end_log_prob(self.end_logit(outputs), end)
+
+    def frame_log_prob(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
+        """Log-likelihood of the frames alone in nats [...], whether or not the clip ends with them."""
+        return self.distribution.log_prob(self._frame(outputs), self.standardise(target)) - jnp.log(self.std).sum()
+
+    def end_logit(self, outputs: jax.Array) -> jax.Array:
+        """Logit of the clip's end with the next step, float32 [...]."""
+        return outputs[..., -1].astype(jnp.float32)
 
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
         nats = -self.log_prob(outputs, target, end)
@@ -143,21 +170,21 @@ class MelModule(SequenceModel):
         return jnp.append(self.distribution.noise(len(self.mean), frame_key), jax.random.uniform(end_key))
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        frame, end_logit = self._split(outputs)
-        x = self.distribution.sample(frame, noise[..., :-1], sampling)
-        return self._restore(x), noise[..., -1] < jax.nn.sigmoid(end_logit)
+        x = self.distribution.sample(self._frame(outputs), noise[..., :-1], sampling)
+        return self._restore(x), noise[..., -1] < jax.nn.sigmoid(self.end_logit(outputs))
 
     def predict(self, outputs: jax.Array) -> jax.Array:
-        return self._restore(self.distribution.mean(self._split(outputs)[0]))
+        return self._restore(self.distribution.mean(self._frame(outputs)))
 
     def _inputs(self, past: jax.Array, labels: Labels) -> jax.Array:
         return join(past.astype(self.dtype), self.condition(labels))
 
-    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = outputs.astype(jnp.float32)
-        return outputs[..., :-1], outputs[..., -1]
+    def _frame(self, outputs: jax.Array) -> jax.Array:
+        """Of outputs [..., P] the parameters of the distribution."""
+        return outputs[..., :-1].astype(jnp.float32)
 
-    def _standardise(self, frames: jax.Array) -> jax.Array:
+    def standardise(self, frames: jax.Array) -> jax.Array:
+        """Frames float32 [..., D] in units of the training data's mean and deviation."""
         return (frames - self.mean) / self.std
 
     def _restore(self, frames: jax.Array) -> jax.Array:

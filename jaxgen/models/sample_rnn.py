@@ -4,7 +4,7 @@ A tier reads the frame of samples before it and what the tier above says, and te
 what it knows; the lowest, a feed-forward network, reads the last few samples and names the next one. A tier works once a
 frame, so that it can be wide, and its recurrence reaches far in few steps. The last tier's frame may be one sample: that
 is a WaveRNN which the tiers above tell what to say. Unlike the paper's, tiers read an embedding of the last code too:
-numbers alone, most of them near 0, teach a recurrence slowly. And what the lowest tier says tells where the clip ends.
+numbers alone, most of them near 0, teach a recurrence slowly.
 """
 
 import dataclasses
@@ -12,14 +12,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
 from jaxgen.features.fourier import framed, hann
@@ -30,11 +29,10 @@ from jaxgen.models.sequence import (
     Labels,
     SampleSequenceModel,
     SequenceConfig,
-    end_bias,
-    end_log_prob,
     join,
 )
-from jaxgen.recent import Recent, Window
+from jaxgen.prediction import Predictor
+from jaxgen.recent import Foretold, Recent, Window
 from jaxgen.recurrent import LSTM, Cell, Stack
 from jaxgen.recurrent.product import dot_general
 
@@ -55,8 +53,6 @@ class SampleRNN(SequenceConfig):
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
     """Variational dropout of the tiers: share of units switched off for a whole chunk."""
-    end_weight: float = 80.0
-    """Weight of where the clip ends in the loss: of one step in thousands, it would hardly count. With 0 clips do not end."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     sample_size: int = 256
@@ -65,7 +61,8 @@ class SampleRNN(SequenceConfig):
     """Features the last code is embedded into, for all tiers."""
     recent: Recent = Window()
     """What the network over samples reads beside the last code: Window for the samples before it; LinearPrediction also for
-    what these let expect, which brings far better likelihoods, but has not brought words yet."""
+    what these let expect, which brings far better likelihoods, but has not brought words; Foretold, within a PlannedRNN, for
+    what its plan lets expect."""
     spectrum: int = 256
     """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
     labels: tuple[str, ...] = ()
@@ -75,6 +72,8 @@ class SampleRNN(SequenceConfig):
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
 
+    ends_clips = False
+
     def __post_init__(self) -> None:
         sizes = self.frame_sizes
         if not sizes or min(sizes) < 1 or any(a % b or a == b for a, b in itertools.pairwise(sizes)):
@@ -82,20 +81,16 @@ class SampleRNN(SequenceConfig):
                 f"--model.frame-sizes is {' '.join(map(str, sizes)) or 'empty'}; expected samples a frame, the slowest tier "
                 "first, each a whole multiple of the next, the last at least 1, as in 64 8."
             )
-        if min(self.embedding_size, self.sample_size) < 1 or self.spectrum < 2 or not 0 <= self.end_weight < math.inf:
+        if min(self.embedding_size, self.sample_size) < 1 or self.spectrum < 2:
             raise UserError(
-                f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size}, --model.spectrum "
-                f"{self.spectrum} and --model.end-weight {self.end_weight:g}; expected at least 1, 1, 2 and 0."
+                f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size} and "
+                f"--model.spectrum {self.spectrum}; expected at least 1, 1 and 2."
             )
         if sizes[0] % self.recent.hop:
             raise UserError(
                 f"--model.recent.hop is {self.recent.hop}, which does not divide the slowest tier's frames of {sizes[0]}; "
                 "change it or --model.frame-sizes."
             )
-
-    @property
-    def ends_clips(self) -> bool:
-        return self.end_weight > 0
 
     @property
     def lookback(self) -> int:
@@ -105,14 +100,30 @@ class SampleRNN(SequenceConfig):
     def stride(self) -> int:
         return self.frame_sizes[0]
 
-    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "SampleModule":
-        """Raises UserError where the features are not samples."""
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs, told: int = 0) -> "SampleModule":
+        """told: numbers that are told of each of the slowest tier's frames. Raises UserError where the data's features are not
+        samples, or nobody tells what is to be foretold.
+        """
+        if isinstance(self.recent, Foretold) and not told:
+            raise UserError(
+                "--model.recent Foretold needs a plan that tells it; use PlannedRNN, as configs/digits_sample.py does, or "
+                "another --model.recent."
+            )
         if not isinstance(data.features, SampleSpec):
             raise UserError(
                 f"SampleRNN models samples, but the features are {type(data.features).__name__}; use MuLaw or Pcm16 "
                 "features, or MelRNN for frames."
             )
-        return SampleModule(self, data, data.features, dtype, rngs)
+        return SampleModule(self, data, data.features, told, dtype, rngs)
+
+
+class Told(NamedTuple):
+    """What is told of samples before they are drawn: by who plans them."""
+
+    frames: jax.Array
+    """Float32 [B, N, F], of each of the slowest tier's N frames; [B, F] of the one that the next sample is in."""
+    predictors: Predictor
+    """[B, M, ...] of M stretches of as many samples each; [B, ...] of the one that the next sample is in."""
 
 
 class Tier(nnx.Module):
@@ -156,27 +167,25 @@ class Tier(nnx.Module):
 
 
 class SampleModule(SampleSequenceModel):
-    """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head, and one for the logit of
-    the clip's end.
+    """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head.
 
     The carry holds that of each tier, what each tier has said last, the state of what is recent, and the samples since the
     clip began. The place in the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole
     frames.
     """
 
-    def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, told: int, dtype: Any, rngs: nnx.Rngs):
         self.lookback, self.spectrum, self.recent = config.lookback, config.spectrum, config.recent
-        self.labels, self.end_weight = config.labels, config.end_weight
-        self.features, self.dtype = features, dtype
+        self.labels, self.features, self.dtype = config.labels, features, dtype
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
         sizes, width = (*config.frame_sizes, 1), config.sample_size
         seen = config.spectrum // 2 + 1 + 2 * len(_PERIODS)
-        told = [self.condition.num_features + seen, *[width] * (len(sizes) - 2)]
+        beside = [self.condition.num_features + seen + told, *[width] * (len(sizes) - 2)]
         self.tiers = nnx.List(
             Tier(config, size, below, config.embedding_size + extra, dtype, rngs)
-            for (size, below), extra in zip(itertools.pairwise(sizes), told, strict=True)
+            for (size, below), extra in zip(itertools.pairwise(sizes), beside, strict=True)
         )
         self.embedding = nnx.Embed(
             features.q_levels,
@@ -189,7 +198,6 @@ class SampleModule(SampleSequenceModel):
         read = config.embedding_size + config.recent.num_features
         self.first, self.second = linear(read, width), linear(width, width)
         self.head = config.output.make(features, width, dtype=dtype, rngs=rngs)
-        self.end = linear(width, 1, bias_init=nnx.initializers.constant(end_bias(data)))
 
     def init_carry(self, batch_size: int) -> Carry:
         return {
@@ -200,8 +208,15 @@ class SampleModule(SampleSequenceModel):
         }
 
     def unroll(
-        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+        self,
+        x: jax.Array,
+        labels: Labels,
+        carry: Carry,
+        reset: jax.Array,
+        key: jax.Array | None = None,
+        told: Told | None = None,
     ) -> tuple[jax.Array, Carry]:
+        """As of every model, of samples of which something may be told."""
         batch_size, num_steps = reset.shape
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
@@ -218,7 +233,7 @@ class SampleModule(SampleSequenceModel):
         since = _since(reset[:, ::slowest], carry["since"] // slowest)
         excerpts = framed(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
         known = self.condition({name: a[:, ::slowest] for name, a in labels.items()})
-        beside = self._seen(excerpts, since, known)
+        beside = self._seen(excerpts, since, known, told and told.frames)
         states, said = [], []
         for tier, state, tier_key in zip(self.tiers, carry["tiers"], keys, strict=False):
             size = tier.frame_size
@@ -229,19 +244,20 @@ class SampleModule(SampleSequenceModel):
             states.append(state)
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
-        heard, recent = self.recent.over(self.features.decode(x), num_steps)
+        heard, recent = self.recent.over(self.features.decode(x), num_steps, told and told.predictors)
         outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), heard, beside)
         since = (since[:, -1] + 1) * slowest
         return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
-    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+    def step(self, x: jax.Array, labels: Labels, carry: Carry, told: Told | None = None) -> tuple[jax.Array, Carry]:
+        """As of every model, of samples of which something may be told."""
         exact = self.features.companded(x)
         values = exact.astype(self.dtype)
         slowest, states, said = self.tiers[0].frame_size, [], []
         place, known, last = carry["since"][0] % slowest, self.condition(labels), self._last(x[:, -1])
 
         def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
-            return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known)
+            return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known, told and told.frames)
 
         beside: Callable[[], jax.Array] = seen
         for tier, state, vectors in zip(self.tiers, carry["tiers"], carry["said"], strict=True):
@@ -256,54 +272,32 @@ class SampleModule(SampleSequenceModel):
             vectors, state = jax.lax.cond(within == 0, advance, keep)
             states.append(state)
             said.append(vectors)
-            told = vectors[:, within // tier.below]
-            beside = functools.partial(jnp.asarray, told)
-        heard, recent = self.recent.next(self.features.decode(x), carry["recent"], place % self.recent.hop == 0)
-        outputs = self._next(last, heard, told)
+            vector = vectors[:, within // tier.below]
+            beside = functools.partial(jnp.asarray, vector)
+        heard, recent = self.recent.next(
+            self.features.decode(x), carry["recent"], place % self.recent.hop == 0, told and told.predictors
+        )
+        outputs = self._next(last, heard, vector)
         since = carry["since"] + 1
         return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        nats = super().log_prob(outputs[..., :-1], target, end)
-        return nats + end_log_prob(outputs[..., -1], end) if self.end_weight else nats
-
-    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
-        scores = super().scores(outputs[..., :-1], target, end)
-        if not self.end_weight:
-            return scores
-        end_nats = -end_log_prob(outputs[..., -1], end)
-        return scores | {"loss": scores["loss"] + self.end_weight * end_nats, "end_nats": end_nats}
-
-    def noise(self, key: jax.Array) -> jax.Array:
-        code_key, end_key = jax.random.split(key)
-        return jnp.append(super().noise(code_key), jax.random.uniform(end_key))
-
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        codes, _ = super().sample(outputs[..., :-1], noise[..., :-1], sampling)
-        ends = noise[..., -1] < jax.nn.sigmoid(outputs[..., -1].astype(jnp.float32))
-        return codes, ends & (self.end_weight > 0)
-
-    def predict(self, outputs: jax.Array) -> jax.Array:
-        return super().predict(outputs[..., :-1])
-
-    def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None) -> jax.Array:
+    def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None, told: jax.Array | None) -> jax.Array:
         """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the
-        clip began [...], and the labels' vectors, if there are any.
+        clip began [...], the labels' vectors, and what others tell, if there are any.
         """
         power = jnp.square(jnp.abs(jnp.fft.rfft(excerpt * hann(self.spectrum, None))))
         level = 0.1 * jnp.log(power + 1e-3)
         angle = 2 * math.pi * since[..., None].astype(jnp.float32) / jnp.asarray(_PERIODS)
-        return join(
-            level.astype(self.dtype), jnp.sin(angle).astype(self.dtype), jnp.cos(angle).astype(self.dtype), known
-        )
+        numbers = (level, jnp.sin(angle), jnp.cos(angle), told)
+        return join(*(None if each is None else each.astype(self.dtype) for each in numbers), known)
 
-    def _next(self, last: jax.Array, heard: jax.Array, told: jax.Array) -> jax.Array:
+    def _next(self, last: jax.Array, heard: jax.Array, vector: jax.Array) -> jax.Array:
         """Outputs [..., P] for the last code's vector [..., E], what is read of the samples before the next one [..., F] and
         what the lowest tier says of it [..., D].
         """
         read = join(last, heard.astype(self.dtype))
-        hidden = jax.nn.relu(self.second(jax.nn.relu(self.first(read) + told)))
-        return join(self.head(hidden), self.end(told))
+        hidden = jax.nn.relu(self.second(jax.nn.relu(self.first(read) + vector)))
+        return self.head(hidden)
 
     def _last(self, steps: jax.Array) -> jax.Array:
         """Vectors [..., E] of codes [...]."""

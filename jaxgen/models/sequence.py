@@ -54,6 +54,13 @@ class SequenceModel(nnx.Module):
         key: draws dropout masks; None turns every kind of noise off.
         """
 
+    def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+        """The carry of who is to `step`: a model that plans several steps at once draws its plan here from `noise` [B, N], of
+        which `sample` takes the rest.
+        """
+        del labels, noise, sampling
+        return carry
+
     @abc.abstractmethod
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
         """Output parameters [B, P] of the next step, for the last `lookback` steps x [B, lookback, ...]."""
@@ -84,7 +91,8 @@ class SequenceModel(nnx.Module):
         """
 
         def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
-            outputs, carry = self.step(state.past, labels, state.carry)
+            carry = self.ready(state.carry, labels, noise, sampling)
+            outputs, carry = self.step(state.past, labels, carry)
             outputs = guided(outputs, sampling.guidance)
             step, ends = self.sample(outputs, noise, sampling)
             step = jnp.where(state.over.reshape(-1, *[1] * silence.ndim), silence, step)
@@ -131,12 +139,11 @@ class SampleSequenceModel(SequenceModel):
 class SequenceConfig(ModelConfig):
     """Base of the frozen dataclasses that configure a model of a sequence and build it."""
 
-    labels: tuple[str, ...]
-    """Names of the labels that condition the model."""
-    label_dropout: float
-    """Share of clips trained with labels unknown."""
-
     if TYPE_CHECKING:  # fields or constants of some models; a property here would become a field's default value
+
+        @property
+        def label_dropout(self) -> float:
+            """Share of clips trained with labels unknown."""
 
         @property
         def ends_clips(self) -> bool:
@@ -224,10 +231,9 @@ class LabelEmbedding(nnx.Module):
         return {name: jnp.where(keep, labels[name], 0) for name in self.names}
 
 
-def end_bias(data: DataSpec) -> float:
+def end_bias(data: DataSpec, samples_per_step: int) -> float:
     """The logit of a clip's end by which a fresh model makes clips of typical length: even odds would end them at once."""
-    features = data.features
-    steps = max(2.0, data.typical_seconds * features.sample_rate / features.samples_per_step)
+    steps = max(2.0, data.typical_seconds * data.features.sample_rate / samples_per_step)
     return -math.log(steps - 1)
 
 

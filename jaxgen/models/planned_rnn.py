@@ -1,0 +1,244 @@
+"""Frames of sound first, then their samples: a MelRNN draws what the next frame is to sound like, a SampleRNN fills it.
+
+What a sample is follows nearly from those just before it, so that a model of samples alone learns the word last, if at all.
+Here the word has a likelihood of its own, that of frames of the samples to come (`SourceFilter`), and the samples are told
+what the frame lets expect of each. Nothing need be annotated. Text is made speech so by two models (Shen et al. 2018),
+which here are one and trained at once.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import Sampling
+from jaxgen.errors import UserError
+from jaxgen.features import SampleSpec
+from jaxgen.features.mu_law import compand, expand
+from jaxgen.models.mel_rnn import FrameScale, MelModule, MelRNN
+from jaxgen.models.sample_rnn import SampleRNN, Told
+from jaxgen.models.sequence import Carry, Labels, SequenceConfig, SequenceModel, end_log_prob, guided, join
+from jaxgen.recent import Foretold
+from jaxgen.source_filter import SourceFilter
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRNN(SequenceConfig):
+    """A model of frames, and one of the samples of each."""
+
+    frames: SourceFilter = SourceFilter()
+    """What is planned of the samples to come."""
+    plan: MelRNN = MelRNN()
+    """The model of frames; it says where a clip ends."""
+    samples: SampleRNN = SampleRNN(frame_sizes=(80,), recent=Foretold())
+    """The model of samples; its slowest tier is told the frame, its network over samples what the frame lets expect."""
+    told_noise: float = 0.1
+    """Deviation of the noise that training adds to what is told, in deviations of the frames: what is drawn is never quite
+    like what was heard."""
+    past_noise: float = 0.008
+    """Deviation of the noise that training adds to the past samples on the mu-law scale, where 0.0078 is one of 256 codes: the
+    model learns not to hand on the noise of what it drew."""
+
+    ends_clips = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.told_noise < math.inf and 0 <= self.past_noise < math.inf):
+            raise UserError(
+                f"--model.told-noise is {self.told_noise} and --model.past-noise {self.past_noise}, expected deviations of at "
+                "least 0."
+            )
+        if self.stride % self.samples.stride:
+            raise UserError(
+                f"--model.frames.mel.hop-length and stack plan {self.stride} samples at once, which is no whole number of "
+                f"--model.samples.frame-sizes {self.samples.stride}."
+            )
+        if isinstance(self.samples.recent, Foretold) and self.samples.recent.window < self.frames.longest + 2:
+            raise UserError(
+                f"--model.samples.recent.window is {self.samples.recent.window}, but a period of the voice may have "
+                f"{self.frames.longest} samples; make it at least {self.frames.longest + 2}, or raise --model.frames.lowest."
+            )
+        if unplanned := set(self.samples.labels) - set(self.plan.labels):
+            raise UserError(
+                f"--model.samples.labels has '{min(unplanned)}', which --model.plan.labels has not; the plan must know what "
+                "its samples are to be."
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.plan.labels
+
+    @property
+    def label_dropout(self) -> float:
+        return self.plan.label_dropout
+
+    @property
+    def stride(self) -> int:
+        return self.frames.num_samples
+
+    @property
+    def lookback(self) -> int:
+        return max(self.samples.lookback, self.frames.reach + self.stride)
+
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "PlannedModule":
+        """Raises UserError where the features are not samples, or of another sample rate than the frames."""
+        features = data.features
+        if not isinstance(features, SampleSpec):
+            raise UserError(
+                f"PlannedRNN models samples, but the features are {type(features).__name__}; use MuLaw or Pcm16 features, or "
+                "MelRNN for frames."
+            )
+        if features.sample_rate != self.frames.mel.sample_rate:
+            raise UserError(
+                f"--model.frames.mel.sample-rate is {self.frames.mel.sample_rate} Hz, but the samples have "
+                f"{features.sample_rate} Hz; set it to the latter, and the other sizes of --model.frames.mel to fit."
+            )
+        return PlannedModule(self, data, features, dtype, rngs)
+
+
+class PlannedModule(SequenceModel):
+    """The module that `PlannedRNN` configures. Steps are integer codes; outputs are those of the model of samples, and for
+    the first sample of a frame the log-likelihood of the frame in nats (0 for others), and the logit of the clip's end.
+
+    The carry holds those of both models, the frame that is being filled, what it lets expect, its log-likelihood and the logit
+    of the clip's end within it.
+    """
+
+    def __init__(self, config: PlannedRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
+        self.lookback, self.stride, self.labels = config.lookback, config.stride, config.labels
+        self.features, self.frames = features, config.frames
+        self.told_noise, self.past_noise = config.told_noise, config.past_noise
+        frames = config.frames
+        scale = FrameScale(frames.mean, frames.deviation, frames.mel.stack, frames.num_samples)
+        self.plan = MelModule(config.plan, data, scale, dtype, rngs)
+        self.samples = config.samples.make(data, dtype=dtype, rngs=rngs, told=frames.size)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        silence = jnp.full((batch_size, self.lookback), jnp.asarray(self.features.silence()))
+        return {
+            "plan": self.plan.init_carry(batch_size),
+            "samples": self.samples.init_carry(batch_size),
+            **self._filling(self.frames_of(silence)[:, 0], jnp.zeros(batch_size), jnp.zeros(batch_size)),
+        }
+
+    def unroll(
+        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Carry]:
+        batch_size, num_steps = reset.shape
+        if num_steps % self.stride:
+            raise UserError(
+                f"chunks of {num_steps} samples do not divide into frames of {self.stride}; change --train.seq-len, "
+                "--objective.segment or --model.frames."
+            )
+        plan_key, samples_key, told_key, past_key = (None,) * 4 if key is None else jax.random.split(key, 4)
+        frames = self.frames_of(x)
+        starts = reset.reshape(batch_size, -1, self.stride).any(axis=-1)
+        of_frames = {name: values[:, :: self.stride] for name, values in labels.items()}
+        planned, plan = self.plan.unroll(frames, of_frames, carry["plan"], starts, plan_key)
+        told = frames[:, 1:]
+        if told_key is not None:
+            scale = self.told_noise * self.frames.tolerance * self.frames.deviation
+            told = told + scale * jax.random.normal(told_key, told.shape)
+        if past_key is not None:
+            noise = self.past_noise * jax.random.normal(past_key, x.shape)
+            x = self.features.encode(expand(jnp.clip(compand(self.features.decode(x)) + noise, -1, 1)))
+        of_tiers = jnp.repeat(self.plan.standardise(told), self.stride // self.samples.tiers[0].frame_size, axis=1)
+        outputs, samples = self.samples.unroll(
+            self._recent(x),
+            labels,
+            carry["samples"],
+            reset,
+            samples_key,
+            Told(of_tiers, self.frames.predictors(told)),
+        )
+        nats, end = self.plan.frame_log_prob(planned, frames[:, 1:]), self.plan.end_logit(planned)
+        places = jnp.arange(num_steps) % self.stride
+        outputs = self._with_plan(
+            outputs, places, jnp.repeat(nats, self.stride, axis=1), jnp.repeat(end, self.stride, axis=1)
+        )
+        filling = self._filling(frames[:, -1], nats[:, -1], end[:, -1])
+        return outputs, {"plan": plan, "samples": samples, **filling}
+
+    def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+        def draw() -> Carry:
+            planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
+            planned = guided(planned, sampling.guidance)
+            frame, _ = self.plan.sample(planned, noise[..., self._num_noise :], sampling)
+            return self.filling(carry | {"plan": plan}, planned, frame)
+
+        return jax.lax.cond(self._place(carry) == 0, draw, lambda: carry)
+
+    def filling(self, carry: Carry, planned: jax.Array, frame: jax.Array) -> Carry:
+        """The carry of who is to fill `frame` [B, D], which was drawn from `planned` [B, P]."""
+        return carry | self._filling(frame, self.plan.frame_log_prob(planned, frame), self.plan.end_logit(planned))
+
+    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+        place = self._place(carry)
+        predictor = jax.tree.map(lambda each: each[:, place // self.frames.mel.hop_length], carry["predictors"])
+        told = Told(self.plan.standardise(carry["frame"]), predictor)
+        outputs, samples = self.samples.step(self._recent(x), labels, carry["samples"], told)
+        return self._with_plan(outputs, place, carry["nats"], carry["end"]), carry | {"samples": samples}
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        outputs, nats, end_logit = self._split(outputs)
+        return self.samples.log_prob(outputs, target, end) + nats + end_log_prob(end_logit, end)
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        outputs, nats, end_logit = self._split(outputs)
+        scores = self.samples.scores(outputs, target, end)
+        nats_per_frame = -nats * (self.stride / self.frames.mel.stack)  # a mean over samples is one over frames then
+        loss = scores["loss"] - nats - end_log_prob(end_logit, end)
+        return {"loss": loss, "nats_per_frame": nats_per_frame, "bits_per_told_sample": scores["bits_per_sample"]}
+
+    def noise(self, key: jax.Array) -> jax.Array:
+        code_key, end_key, frame_key = jax.random.split(key, 3)
+        code, end = self.samples.noise(code_key), jax.random.uniform(end_key, (1,))
+        return jnp.concatenate([code, end, self.plan.noise(frame_key)])
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        outputs, _, end_logit = self._split(outputs)
+        noise = noise[..., : self._num_noise]
+        codes, _ = self.samples.sample(outputs, noise[..., :-1], sampling)
+        return codes, noise[..., -1] < jax.nn.sigmoid(end_logit)
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return self.samples.predict(self._split(outputs)[0])
+
+    def frames_of(self, x: jax.Array) -> jax.Array:
+        """Frames float32 [B, 1 + T / stride, D] of codes [B, lookback + T]: the last before, and those of the T."""
+        return self.frames.frames(self.features.decode(x), 1 + (x.shape[1] - self.lookback) // self.stride)
+
+    def _filling(self, frame: jax.Array, nats: jax.Array, end: jax.Array) -> dict[str, Any]:
+        """What the carry has of the frame [B, D] that is being filled, its log-likelihood and the logit of the end [B]."""
+        return {"frame": frame, "predictors": self.frames.predictors(frame[:, None]), "nats": nats, "end": end}
+
+    @property
+    def _num_noise(self) -> int:
+        """Random numbers that a sample, and whether the clip ends with it, take."""
+        return jax.eval_shape(self.samples.noise, jax.random.key(0)).shape[0] + 1
+
+    def _place(self, carry: Carry) -> jax.Array:
+        """Place in its frame of the next sample, the same in all rows."""
+        return carry["samples"]["since"][0] % self.stride
+
+    def _recent(self, x: jax.Array) -> jax.Array:
+        """What the model of samples reads of x [B, lookback + T]."""
+        return x[:, self.lookback - self.samples.lookback :]
+
+    def _with_plan(self, outputs: jax.Array, place: jax.Array, nats: jax.Array, end: jax.Array) -> jax.Array:
+        """Outputs of the model of samples [..., P] at `place` of frames, with the frames' log-likelihoods and logits of the
+        clip's end [...], which may be anywhere in its last frame.
+        """
+        before = (place + 1) / self.stride  # of the frame
+        ends, goes_on = jax.nn.log_sigmoid(end), jax.nn.log_sigmoid(-end)
+        left = jnp.logaddexp(goes_on, ends + jnp.log(jnp.maximum(1 - before, 1e-9)))
+        logit = ends - math.log(self.stride) - left
+        return join(outputs, jnp.where(place == 0, nats, 0.0)[..., None], logit[..., None])
+
+    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Outputs of the model of samples [..., P], log-likelihoods of frames and logits of the clip's end, [...] each."""
+        plan = outputs[..., -2:].astype(jnp.float32)
+        return outputs[..., :-2], plan[..., 0], plan[..., 1]

@@ -1,0 +1,223 @@
+"""A plan of frames and samples that fill it: frames are those of the samples, likelihoods add up, clips end as planned."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxgen import generation
+from jaxgen.data.spec import DataSpec
+from jaxgen.distributions import NormalMixture, Sampling
+from jaxgen.errors import UserError
+from jaxgen.features import LogMel, MuLaw
+from jaxgen.generation import Generator
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.planned_rnn import PlannedRNN
+from jaxgen.models.sample_rnn import SampleRNN
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.recent import Foretold
+from jaxgen.recurrent import GRU, LSTM
+from jaxgen.source_filter import SourceFilter
+
+B, FRAMES, STRIDE = 3, 4, 6
+T = FRAMES * STRIDE
+DATA = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=(("digit", ("one", "two")),))
+SAMPLES = SampleRNN(
+    cell=GRU(4),
+    frame_sizes=(3, 1),
+    recent=Foretold(18),
+    sample_size=5,
+    embedding_size=3,
+    spectrum=8,
+    labels=("digit",),
+)
+CONFIG = PlannedRNN(
+    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=16, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
+    plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), labels=("digit",)),
+    samples=SAMPLES,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CONFIG.make(DATA, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return np.random.default_rng(0).integers(16, size=(B, CONFIG.lookback + T)).astype(np.uint8)
+
+
+@nnx.jit
+def unroll(model, x, labels, key=None):
+    return model.unroll(x, labels, model.init_carry(B), jnp.zeros((B, T), bool), key)[0]
+
+
+def labelled(value=1):
+    return {"digit": np.full((B, T), value, np.int32)}
+
+
+def test_samples_know_their_frame_and_nothing_after_it(model, codes):
+    before, others = unroll(model, codes, labelled()), np.random.default_rng(1).integers(16, size=codes.shape)
+    for frame in range(FRAMES):
+        first = frame * STRIDE
+        other = codes.copy()
+        other[:, CONFIG.lookback + first :] = others[:, CONFIG.lookback + first :]
+        after = unroll(model, other, labelled())
+        np.testing.assert_array_equal(after[:, :first], before[:, :first])
+        assert np.abs(after[:, first, :16] - before[:, first, :16]).max() > 1e-3  # told of it at once
+        np.testing.assert_array_equal(after[:, first, -1], before[:, first, -1])  # the end is not
+
+
+def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
+    """The clip ends with each sample of its last frame as likely as with any other."""
+    outputs, x = unroll(model, codes, labelled()), codes[:, CONFIG.lookback :]
+    frames, starts = model.frames_of(codes), jnp.zeros((B, FRAMES), bool)
+    of_frames = {"digit": np.ones((B, FRAMES), np.int32)}
+    planned, _ = model.plan.unroll(frames, of_frames, model.plan.init_carry(B), starts)
+    last = FRAMES - 1
+    for place in (0, STRIDE - 1):
+        end = np.arange(T) == last * STRIDE + place
+        ends = np.broadcast_to(np.arange(FRAMES) == last, (B, FRAMES))
+        expected = model.plan.log_prob(planned, frames[:, 1:], ends).sum(1) - np.log(STRIDE)
+        expected += model.samples.log_prob(outputs[..., :16], x, end).sum(1)
+        counted = np.arange(T) <= last * STRIDE + place
+        found = jnp.where(counted, model.log_prob(outputs, x, np.broadcast_to(end, x.shape)), 0).sum(1)
+        left = jnp.where(counted, 0, model.samples.log_prob(outputs[..., :16], x, end)).sum(1)
+        np.testing.assert_allclose(found + left, expected, rtol=1e-5)
+    end = np.zeros(x.shape, bool)
+    scores = model.scores(outputs, x, end)
+    np.testing.assert_allclose(scores["loss"], -model.log_prob(outputs, x, end), rtol=1e-5)
+    per_frame = -model.plan.frame_log_prob(planned, frames[:, 1:]).mean() / 2
+    np.testing.assert_allclose(scores["nats_per_frame"].mean(), per_frame, rtol=1e-5)
+    bits = -model.samples.log_prob(outputs[..., :16], x, end) / np.log(2)
+    np.testing.assert_allclose(scores["bits_per_told_sample"], bits, rtol=1e-5)
+    assert "bits_per_sample" not in scores  # those of samples that are told of their frame do not compare with others
+
+
+@pytest.mark.parametrize("logit", [-30.0, -2.0, 0.0, 30.0])
+def test_a_clip_ends_within_its_last_frame_anywhere_alike(model, logit):
+    outputs = jnp.zeros((1, STRIDE, 16))
+    joined = model._with_plan(outputs, jnp.arange(STRIDE), jnp.zeros((1, STRIDE)), jnp.full((1, STRIDE), logit))
+    odds = np.asarray(jax.nn.sigmoid(joined[0, :, -1]), np.float64)
+    alive = np.cumprod(np.append(1, 1 - odds[:-1]))
+    np.testing.assert_allclose(alive * odds, jax.nn.sigmoid(logit) / STRIDE, rtol=2e-4)
+    gradient = jax.grad(lambda x: model._with_plan(outputs, jnp.arange(6), outputs[..., 0], jnp.full((1, 6), x)).sum())
+    assert np.isfinite(gradient(logit))
+
+
+def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
+    """And of the two of them: the plan itself is of what is there."""
+    quiet = dataclasses.replace(
+        CONFIG,
+        plan=dataclasses.replace(CONFIG.plan, label_dropout=0.0),
+        samples=dataclasses.replace(SAMPLES, label_dropout=0.0),
+    )
+    silent, *noisy = (
+        dataclasses.replace(quiet, told_noise=told, past_noise=past).make(DATA, rngs=nnx.Rngs(0))
+        for told, past in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+    )
+    plain, key = unroll(silent, codes, labelled()), jax.random.key(0)
+    np.testing.assert_array_equal(unroll(silent, codes, labelled(), key), plain)
+    for model in noisy:
+        np.testing.assert_array_equal(unroll(model, codes, labelled()), plain)
+        trained = unroll(model, codes, labelled(), key)
+        assert np.abs(trained - plain)[..., :16].max() > 1e-2
+        np.testing.assert_array_equal(trained[..., 16:], plain[..., 16:])
+
+
+def made(config, labels, **options):
+    training = Likelihood().bind(config, DATA, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 1.5 * p, training.init(jax.random.key(0)).params)
+    params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(-100.0)  # no clip ends
+    return Generator(training.module, config, DATA)(params, labels, **options).clips
+
+
+def test_how_a_clip_is_cut_into_blocks_makes_no_difference(monkeypatch):
+    clips = []
+    for count in (7, 48, 10_000):
+        monkeypatch.setattr(generation, "_STEPS_PER_BLOCK", {"frame": count, "sample": count})
+        clips.append(made(CONFIG, [{"digit": "one"}, {}], seconds=0.02, seed=5))
+    assert [len(clip) for clip in clips[0]] == [160, 160]
+    for other in clips[1:]:
+        for clip, same in zip(clips[0], other, strict=True):
+            np.testing.assert_array_equal(clip, same)
+
+
+def test_a_plan_is_guided_by_labels_and_drawn_as_asked():
+    """Guidance without labels changes nothing, the spread moves the frames, and a mixed label is its value."""
+    some = functools.partial(made, CONFIG, seconds=0.02)
+    plain = some([{}], sampling=Sampling(guidance=1e-9))[0]
+    np.testing.assert_array_equal(some([{}], sampling=Sampling(guidance=4.0))[0], plain)
+    assert not np.array_equal(some([{}], sampling=Sampling(spread=0.1))[0], plain)
+    one, again, plain = (
+        some([{"digit": digit}], sampling=Sampling(guidance=guidance))[0]
+        for digit, guidance in (("one", 3.0), ("one:1", 3.0), ("one", 1e-9))
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, plain)
+
+
+def test_a_prompt_is_gone_on_from():
+    """The next frame is planned from those that are heard in it, whether or not it ends with one."""
+    one, two = np.sin(np.arange(2 * 300).reshape(2, 300) / np.float32([[3], [9]])) / 2
+    heard = np.asarray(DATA.features.decode(DATA.features.encode(one)))
+    for length in (297, 300):
+        clip = made(CONFIG, [{}], seconds=0.015, prompt=one[:length])[0]
+        np.testing.assert_array_equal(clip[:length], heard[:length])
+        assert len(clip) == length + 120
+        other = made(CONFIG, [{}], seconds=0.015, prompt=two[:length])[0]
+        assert not np.array_equal(clip[length:], other[length:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_train_step_lowers_for_gpu_and_tpu(dtype):
+    training = Likelihood(dtype=dtype).bind(CONFIG, DATA, steps=10, batch_size=B)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    batch = {name: np.zeros((B, T), bool) for name in ("reset", "mask", "end")}
+    batch |= {"x": np.zeros((B, CONFIG.lookback + T), np.uint8), "labels": labelled()}
+    exported = jax.export.export(jax.jit(training.train_step, donate_argnums=0), platforms=("cuda", "tpu"))
+    assert exported(state, batch).platforms == ("cuda", "tpu")
+
+
+def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
+    short = {"digit": np.ones((B, T - 3), np.int32)}
+    with pytest.raises(
+        UserError, match=r"chunks of 21 samples do not divide into frames of 6; change --train\.seq-len"
+    ):
+        model.unroll(codes[:, :-3], short, model.init_carry(B), np.zeros((B, T - 3), bool))
+
+
+@pytest.mark.parametrize(
+    ("words", "make"),
+    [
+        ("--model.told-noise is -1", functools.partial(PlannedRNN, told_noise=-1)),
+        ("plan 160 samples at once, .*frame-sizes 64", functools.partial(PlannedRNN, samples=SampleRNN())),
+        (
+            "--model.samples.labels has 'key'",
+            functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), labels=("key",))),
+        ),
+        (
+            "recent.window is 100, but a period of the voice may have 133 samples; make it at least 135",
+            functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), recent=Foretold(100))),
+        ),
+        ("--model.frames.lowest is 500 and --model.frames.highest 400 Hz", functools.partial(SourceFilter, lowest=500)),
+        (
+            "models samples, but the features are LogMel",
+            functools.partial(CONFIG.make, dataclasses.replace(DATA, features=CONFIG.frames.mel), rngs=nnx.Rngs(0)),
+        ),
+        (
+            "--model.frames.mel.sample-rate is 8000 Hz, but the samples have 16000",
+            functools.partial(
+                CONFIG.make, dataclasses.replace(DATA, features=MuLaw(sample_rate=16_000)), rngs=nnx.Rngs(0)
+            ),
+        ),
+    ],
+)
+def test_mistakes_are_named(words, make):
+    with pytest.raises(UserError, match=words):
+        make()
