@@ -47,6 +47,16 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "WaveRNN": _COMMON
     | _QUANTISATION
     | {"lookback 1": ("--model.lookback", "1"), "lookback 64": ("--model.lookback", "64")},
+    "PlannedRNN": {
+        "as configured": (),
+        **{f"plan: {name}": ("--model.plan.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")},
+        "predictor fitted to past samples": ("--model.samples.recent", "LinearPrediction"),
+        "no predictor": ("--model.samples.recent", "Window"),
+        "no noise on the plan": ("--model.told-noise", "0"),
+        "no noise on the past": ("--model.past-noise", "0"),
+        "past noise 0.016": ("--model.past-noise", "0.016"),
+        "no guidance": ("--evaluation.sampling.guidance", "0"),
+    },
     "SampleRNN": _COMMON
     | _QUANTISATION
     | {
@@ -60,6 +70,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _FIGURES = (
     "loss",
     "nats_per_frame",
+    "bits_per_told_sample",
     "bits_per_sample",
     "bits_per_16_bit_sample",
     "judge_frechet_distance",

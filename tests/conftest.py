@@ -40,6 +40,12 @@ _SHORT = (
 SHRUNK = (*_SHORT, "--model.cell.hidden-size", "8", "--model.num-layers", "1", "--evaluation.seconds", "0.2")
 """Options that shrink any config of a sequence model to seconds; its data is small already."""
 
+SHRUNK_PLAN = (
+    *(*_SHORT, "--model.plan.cell.hidden-size", "8", "--model.plan.num-layers", "1", "--evaluation.seconds", "0.1"),
+    *("--model.samples.cell.hidden-size", "8", "--model.samples.sample-size", "8"),
+)
+"""The same for one that is made of two."""
+
 SHRUNK_VOCODER = (
     *(*_SHORT, "--model.width", "8", "--model.num-blocks", "1", "--objective.critic.periods", "3"),
     *("--objective.critic.windows", "128", "--objective.critic.channels", "2"),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_VOCODER
+from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER
 
 from jaxgen import audio, generate, train
 from jaxgen.config import Config, load
 from jaxgen.data.folder import Folder
 from jaxgen.evaluation import judge_training
+from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.presets import any_sound
@@ -25,8 +26,8 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 # Others differ in sizes or data alone; their kinds are lowered in test_lowering.py and trained in test_wave_gan.py.
 OTHERS = ("drums_gan", "drums_samples_gan", "oneshots_gan", "speech_vocoder")
 TRAINED = [file for file in CONFIGS if file.stem not in OTHERS]
-# One of each kind of features; test_adversarial.py resumes the other objective.
-RESUMED = ("digits_mel", "digits_sample")
+# Frames are resumed in test_faults.py, the other objective in test_adversarial.py.
+RESUMED = ("digits_sample",)
 SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
 
 
@@ -45,7 +46,8 @@ def digits(recordings, tmp_path_factory) -> Path:
 def _shrunk(config: Config) -> list[str]:
     """Options that shrink the training of a config to seconds."""
     if isinstance(config.model, SequenceConfig):
-        return [*SHRUNK, "--train.seq-len", str(max(16, config.model.stride))]
+        shrunk = SHRUNK_PLAN if isinstance(config.model, PlannedRNN) else SHRUNK
+        return [*shrunk, "--train.seq-len", str(max(16, config.model.stride))]
     if isinstance(config.model, Vocoder):
         return [*SHRUNK_VOCODER]
     steps = config.model.num_steps

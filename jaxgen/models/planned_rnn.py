@@ -166,7 +166,9 @@ class PlannedModule(SequenceModel):
         def draw() -> Carry:
             planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
             planned = guided(planned, sampling.guidance)
-            frame, _ = self.plan.sample(planned, noise[..., self._num_noise :], sampling)
+            seeds = jax.lax.bitcast_convert_type(noise[:, -1], jnp.uint32)
+            frame_noise = jax.vmap(lambda seed: self.plan.noise(jax.random.key(seed)))(seeds)
+            frame, _ = self.plan.sample(planned, frame_noise, sampling)
             return self.filling(carry | {"plan": plan}, planned, frame)
 
         return jax.lax.cond(self._place(carry) == 0, draw, lambda: carry)
@@ -194,15 +196,14 @@ class PlannedModule(SequenceModel):
         return {"loss": loss, "nats_per_frame": nats_per_frame, "bits_per_told_sample": scores["bits_per_sample"]}
 
     def noise(self, key: jax.Array) -> jax.Array:
-        code_key, end_key, frame_key = jax.random.split(key, 3)
-        code, end = self.samples.noise(code_key), jax.random.uniform(end_key, (1,))
-        return jnp.concatenate([code, end, self.plan.noise(frame_key)])
+        code_key, other_key = jax.random.split(key)
+        # For the end, and as a seed: a frame takes a hundred numbers, but only one of many samples begins a frame.
+        return jnp.concatenate([self.samples.noise(code_key), jax.random.uniform(other_key, (2,))])
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
         outputs, _, end_logit = self._split(outputs)
-        noise = noise[..., : self._num_noise]
-        codes, _ = self.samples.sample(outputs, noise[..., :-1], sampling)
-        return codes, noise[..., -1] < jax.nn.sigmoid(end_logit)
+        codes, _ = self.samples.sample(outputs, noise[..., :-2], sampling)
+        return codes, noise[..., -2] < jax.nn.sigmoid(end_logit)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.samples.predict(self._split(outputs)[0])
@@ -214,11 +215,6 @@ class PlannedModule(SequenceModel):
     def _filling(self, frame: jax.Array, nats: jax.Array, end: jax.Array) -> dict[str, Any]:
         """What the carry has of the frame [B, D] that is being filled, its log-likelihood and the logit of the end [B]."""
         return {"frame": frame, "predictors": self.frames.predictors(frame[:, None]), "nats": nats, "end": end}
-
-    @property
-    def _num_noise(self) -> int:
-        """Random numbers that a sample, and whether the clip ends with it, take."""
-        return jax.eval_shape(self.samples.noise, jax.random.key(0)).shape[0] + 1
 
     def _place(self, carry: Carry) -> jax.Array:
         """Place in its frame of the next sample, the same in all rows."""
