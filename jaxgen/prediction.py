@@ -5,10 +5,12 @@ is there again one period later (long-term prediction, Atal and Schroeder 1970).
 need only learn what is left (LPCNet, Valin and Skoglund 2019).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.features.fourier import framed
 from jaxgen.features.mu_law import compand
@@ -71,3 +73,15 @@ def solved(correlation: jax.Array) -> jax.Array:
         predictor = jnp.concatenate([predictor - reflection * predictor[..., ::-1], reflection], axis=-1)
         error = error * (1 - jnp.square(reflection[..., 0]))
     return predictor
+
+
+@functools.lru_cache
+def late_window(length: int, rise: float) -> np.ndarray:
+    """Float32 [length]: a share `rise` of a sine that rises, the rest of a cosine that falls, so that what was heard last
+    counts.
+    """
+    rising = max(1, round(rise * length))
+    falling = length - rising
+    up = np.sin(np.pi / 2 * (np.arange(rising) + 0.5) / rising)
+    down = np.cos(np.pi / 2 * (np.arange(falling) + 0.5) / max(1, falling))
+    return np.concatenate([up, down]).astype(np.float32)

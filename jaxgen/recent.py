@@ -7,17 +7,17 @@ foretold, by who plans the sound.
 
 import abc
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.features.fourier import framed
 from jaxgen.features.mu_law import compand
-from jaxgen.prediction import ORDER, Predictor, features, num_features, solved
+from jaxgen.prediction import ORDER, Predictor, features, late_window, num_features, solved
+
+_RISE = 0.9  # of the window that a predictor is fitted behind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,19 +181,8 @@ def _without_period(coefficients: jax.Array) -> Predictor:
 def fitted(past: jax.Array) -> jax.Array:
     """The coefficients [..., ORDER] of a predictor of samples float32 [..., W] by their past, with the least squared error.
 
-    Autocorrelation method (Makhoul 1975), behind a window that rises slowly and falls fast, so that what was heard last
-    counts. In silence all are 0.
+    Autocorrelation method (Makhoul 1975), behind a window that rises slowly and falls fast. In silence all are 0.
     """
     length = past.shape[-1]
-    spectrum = jnp.fft.rfft(past * _window(length), length + ORDER)
+    spectrum = jnp.fft.rfft(past * late_window(length, _RISE), length + ORDER)
     return solved(jnp.fft.irfft(jnp.square(jnp.abs(spectrum)), length + ORDER)[..., : ORDER + 1])
-
-
-@functools.lru_cache
-def _window(length: int) -> np.ndarray:
-    """Float32 [length]: nine tenths of a sine that rises, one of a cosine that falls."""
-    rise = max(1, round(0.9 * length))
-    fall = length - rise
-    up = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / rise)
-    down = np.cos(np.pi / 2 * (np.arange(fall) + 0.5) / max(1, fall))
-    return np.concatenate([up, down]).astype(np.float32)

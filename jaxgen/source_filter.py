@@ -16,10 +16,11 @@ from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.features.fourier import framed
 from jaxgen.features.log_mel import filterbank
-from jaxgen.prediction import ORDER, Predictor, solved
+from jaxgen.prediction import ORDER, Predictor, late_window, solved
 
+_HIGHEST = jax.lax.Precision.HIGHEST
 _COMPARED = 0.03  # seconds that are compared with those a period before
-_RISE = 0.85  # of a window, which falls fast, so that what was heard last counts
+_RISE = 0.85  # of the windows
 _LONGER = 0.3  # off for each octave that a period is longer: twice a period fits as well
 _LEVEL = 3.0  # nats: the deviation of log-mel levels, about
 _OCTAVES = 0.5  # that of the voice's frequency
@@ -28,7 +29,8 @@ _OCTAVES = 0.5  # that of the voice's frequency
 @dataclasses.dataclass(frozen=True)
 class SourceFilter:
     """Frames [stack * (n_mels + 2)]: log-mel levels in nats, the frequency of the voice in octaves above `lowest`, and how much
-    of a period is there again in the next, 0 to 1. Their windows end with the samples that they are of.
+    of a period is there again in the next, 0 to 1. Their windows end with the samples that they are of. In noise a voice
+    below 90 Hz may be heard an octave or two too high.
     """
 
     mel: LogMel = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2)
@@ -39,10 +41,16 @@ class SourceFilter:
     """Highest frequency of a voice in Hz."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lowest < self.highest <= self.mel.sample_rate / 8:
+        most = self.mel.sample_rate / 8
+        if not (0 < self.lowest < self.highest <= min(most, 8 * self.lowest) and self._shortest <= self.longest):
             raise UserError(
-                f"--model.frames.lowest is {self.lowest:g} and --model.frames.highest {self.highest:g} Hz; expected the first to "
-                f"be below the second, and that at most an eighth of the sample rate ({self.mel.sample_rate / 8:g} Hz)."
+                f"--model.frames.lowest is {self.lowest:g} and --model.frames.highest {self.highest:g} Hz; expected voices of at "
+                f"most three octaves, and up to an eighth of the sample rate ({most:g} Hz)."
+            )
+        if self.mel.n_fft < 2 * ORDER or self.mel.n_fft % 2 or self.mel.win_length not in (None, self.mel.n_fft):
+            raise UserError(
+                f"--model.frames.mel.n-fft is {self.mel.n_fft} and win-length {self.mel.win_length}; expected an even number of "
+                f"at least {2 * ORDER} samples, and no other window."
             )
 
     @property
@@ -67,12 +75,14 @@ class SourceFilter:
 
     @property
     def mean(self) -> np.ndarray:
-        """About the mean of the frames of any voice, float32 [size]; silence is one deviation below."""
+        """What numbers of a frame are counted from, float32 [size]: levels that are one deviation above silence, the middle of
+        the voice's range, no period.
+        """
         return self._frame(math.log(self.mel.floor) + _LEVEL, math.log2(self.highest / self.lowest) / 2, 0.0)
 
     @property
     def deviation(self) -> np.ndarray:
-        """About the deviation of the frames of any voice, float32 [size]."""
+        """About how much these differ among the frames of a voice, float32 [size]."""
         return self._frame(_LEVEL, _OCTAVES, 0.5)
 
     @property
@@ -88,7 +98,7 @@ class SourceFilter:
             return framed(samples[:, samples.shape[1] - length - (hops - 1) * hop :], length, hop, hops)
 
         spectrum = jnp.fft.rfft(windows(self.mel.n_fft) * _window(self.mel.n_fft))
-        power = jnp.square(jnp.abs(spectrum)) @ jnp.asarray(filterbank(self.mel).T)
+        power = jnp.matmul(jnp.square(jnp.abs(spectrum)), jnp.asarray(filterbank(self.mel).T), precision=_HIGHEST)
         level = jnp.log(jnp.maximum(power, self.mel.floor))
         voice = jnp.stack(self._voice(windows(self._heard), self._coefficients(level)), axis=-1)
         return jnp.concatenate([level, voice], axis=-1).reshape(len(samples), count, self.size)
@@ -119,9 +129,10 @@ class SourceFilter:
 
     def _coefficients(self, level: jax.Array) -> jax.Array:
         """Coefficients [..., ORDER] of a predictor for samples of log-mel levels [..., n_mels]."""
-        shares, widths = _inversion(self.mel)
-        power = jnp.exp(jnp.minimum(level, 20.0)) / jnp.asarray(widths)
-        return solved(jnp.fft.irfft(power @ jnp.asarray(shares))[..., : ORDER + 1])
+        shares, widths = _bands(self.mel)
+        density = jnp.exp(jnp.minimum(level, 20.0)) / jnp.asarray(widths)
+        power = jnp.matmul(density, jnp.asarray(shares), precision=_HIGHEST)
+        return solved(jnp.fft.irfft(power)[..., : ORDER + 1])
 
     def _voice(self, heard: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The voice's frequency in octaves above the lowest, and how much of a period is there again, [...] each, at the end
@@ -148,17 +159,13 @@ class SourceFilter:
         return frequency, jnp.clip(gain, 0, 1)
 
 
-@functools.lru_cache
 def _window(length: int) -> np.ndarray:
-    """Float32 [length]: a squared sine that rises slowly and falls fast."""
-    rise = round(_RISE * length)
-    up = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / rise)
-    down = np.cos(np.pi / 2 * (np.arange(length - rise) + 0.5) / (length - rise))
-    return np.square(np.concatenate([up, down])).astype(np.float32)
+    """Float32 [length]."""
+    return np.square(late_window(length, _RISE))
 
 
 @functools.lru_cache
-def _inversion(mel: LogMel) -> tuple[np.ndarray, np.ndarray]:
+def _bands(mel: LogMel) -> tuple[np.ndarray, np.ndarray]:
     """How much of each band a frequency has, float32 [n_mels, n_fft // 2 + 1], and the bands' widths [n_mels]."""
     filters = filterbank(mel)
     total, peaks = filters.sum(0), filters.argmax(1)

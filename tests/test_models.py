@@ -47,7 +47,7 @@ MODELS = [
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]
 PLANNED = PlannedRNN(
-    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=16, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
+    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=32, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
     plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), **OPTIONS),
     samples=SampleRNN(cell=GRU(4), frame_sizes=(3, 1), recent=Foretold(18), **TIERS),
 )

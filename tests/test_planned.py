@@ -36,7 +36,7 @@ SAMPLES = SampleRNN(
     labels=("digit",),
 )
 CONFIG = PlannedRNN(
-    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=16, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
+    frames=SourceFilter(LogMel(sample_rate=8000, n_fft=32, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
     plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), labels=("digit",)),
     samples=SAMPLES,
 )
@@ -130,48 +130,103 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
         np.testing.assert_array_equal(trained[..., 16:], plain[..., 16:])
 
 
-def made(config, labels, **options):
-    training = Likelihood().bind(config, DATA, steps=1, batch_size=1)
+@pytest.fixture(scope="module")
+def made():
+    """What draws clips that do not end from parameters that nobody trained."""
+    training = Likelihood().bind(CONFIG, DATA, steps=1, batch_size=1)
     params = jax.tree.map(lambda p: 1.5 * p, training.init(jax.random.key(0)).params)
-    params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(-100.0)  # no clip ends
-    return Generator(training.module, config, DATA)(params, labels, **options).clips
+    params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(-100.0)
+    generator = Generator(training.module, CONFIG, DATA)
+    return lambda labels, **options: generator(params, labels, **options).clips
 
 
-def test_how_a_clip_is_cut_into_blocks_makes_no_difference(monkeypatch):
+def test_a_clip_ends_as_often_as_planned_at_any_place_of_a_frame():
+    """Of 1,000 clips whose every frame is the last with odds of 0.5: by their lengths."""
+    training = Likelihood().bind(CONFIG, DATA, steps=1, batch_size=1)
+    params = training.init(jax.random.key(0)).params
+    params["plan"]["head"]["kernel"] *= 0
+    params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(0.0)
+    clips = Generator(training.module, CONFIG, DATA)(params, [{}] * 1000, seconds=0.0015).clips
+    lengths = np.array([len(clip) for clip in clips])
+    counts = np.bincount(lengths, minlength=13)[1:]
+    assert counts[:STRIDE].min() > 1000 / 2 / STRIDE * 0.6
+    assert abs(counts[:STRIDE].sum() / 1000 - 0.5) < 0.06  # in the first frame
+    assert (
+        abs(counts[STRIDE : 2 * STRIDE - 1].sum() / 1000 - 0.25 * 5 / 6) < 0.06
+    )  # in the second, but for its last place
+
+
+def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model):
+    """It is what the plan says of the frame before, with noise of its own; `sample` knows nothing of that noise."""
+    carry, labels = model.init_carry(B), {"digit": jnp.arange(B) % 3}
+    noise = jax.vmap(model.noise)(jax.random.split(jax.random.key(3), B))
+    ready = jax.jit(lambda carry, noise: model.ready(carry, labels, noise, Sampling(temperature=0.5)))
+    first = ready(carry, noise)
+    planned, plan = model.plan.step(carry["frame"][:, None], labels, carry["plan"])
+    standard = jax.vmap(lambda seed: model.plan.noise(jax.random.key(seed)))(noise[:, -1].view(jnp.uint32))
+    wanted, _ = model.plan.sample(planned, standard, Sampling(temperature=0.5))
+    np.testing.assert_allclose(first["frame"], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first["nats"], model.plan.frame_log_prob(planned, wanted), rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first["plan"], plan)
+    same_noise = ready(carry, jnp.broadcast_to(noise[0], noise.shape))
+    assert np.abs(first["frame"][1] - same_noise["frame"][1]).max() > 0.1
+    other = noise.at[:, :-1].set(0.5)
+    np.testing.assert_array_equal(ready(carry, other)["frame"], first["frame"])
+    within = first | {"samples": first["samples"] | {"since": first["samples"]["since"] + 1}}
+    again = ready(within, jax.random.uniform(jax.random.key(4), noise.shape))
+    jax.tree.map(np.testing.assert_array_equal, again, within)
+    out, _ = model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, first)
+    np.testing.assert_allclose(out[:, -2], first["nats"], rtol=1e-6)
+
+
+def test_pitch_is_told_more_finely_than_levels(codes):
+    """The noise on what is told, by what its predictors become."""
+    heard = []
+    config = dataclasses.replace(CONFIG, told_noise=0.1, past_noise=0.0)
+    model = config.make(DATA, rngs=nnx.Rngs(0))
+    model.samples.unroll = lambda x, labels, carry, reset, key, told: (
+        heard.append(told),
+        (jnp.zeros((B, T, 16)), carry),
+    )[1]
+    for key in (None, jax.random.key(0)):
+        model.unroll(codes, labelled(), model.init_carry(B), jnp.zeros((B, T), bool), key)
+    (quiet, noisy), size = heard, 2 + 2
+    off = np.asarray(noisy.frames - quiet.frames).reshape(-1, size).std(axis=0)
+    np.testing.assert_allclose(off[[0, 1, 3]], 0.1, rtol=0.5)
+    np.testing.assert_allclose(off[2], 0.02, rtol=0.5)
+
+
+def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
     clips = []
-    for count in (7, 48, 10_000):
+    for count in (7, 10_000):
         monkeypatch.setattr(generation, "_STEPS_PER_BLOCK", {"frame": count, "sample": count})
-        clips.append(made(CONFIG, [{"digit": "one"}, {}], seconds=0.02, seed=5))
+        clips.append(made([{"digit": "one"}, {}], seconds=0.02, seed=5))
     assert [len(clip) for clip in clips[0]] == [160, 160]
-    for other in clips[1:]:
-        for clip, same in zip(clips[0], other, strict=True):
-            np.testing.assert_array_equal(clip, same)
+    for clip, same in zip(*clips, strict=True):
+        np.testing.assert_array_equal(clip, same)
 
 
-def test_a_plan_is_guided_by_labels_and_drawn_as_asked():
+def test_a_plan_is_guided_by_labels_and_drawn_as_asked(made):
     """Guidance without labels changes nothing, the spread moves the frames, and a mixed label is its value."""
-    some = functools.partial(made, CONFIG, seconds=0.02)
-    plain = some([{}], sampling=Sampling(guidance=1e-9))[0]
-    np.testing.assert_array_equal(some([{}], sampling=Sampling(guidance=4.0))[0], plain)
-    assert not np.array_equal(some([{}], sampling=Sampling(spread=0.1))[0], plain)
-    one, again, plain = (
-        some([{"digit": digit}], sampling=Sampling(guidance=guidance))[0]
-        for digit, guidance in (("one", 3.0), ("one:1", 3.0), ("one", 1e-9))
-    )
-    np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(one, plain)
+    guided, barely, narrow = Sampling(guidance=3.0), Sampling(guidance=1e-9), Sampling(guidance=3.0, spread=0.1)
+    some, one = [{}, {}], [{"digit": "one"}, {}]
+    plain = made(some, seconds=0.02, sampling=barely)[0]
+    np.testing.assert_array_equal(made(some, seconds=0.02, sampling=guided)[0], plain)
+    clip = made(one, seconds=0.02, sampling=guided)[0]
+    assert not np.array_equal(clip, made(one, seconds=0.02, sampling=barely)[0])
+    assert not np.array_equal(clip, made(one, seconds=0.02, sampling=narrow)[0])
+    np.testing.assert_array_equal(made([{"digit": "one:1"}, {}], seconds=0.02, sampling=guided)[0], clip)
 
 
-def test_a_prompt_is_gone_on_from():
+def test_a_prompt_is_gone_on_from(made):
     """The next frame is planned from those that are heard in it, whether or not it ends with one."""
     one, two = np.sin(np.arange(2 * 300).reshape(2, 300) / np.float32([[3], [9]])) / 2
     heard = np.asarray(DATA.features.decode(DATA.features.encode(one)))
-    for length in (297, 300):
-        clip = made(CONFIG, [{}], seconds=0.015, prompt=one[:length])[0]
+    clips = [made([{}], seconds=0.015, prompt=prompt)[0] for prompt in (one[:297], one, two)]
+    for clip, length in zip(clips, (297, 300), strict=False):
         np.testing.assert_array_equal(clip[:length], heard[:length])
         assert len(clip) == length + 120
-        other = made(CONFIG, [{}], seconds=0.015, prompt=two[:length])[0]
-        assert not np.array_equal(clip[length:], other[length:])
+    assert not np.array_equal(clips[1][300:], clips[2][300:])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -202,10 +257,20 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
             functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), labels=("key",))),
         ),
         (
-            "recent.window is 100, but a period of the voice may have 133 samples; make it at least 135",
+            "recent.window is 100, but a period of the voice may have 133 samples; make it at least 134",
             functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), recent=Foretold(100))),
         ),
         ("--model.frames.lowest is 500 and --model.frames.highest 400 Hz", functools.partial(SourceFilter, lowest=500)),
+        ("at most three octaves", functools.partial(SourceFilter, lowest=30)),
+        ("lowest is 390 and --model.frames.highest 395", functools.partial(SourceFilter, lowest=390, highest=395)),
+        (
+            "--model.frames.mel.n-fft is 16",
+            functools.partial(SourceFilter, LogMel(sample_rate=8000, n_fft=16, hop_length=8, n_mels=2)),
+        ),
+        (
+            "change --model.plan.labels",
+            functools.partial(PlannedRNN(plan=MelRNN(labels=("accent",))).make, DATA, rngs=nnx.Rngs(0)),
+        ),
         (
             "models samples, but the features are LogMel",
             functools.partial(CONFIG.make, dataclasses.replace(DATA, features=CONFIG.frames.mel), rngs=nnx.Rngs(0)),

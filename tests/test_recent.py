@@ -7,8 +7,8 @@ import scipy.linalg
 import scipy.signal
 
 from jaxgen.features.mu_law import compand
-from jaxgen.prediction import ORDER, Predictor
-from jaxgen.recent import Foretold, LinearPrediction, Window, _window, fitted
+from jaxgen.prediction import ORDER, Predictor, late_window
+from jaxgen.recent import _RISE, Foretold, LinearPrediction, Window, fitted
 
 PREDICTION = LinearPrediction(window=6, fitted_to=64, hop=4)
 
@@ -22,7 +22,7 @@ def resonance(num_samples, seed=0):
 
 def test_the_predictor_solves_the_normal_equations():
     past, _ = resonance(256)
-    weighted = past.astype(np.float64) * _window(256)
+    weighted = past.astype(np.float64) * late_window(256, _RISE)
     correlation = np.array([weighted[lag:] @ weighted[: 256 - lag] for lag in range(ORDER + 1)])
     error = np.append(correlation[0] * 1.0001 + 1e-6, correlation[1:ORDER])
     np.testing.assert_allclose(jax.jit(fitted)(past), scipy.linalg.solve_toeplitz(error, correlation[1:]), atol=2e-3)

@@ -46,7 +46,8 @@ class MelRNN(SequenceConfig):
     distribution: VectorDistribution = NormalMixture(num_components=8)
     """What a frame is drawn from: Normal (mean squared error) or NormalMixture."""
     input_noise: float = 0.0
-    """Standard deviation of the noise that training adds to the past frames (in units of the data's own)."""
+    """Standard deviation of the noise that training adds to the past frames (in units of the data's own; in a PlannedRNN, of
+    its frames' scale)."""
     labels: tuple[str, ...] = ()
     """Label fields that condition the model."""
     label_size: int = 16
@@ -94,8 +95,8 @@ class FrameScale:
 
 class MelModule(SequenceModel):
     """The module that `MelRNN` configures. Steps are float32 frames, or stacks of them; P is the distribution's, and one for the
-    logit of the clip's end. Inside, frames are standardised by a mean and deviation, those of the training data;
-    likelihoods are of the frames as they are, so they do not depend on that choice.
+    logit of the clip's end. Inside, frames are standardised by the mean and deviation of their scale; likelihoods are of the
+    frames as they are, so they do not depend on that choice.
     """
 
     def __init__(self, config: MelRNN, data: DataSpec, scale: FrameScale, dtype: Any, rngs: nnx.Rngs):
@@ -184,7 +185,7 @@ class MelModule(SequenceModel):
         return outputs[..., :-1].astype(jnp.float32)
 
     def standardise(self, frames: jax.Array) -> jax.Array:
-        """Frames float32 [..., D] in units of the training data's mean and deviation."""
+        """Frames float32 [..., D] in deviations of their scale from its mean."""
         return (frames - self.mean) / self.std
 
     def _restore(self, frames: jax.Array) -> jax.Array:

@@ -6,8 +6,10 @@ what the frame lets expect of each. Nothing need be annotated. Text is made spee
 which here are one and trained at once.
 """
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -56,10 +58,10 @@ class PlannedRNN(SequenceConfig):
                 f"--model.frames.mel.hop-length and stack plan {self.stride} samples at once, which is no whole number of "
                 f"--model.samples.frame-sizes {self.samples.stride}."
             )
-        if isinstance(self.samples.recent, Foretold) and self.samples.recent.window < self.frames.longest + 2:
+        if isinstance(self.samples.recent, Foretold) and self.samples.recent.window <= self.frames.longest:
             raise UserError(
                 f"--model.samples.recent.window is {self.samples.recent.window}, but a period of the voice may have "
-                f"{self.frames.longest} samples; make it at least {self.frames.longest + 2}, or raise --model.frames.lowest."
+                f"{self.frames.longest} samples; make it at least {self.frames.longest + 1}, or raise --model.frames.lowest."
             )
         if unplanned := set(self.samples.labels) - set(self.plan.labels):
             raise UserError(
@@ -73,7 +75,8 @@ class PlannedRNN(SequenceConfig):
 
     @property
     def label_dropout(self) -> float:
-        return self.plan.label_dropout
+        both = (self.plan.label_dropout, self.samples.label_dropout)
+        return min(both) if self.samples.labels else both[0]
 
     @property
     def stride(self) -> int:
@@ -103,8 +106,8 @@ class PlannedModule(SequenceModel):
     """The module that `PlannedRNN` configures. Steps are integer codes; outputs are those of the model of samples, and for
     the first sample of a frame the log-likelihood of the frame in nats (0 for others), and the logit of the clip's end.
 
-    The carry holds those of both models, the frame that is being filled, what it lets expect, its log-likelihood and the logit
-    of the clip's end within it.
+    The carry holds those of both models and, for `step` alone, the frame that is being filled, what it lets expect, its
+    log-likelihood and the logit of the clip's end within it.
     """
 
     def __init__(self, config: PlannedRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
@@ -113,8 +116,10 @@ class PlannedModule(SequenceModel):
         self.told_noise, self.past_noise = config.told_noise, config.past_noise
         frames = config.frames
         scale = FrameScale(frames.mean, frames.deviation, frames.mel.stack, frames.num_samples)
-        self.plan = MelModule(config.plan, data, scale, dtype, rngs)
-        self.samples = config.samples.make(data, dtype=dtype, rngs=rngs, told=frames.size)
+        with _of_part("plan"):
+            self.plan = MelModule(config.plan, data, scale, dtype, rngs)
+        with _of_part("samples"):
+            self.samples = config.samples.make(data, dtype=dtype, rngs=rngs, told=frames.size)
 
     def init_carry(self, batch_size: int) -> Carry:
         silence = jnp.full((batch_size, self.lookback), jnp.asarray(self.features.silence()))
@@ -191,7 +196,8 @@ class PlannedModule(SequenceModel):
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
         outputs, nats, end_logit = self._split(outputs)
         scores = self.samples.scores(outputs, target, end)
-        nats_per_frame = -nats * (self.stride / self.frames.mel.stack)  # a mean over samples is one over frames then
+        # Of one hop, so that a mean over samples is about one over hops: the last frame of a clip has fewer samples.
+        nats_per_frame = -nats * (self.stride / self.frames.mel.stack)
         loss = scores["loss"] - nats - end_log_prob(end_logit, end)
         return {"loss": loss, "nats_per_frame": nats_per_frame, "bits_per_told_sample": scores["bits_per_sample"]}
 
@@ -218,7 +224,7 @@ class PlannedModule(SequenceModel):
 
     def _place(self, carry: Carry) -> jax.Array:
         """Place in its frame of the next sample, the same in all rows."""
-        return carry["samples"]["since"][0] % self.stride
+        return self.samples.since(carry["samples"]) % self.stride
 
     def _recent(self, x: jax.Array) -> jax.Array:
         """What the model of samples reads of x [B, lookback + T]."""
@@ -238,3 +244,12 @@ class PlannedModule(SequenceModel):
         """Outputs of the model of samples [..., P], log-likelihoods of frames and logits of the clip's end, [...] each."""
         plan = outputs[..., -2:].astype(jnp.float32)
         return outputs[..., :-2], plan[..., 0], plan[..., 1]
+
+
+@contextlib.contextmanager
+def _of_part(name: str) -> Iterator[None]:
+    """Has mistakes name the options of this part."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--model.", f"--model.{name}.")) from None

@@ -207,6 +207,10 @@ class SampleModule(SampleSequenceModel):
             "since": jnp.zeros(batch_size, jnp.int32),
         }
 
+    def since(self, carry: Carry) -> jax.Array:
+        """Samples since the first row's clip began, int32 []; their place in a frame is that of all rows."""
+        return carry["since"][0]
+
     def unroll(
         self,
         x: jax.Array,
@@ -254,7 +258,7 @@ class SampleModule(SampleSequenceModel):
         exact = self.features.companded(x)
         values = exact.astype(self.dtype)
         slowest, states, said = self.tiers[0].frame_size, [], []
-        place, known, last = carry["since"][0] % slowest, self.condition(labels), self._last(x[:, -1])
+        place, known, last = self.since(carry) % slowest, self.condition(labels), self._last(x[:, -1])
 
         def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
             return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known, told and told.frames)

@@ -51,7 +51,7 @@ class SequenceModel(nnx.Module):
         """Output parameters float [B, T, P] for x [B, lookback + T, ...] under teacher forcing.
 
         labels: int32 [B, T] each, 0 is unknown. reset: bool [B, T], the carry restarts before that step.
-        key: draws dropout masks; None turns every kind of noise off.
+        key: draws dropout masks and all other noise of training; None turns every kind of it off.
         """
 
     def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
