@@ -124,7 +124,6 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
     plain, key = unroll(silent, codes, labelled()), jax.random.key(0)
     np.testing.assert_array_equal(unroll(silent, codes, labelled(), key), plain)
     for model in noisy:
-        np.testing.assert_array_equal(unroll(model, codes, labelled()), plain)
         trained = unroll(model, codes, labelled(), key)
         assert np.abs(trained - plain)[..., :16].max() > 1e-2
         np.testing.assert_array_equal(trained[..., 16:], plain[..., 16:])
@@ -158,15 +157,21 @@ def test_a_clip_ends_as_often_as_planned_at_any_place_of_a_frame():
 
 def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model):
     """It is what the plan says of the frame before, with noise of its own; `sample` knows nothing of that noise."""
-    carry, labels = model.init_carry(B), {"digit": jnp.arange(B) % 3}
+    carry, labels = nnx.jit(lambda model: model.init_carry(B))(model), {"digit": jnp.arange(B) % 3}
     noise = jax.vmap(model.noise)(jax.random.split(jax.random.key(3), B))
     ready = jax.jit(lambda carry, noise: model.ready(carry, labels, noise, Sampling(temperature=0.5)))
     first = ready(carry, noise)
-    planned, plan = model.plan.step(carry["frame"][:, None], labels, carry["plan"])
-    standard = jax.vmap(lambda seed: model.plan.noise(jax.random.key(seed)))(noise[:, -1].view(jnp.uint32))
-    wanted, _ = model.plan.sample(planned, standard, Sampling(temperature=0.5))
+
+    @jax.jit
+    def wanted_of(carry, noise):
+        planned, plan = model.plan.step(carry["frame"][:, None], labels, carry["plan"])
+        standard = jax.vmap(lambda seed: model.plan.noise(jax.random.key(seed)))(noise[:, -1].view(jnp.uint32))
+        wanted, _ = model.plan.sample(planned, standard, Sampling(temperature=0.5))
+        return wanted, model.plan.frame_log_prob(planned, wanted), plan
+
+    wanted, nats, plan = wanted_of(carry, noise)
     np.testing.assert_allclose(first["frame"], wanted, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(first["nats"], model.plan.frame_log_prob(planned, wanted), rtol=1e-4)
+    np.testing.assert_allclose(first["nats"], nats, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first["plan"], plan)
     same_noise = ready(carry, jnp.broadcast_to(noise[0], noise.shape))
     assert np.abs(first["frame"][1] - same_noise["frame"][1]).max() > 0.1
@@ -175,25 +180,10 @@ def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model
     within = first | {"samples": first["samples"] | {"since": first["samples"]["since"] + 1}}
     again = ready(within, jax.random.uniform(jax.random.key(4), noise.shape))
     jax.tree.map(np.testing.assert_array_equal, again, within)
-    out, _ = model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, first)
+    out, _ = nnx.jit(lambda model, carry: model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, carry))(
+        model, first
+    )
     np.testing.assert_allclose(out[:, -2], first["nats"], rtol=1e-6)
-
-
-def test_pitch_is_told_more_finely_than_levels(codes):
-    """The noise on what is told, by what its predictors become."""
-    heard = []
-    config = dataclasses.replace(CONFIG, told_noise=0.1, past_noise=0.0)
-    model = config.make(DATA, rngs=nnx.Rngs(0))
-    model.samples.unroll = lambda x, labels, carry, reset, key, told: (
-        heard.append(told),
-        (jnp.zeros((B, T, 16)), carry),
-    )[1]
-    for key in (None, jax.random.key(0)):
-        model.unroll(codes, labelled(), model.init_carry(B), jnp.zeros((B, T), bool), key)
-    (quiet, noisy), size = heard, 2 + 2
-    off = np.asarray(noisy.frames - quiet.frames).reshape(-1, size).std(axis=0)
-    np.testing.assert_allclose(off[[0, 1, 3]], 0.1, rtol=0.5)
-    np.testing.assert_allclose(off[2], 0.02, rtol=0.5)
 
 
 def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
@@ -229,9 +219,8 @@ def test_a_prompt_is_gone_on_from(made):
     assert not np.array_equal(clips[1][300:], clips[2][300:])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_train_step_lowers_for_gpu_and_tpu(dtype):
-    training = Likelihood(dtype=dtype).bind(CONFIG, DATA, steps=10, batch_size=B)
+def test_train_step_lowers_for_gpu_and_tpu():  # in float32 test_lowering.py does so
+    training = Likelihood(dtype="bfloat16").bind(CONFIG, DATA, steps=10, batch_size=B)
     state = jax.eval_shape(training.init, jax.random.key(0))
     batch = {name: np.zeros((B, T), bool) for name in ("reset", "mask", "end")}
     batch |= {"x": np.zeros((B, CONFIG.lookback + T), np.uint8), "labels": labelled()}
@@ -244,7 +233,7 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
     with pytest.raises(
         UserError, match=r"chunks of 21 samples do not divide into frames of 6; change --train\.seq-len"
     ):
-        model.unroll(codes[:, :-3], short, model.init_carry(B), np.zeros((B, T - 3), bool))
+        jax.eval_shape(lambda: model.unroll(codes[:, :-3], short, model.init_carry(B), jnp.zeros((B, T - 3), bool)))
 
 
 @pytest.mark.parametrize(

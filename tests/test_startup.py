@@ -64,7 +64,7 @@ def test_the_second_process_compiles_nothing_anew(quickstart, cache, tmp_path):
     asked = ["--workdir", quickstart, "--num", "1", "--seconds", "0.1", "--out", tmp_path / "out"]
     compiled, loaded = _counted("generate", *asked)
     kept = sorted((cache / "compiled").iterdir())
-    assert compiled > 1
+    assert compiled + loaded > 1  # tests before this one may have compiled some
     again, loaded_again = _counted("generate", *asked)
     assert (again, loaded_again) == (0, compiled + loaded)
     assert kept == sorted((cache / "compiled").iterdir())
