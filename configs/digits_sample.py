@@ -2,7 +2,8 @@
 
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
 
-1 h on one of 2 CPU cores. Validation: docs/results.md.
+62 min on one of 2 CPU cores, beside other work. Validation: of 300 generated clips the judge hears 88 % of the digits (98.7 % of
+real ones) and 91 % of the speakers; 3.735 bits/sample given the plan (docs/results.md, 2026-11-27).
 """
 
 from jaxgen.config import Config
