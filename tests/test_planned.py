@@ -129,6 +129,15 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
         np.testing.assert_array_equal(trained[..., 16:], plain[..., 16:])
 
 
+def test_pitch_is_told_more_finely_than_levels(codes):
+    """The noise on what is told, by what arrives at the model of samples."""
+    told = dataclasses.replace(CONFIG, told_noise=0.1, past_noise=0.0).make(DATA, rngs=nnx.Rngs(0))
+    told.samples.unroll = lambda x, labels, carry, reset, key, told: (jnp.repeat(told.frames, 3, axis=1), carry)
+    off = unroll(told, codes, labelled(), jax.random.key(0)) - unroll(told, codes, labelled())
+    off = np.asarray(off)[:, ::STRIDE, :-2].reshape(-1, CONFIG.frames.mel.n_mels + 2).std(axis=0)
+    np.testing.assert_allclose(off, [0.1, 0.1, 0.02, 0.1], rtol=0.5)
+
+
 @pytest.fixture(scope="module")
 def made():
     """What draws clips that do not end from parameters that nobody trained."""
