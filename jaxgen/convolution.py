@@ -35,6 +35,10 @@ def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.A
         seen = jnp.concatenate(_seen(x, (1, wide), stride), axis=-1)
         by_row = kernel.transpose(1, 2, 0, 3).reshape(-1, high * num_out)
         return _summed(_product(seen, by_row).reshape(*seen.shape[:3], high, num_out))
+    if stride[0] == 1 < stride[1] and num_in == 1:  # what stands side by side is copied in one piece
+        rows = _blocks_seen(x.reshape(-1, x.shape[2], 1, 1), (wide, 1), (stride[1], 1))
+        x = jnp.concatenate(rows, axis=-1).reshape(*x.shape[:2], -1, wide)
+        wide, stride = 1, (1, 1)
     in_blocks = x.shape[2] == wide == 1 < stride[0]
     seen = jnp.concatenate((_blocks_seen if in_blocks else _seen)(x, (high, wide), stride), axis=-1)
     return _product(seen, kernel.reshape(-1, num_out))
@@ -76,8 +80,23 @@ def _seen(x: jax.Array, kernel: tuple[int, int], stride: tuple[int, int]) -> lis
     ]
 
 
+@jax.custom_vjp
 def _summed(given: jax.Array) -> jax.Array:
     """What each row of a kernel gives of each row, [B, H, W, KH, C], summed where it is seen."""
     length, reach = given.shape[1], given.shape[3]
     padded = jnp.pad(given, [(0, 0), (reach // 2, reach - 1 - reach // 2), (0, 0), (0, 0), (0, 0)])
     return functools.reduce(jnp.add, [padded[:, i : i + length, :, i] for i in range(reach)])
+
+
+def _summed_forward(given: jax.Array) -> tuple[jax.Array, int]:
+    return _summed(given), given.shape[3]
+
+
+def _summed_backward(reach: int, dsum: jax.Array) -> tuple[jax.Array]:
+    # as XLA would write it, each number would ask whether it is in the margin
+    padded = jnp.pad(dsum, [(0, 0), (reach - 1 - reach // 2, reach // 2), (0, 0), (0, 0)])
+    padded = jax.lax.optimization_barrier(padded)
+    return (jnp.stack([padded[:, i : i + dsum.shape[1]] for i in reversed(range(reach))], axis=3),)
+
+
+_summed.defvjp(_summed_forward, _summed_backward)

@@ -17,6 +17,7 @@ from jaxgen.convolution import convolved
         ((2, 9, 1, 8), (4, 1, 8, 2), (1, 1)),  # to fewer features
         ((2, 6, 7, 2), (3, 5, 2, 3), (1, 2)),
         ((2, 6, 7, 3), (2, 3, 3, 2), (1, 1)),
+        ((2, 6, 21, 1), (3, 9, 1, 4), (1, 4)),  # of numbers one by one, in blocks
         ((2, 7, 3, 2), (5, 1, 2, 3), (3, 1)),
     ],
 )

@@ -70,6 +70,13 @@ def test_phase_shuffle_moves_each_row_and_reflects_what_is_missing(reach):
     assert (found.sum(axis=0) == 1).all()
     counts = found.sum(axis=1)
     assert counts.min() > 0.5 * 200 / len(ways)
+    rows, steps = np.arange(200)[:, None], found.argmax(axis=0)[:, None] + np.arange(9)
+
+    def plain(x):
+        return jnp.pad(x, [(0, 0), (reach, reach), (0, 0)], mode="reflect")[rows, steps]
+
+    slope = jax.grad(lambda x: jnp.sin(shuffled(x, jax.random.key(0), reach)).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(slope, jax.grad(lambda x: jnp.sin(plain(x)).sum())(x), rtol=1e-5, atol=1e-5)
 
 
 def test_phase_shuffle_of_none_changes_nothing_and_of_too_few_steps_is_refused():
