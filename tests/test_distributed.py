@@ -115,7 +115,6 @@ def test_a_lost_process_is_told_from_a_bug_and_from_want_of_memory(text, lost):
 # Real processes from here on.
 ROOT = Path(__file__).parent.parent
 STEPS, EVERY = TRAIN.steps, TRAIN.checkpoint_every
-QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
 
 class Together:
@@ -124,7 +123,7 @@ class Together:
     def __init__(self, lines, folder, devices):
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"log_{index}.txt" for index in range(len(lines))]
-        environment = os.environ | QUICKLY | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
         self.processes = []
         for line, log in zip(lines, self.logs, strict=True):
             with log.open("w") as file:

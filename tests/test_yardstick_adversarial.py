@@ -47,15 +47,6 @@ TINY = [
 ]
 
 
-@pytest.fixture
-def quickly(monkeypatch):
-    """Compiles without optimising."""
-    compiled = jax.stages.Lowered.compile
-    plain = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: compiled(lowered, plain))
-
-
-@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("work", TINY, ids=lambda work: work.name)
 def test_pytorch_computes_the_same_losses_and_update_or_is_refused(work, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed (pip install 'jaxgen[bench]')")
