@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,6 @@ from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
 
-_TOGETHER = 4  # of them, of one length, that are made sound together
-_LENGTHS = 6  # to one of which each is cut, so that little silence is made sound; a program is compiled for each
 _GAP_SECONDS = 0.1  # of silence between clips on the way
 
 LabelRows = Sequence[Mapping[str, str]]
@@ -108,18 +106,11 @@ class NoiseGenerator:
         ]
         return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
 
-    def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+    def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         steps, lengths = map(np.asarray, self._make(params, latents, shares))
-        part = -(-steps.shape[1] // _LENGTHS)
-        parts = np.array([-(-self._spec.features.num_steps(int(length)) // part) for length in lengths])
-        clips: dict[int, np.ndarray] = {}
-        for count in np.unique(parts):  # by its own length alone: sound depends on how much silence follows
-            rows = np.flatnonzero(parts == count)
-            for start in range(0, len(rows), _TOGETHER):
-                group = rows[start : start + _TOGETHER]
-                samples = np.asarray(self._decoder.decode(steps[np.resize(group, _TOGETHER), : count * part]))
-                clips |= {row: sound[: lengths[row]] for row, sound in zip(group.tolist(), samples, strict=False)}
-        return (clips[row] for row in range(BATCH))
+        counts = [self._spec.features.num_steps(int(length)) for length in lengths]
+        sounds = self._decoder.decode_clips([row[:count] for row, count in zip(steps, counts, strict=True)])
+        return [sound[:length] for sound, length in zip(sounds, lengths, strict=True)]
 
 
 def _clips(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

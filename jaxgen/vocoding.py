@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxgen.features import LogMel
 from jaxgen.models.vocoder import VocoderModule
 
 _NEW_FRAMES = 64  # that are made sound at a time as frames come
-_ROUNDED = 16  # whole clips are filled up to a multiple of so many frames, for each of which a program is compiled
+_ROUNDED = 16  # frames of whole clips are filled up to a multiple of so many at least; a program is compiled for each
 
 
 class Renderer:
@@ -29,14 +29,19 @@ class Renderer:
         other._params = params
         return other
 
-    def decode(self, steps: np.ndarray) -> np.ndarray:
-        """As `FeatureSpec.decode`: samples float32 [B, (nframe - 1) * hop_length] of the steps of whole clips, float32
-        [B, nstep, *step_shape]."""
-        frames = steps.reshape(len(steps), -1, self._features.n_mels)
-        count = frames.shape[1]
-        padded = np.pad(frames, [(0, 0), (0, -count % _ROUNDED), (0, 0)])
-        samples = self._render(self._params, padded, np.arange(padded.shape[1]) < count)
-        return np.asarray(samples)[:, : (count - 1) * self._features.hop_length]
+    def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As `FeatureSpec.decode_clips`: clips lie end to end, with frames of nothing between them that keep them apart, so
+        that none must be as long as another.
+        """
+        hop, apart = self._features.hop_length, self._module(self._params).apart
+        frames = [clip.reshape(-1, self._features.n_mels) for clip in clips]
+        starts = list(itertools.accumulate((len(each) + apart for each in frames), initial=0))
+        row = np.zeros((1, _rounded(starts[-1] - apart), self._features.n_mels), np.float32)
+        real = np.zeros(row.shape[1], bool)
+        for start, each in zip(starts, frames, strict=False):
+            row[0, start : start + len(each)], real[start : start + len(each)] = each, True
+        sound = np.asarray(self._render(self._params, row, real))[0]
+        return [sound[start * hop :][: (len(each) - 1) * hop] for start, each in zip(starts, frames, strict=False)]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """As `FeatureSpec.decode_blocks`: samples float32 [B, any number] as steps [B, any number, *step_shape] come.
@@ -64,6 +69,12 @@ class Renderer:
                 yield samples[:, before * hop : (before + _NEW_FRAMES) * hop][:, :owed]
                 owed -= _NEW_FRAMES * hop
                 frames, real = frames[:, _NEW_FRAMES:], real[_NEW_FRAMES:]
+
+
+def _rounded(count: int) -> int:
+    """At least so many frames, at the most an eighth more: there are eight such numbers from any to its double."""
+    unit = max(_ROUNDED, 1 << max(0, count.bit_length() - 4))
+    return -(-count // unit) * unit
 
 
 def _nothing(like: np.ndarray, num_frames: int) -> np.ndarray:

@@ -92,8 +92,16 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
         assert joined.shape == (2, (count - 1) * 80)
         np.testing.assert_allclose(joined, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
         assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
-    padded = renderer.decode(frames)
-    np.testing.assert_allclose(padded, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_clips_end_to_end_do_not_hear_one_another(causal):
+    training, params, renderer = _trained(causal=causal)
+    clips = [_frames(count, seed=count)[0] for count in (1, 40, 7, 90)]
+    for clip, sound in zip(clips, renderer.decode_clips(clips), strict=True):
+        alone = np.asarray(jax.jit(training.module(params).render)(clip[None]))[0]
+        assert sound.shape == ((len(clip) - 1) * 80,)
+        np.testing.assert_allclose(sound, alone, atol=3e-6 * max(1.0, np.abs(alone).max(initial=0)))
 
 
 def test_a_causal_vocoder_waits_only_for_windows_that_overlap():
@@ -125,9 +133,9 @@ def test_stacked_frames_are_taken_apart():
     steps = frames.reshape(1, 50, 40)
     got = np.concatenate(list(other.decode_blocks([steps])), axis=1)
     np.testing.assert_array_equal(got, expected)
-    whole = other.decode(steps)
-    np.testing.assert_array_equal(whole, one.decode(frames))
-    assert got.shape[1] == whole.shape[1] == stacked.features.num_samples(50)
+    (whole,) = other.decode_clips(steps)
+    np.testing.assert_array_equal(whole, one.decode_clips(frames)[0])
+    assert got.shape[1] == len(whole) == stacked.features.num_samples(50)
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"kernel_size": 4}, {"num_blocks": 0}])

@@ -184,7 +184,7 @@ class CopyEvaluator(Evaluator):
         return store.steps(clip).reshape(-1, self._features.n_mels)[:count]
 
     def _copy(self, params: Any, frames: np.ndarray) -> np.ndarray:
-        return self._renderer.of(params).decode(frames[None])[0]
+        return self._renderer.of(params).decode_clips([frames])[0]
 
     def _without(self, frames: np.ndarray) -> np.ndarray:
         """What the features make of frames, as where no vocoder is given."""

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import jax
@@ -21,7 +21,7 @@ def require(condition: bool, message: str) -> None:
 class Decoder(Protocol):
     """What makes sound of steps: features themselves, or a vocoder."""
 
-    def decode(self, steps: np.ndarray) -> jax.Array | np.ndarray:
+    def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See `FeatureSpec`."""
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -86,6 +86,13 @@ class FeatureSpec:
         """Steps [..., nstep, *step_shape] to samples float32 [..., nsamp]."""
         raise NotImplementedError
 
+    def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each clip, steps [nstep, *step_shape], the samples float32 [num_samples(nstep)]: whole, and several at a time.
+
+        But for rounding, those of one clip do not depend on what others there are.
+        """
+        raise NotImplementedError
+
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Samples float32 [B, any number] as steps [B, any number, *step_shape] come, in bounded memory.
 
@@ -127,6 +134,9 @@ class SampleSpec(FeatureSpec):
 
     def num_samples_seen(self, num_steps: int) -> int:
         return num_steps
+
+    def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return np.split(np.asarray(self.decode(np.concatenate(clips))), np.cumsum([len(clip) for clip in clips])[:-1])
 
     def codes(self, steps: jax.Array) -> jax.Array:
         """Mu-law codes int32 [...], 0 to q_levels - 1, of steps [...]: for embeddings."""
