@@ -52,6 +52,8 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         **{f"plan: {name}": ("--model.plan.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")},
         "predictor fitted to past samples": ("--model.samples.recent", "LinearPrediction"),
         "no predictor": ("--model.samples.recent", "Window"),
+        "plan: one component": ("--model.plan.distribution.num-components", "1"),
+        "no average of weights": ("--objective.ema-decay", "0"),
         "no noise on the plan": ("--model.told-noise", "0"),
         "no noise on the past": ("--model.past-noise", "0"),
         "past noise 0.016": ("--model.past-noise", "0.016"),
