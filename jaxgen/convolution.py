@@ -36,9 +36,9 @@ def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.A
         by_row = kernel.transpose(1, 2, 0, 3).reshape(-1, high * num_out)
         return _summed(_product(seen, by_row).reshape(*seen.shape[:3], high, num_out))
     if stride[0] == 1 < stride[1] and num_in == 1:  # what stands side by side is copied in one piece
-        rows = _blocks_seen(x.reshape(-1, x.shape[2], 1, 1), (wide, 1), (stride[1], 1))
-        x = jnp.concatenate(rows, axis=-1).reshape(*x.shape[:2], -1, wide)
-        wide, stride = 1, (1, 1)
+        along = _blocks_seen(x.reshape(-1, x.shape[2], 1, 1), (wide, 1), (stride[1], 1))
+        rows = jnp.concatenate(along, axis=-1).reshape(*x.shape[:2], -1, wide)
+        return convolved(rows, kernel.reshape(high, 1, wide, num_out), (1, 1))
     in_blocks = x.shape[2] == wide == 1 < stride[0]
     seen = jnp.concatenate((_blocks_seen if in_blocks else _seen)(x, (high, wide), stride), axis=-1)
     return _product(seen, kernel.reshape(-1, num_out))

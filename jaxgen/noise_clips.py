@@ -43,7 +43,8 @@ class NoiseGenerator:
     def __call__(self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0) -> Generated:
         """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
 
-        Clip n depends on its labels, the seed and its place n, not on how many are drawn. It ends where the model ends it.
+        Clip n depends on its labels, the seed and its place n, not on how many are drawn (but for rounding, where the decoder
+        is a vocoder). It ends where the model ends it.
         Raises UserError for a label never seen in training, or that is not said (see `drawn_labels`).
         """
         drawn = self._drawn(latents, len(labels), seed)

@@ -12,7 +12,7 @@ from jaxgen.features import LogMel
 from jaxgen.models.vocoder import VocoderModule
 
 _NEW_FRAMES = 64  # that are made sound at a time as frames come
-_ROUNDED = 16  # frames of whole clips are filled up to a multiple of so many at least; a program is compiled for each
+_ROUNDED = 16  # rows of whole clips are filled up to a multiple of so many frames, or of more where they are long
 
 
 class Renderer:
@@ -72,8 +72,9 @@ class Renderer:
 
 
 def _rounded(count: int) -> int:
-    """At least so many frames, at the most an eighth more: there are eight such numbers from any to its double."""
-    unit = max(_ROUNDED, 1 << max(0, count.bit_length() - 4))
+    """At least so many frames, a multiple of _ROUNDED and, of long rows, at most a sixteenth more: for each such length a
+    program is compiled."""
+    unit = max(_ROUNDED, (1 << count.bit_length()) // 32)
     return -(-count // unit) * unit
 
 

@@ -21,7 +21,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all workers and the
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgen_compiled_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Tests compile more than they compute. Of the processes that they start, too.
+# Tests compile more than they compute, and so do the processes that they start. `XLA_FLAGS= python -m pytest` compiles as
+# users do, and is what to do where jaxlib no longer knows one of these flags.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",

@@ -136,7 +136,9 @@ class SampleSpec(FeatureSpec):
         return num_steps
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return np.split(np.asarray(self.decode(np.concatenate(clips))), np.cumsum([len(clip) for clip in clips])[:-1])
+        joined, ends = np.concatenate(clips), np.cumsum([len(clip) for clip in clips])
+        filled = np.resize(joined, 1 << len(joined).bit_length())  # a program is compiled for each length
+        return np.split(np.asarray(self.decode(filled))[: len(joined)], ends[:-1])
 
     def codes(self, steps: jax.Array) -> jax.Array:
         """Mu-law codes int32 [...], 0 to q_levels - 1, of steps [...]: for embeddings."""

@@ -72,7 +72,8 @@ class VocoderModule(SoundModel):
         after = 0 if config.causal else depth * (config.kernel_size // 2)
         self.reach = (depth * (config.kernel_size - 1) - after, after)
         """Frames before and after it that the spectrum of a frame depends on."""
-        self.apart = max(config.kernel_size - 1, -(-features.n_fft // features.hop_length))
+        seen = config.kernel_size - 1 if config.causal else config.kernel_size // 2
+        self.apart = max(seen, -(-features.n_fft // (2 * features.hop_length)))
         """Frames that are not real between clips, so that these do not hear one another."""
 
     def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
