@@ -2,8 +2,8 @@
 
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
 
-62 min on one of 2 CPU cores, beside other work. Validation: of 300 generated clips the judge hears 88 % of the digits (98.7 % of
-real ones) and 91 % of the speakers; 3.735 bits/sample given the plan (docs/results.md, 2026-11-27).
+62 min on one of 2 CPU cores, beside other work. Validation: of 300 generated clips the judge hears 90 % of the digits (98.7 % of
+real ones) and 92 % of the speakers; 3.735 bits/sample given the plan (docs/results.md, 2026-11-27).
 """
 
 from jaxgen.config import Config
@@ -51,5 +51,5 @@ CONFIG = Config(
         checkpoint_every=500,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=1.0), metrics=(Judged(), Prosody())),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5), metrics=(Judged(), Prosody())),
 )

@@ -1,12 +1,13 @@
 """Fixtures: small stores of synthesised sound, a tiny run, and the real recordings where there are any."""
 
 import atexit
+import functools
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -81,6 +82,14 @@ def mel_store(cache: Path) -> Store:
 @pytest.fixture(scope="session")
 def wave_store(cache: Path) -> Store:
     return prepare(Plucked(num_clips=12, seconds=0.1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+
+
+@pytest.fixture(scope="module")
+def as_users_compile() -> Iterator[None]:
+    """Without a flag of the above: so programs that do the same in other calls give the same bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True}))
+        yield
 
 
 @pytest.fixture(scope="session")

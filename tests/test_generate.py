@@ -94,6 +94,8 @@ def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
     c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
     np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
+    some = guided(jnp.stack([c, u]), 0.5, kept=2)
+    np.testing.assert_allclose(some, [np.append(1.5 * c[:-2] - 0.5 * u[:-2], c[-2:])] * 2, rtol=1e-5)
 
 
 def _equal(clips, others):

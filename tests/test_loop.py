@@ -54,7 +54,7 @@ def _fit(store, workdir, train, objective=Likelihood()):
 
 
 @pytest.fixture(scope="module")
-def one_by_one(mel_store, tmp_path_factory):
+def one_by_one(mel_store, tmp_path_factory, as_users_compile):
     return _fit(mel_store, tmp_path_factory.mktemp("one"), TRAIN)
 
 

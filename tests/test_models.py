@@ -128,8 +128,8 @@ def test_unroll_is_repeated_step(config, data):
         if isinstance(config, PlannedRNN) and t % config.stride == 0:
             carry = planned(model, batch["x"], labels, carry, t)
         out, carry = step(model, batch["x"][:, t : t + model.lookback], labels, carry)
-        np.testing.assert_allclose(outputs[:, t], out, rtol=1e-6, atol=2e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), last, carry)
+        np.testing.assert_allclose(outputs[:, t], out, rtol=1e-6, atol=5e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), last, carry)
 
 
 @one_of_each

@@ -243,12 +243,14 @@ def end_log_prob(logit: jax.Array, end: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(jnp.where(end, logit, -logit))
 
 
-def guided(outputs: jax.Array, guidance: float) -> jax.Array:
-    """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both."""
+def guided(outputs: jax.Array, guidance: float, kept: int = 0) -> jax.Array:
+    """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both; the last `kept`
+    of P are what they are with labels."""
     if guidance == 0:
         return outputs
     pairs = outputs.reshape(-1, 2, outputs.shape[-1])
-    further = pairs[:, :1] + guidance * (pairs[:, :1] - pairs[:, 1:])
+    by = jnp.where(jnp.arange(outputs.shape[-1]) < outputs.shape[-1] - kept, guidance, 0.0).astype(outputs.dtype)
+    further = pairs[:, :1] + by * (pairs[:, :1] - pairs[:, 1:])
     return jnp.broadcast_to(further, pairs.shape).reshape(outputs.shape)
 
 
