@@ -321,3 +321,13 @@ def test_bad_q_levels(q_levels):
 def test_empty_mel_bands_are_an_error():
     with pytest.raises(UserError, match=r"features\.n_mels"):
         dataclasses.replace(SMALL, n_mels=200).encode(np.zeros(400, np.float32))
+
+
+@pytest.mark.parametrize("spec", [SMALL, STACKED, MuLaw(sample_rate=8_000)], ids=["mel", "stacked", "mu-law"])
+def test_clips_are_decoded_as_if_each_were_alone(spec):
+    random = np.random.default_rng(0)
+    waves = [0.3 * random.standard_normal(spec.num_samples(count) + 1, np.float32) for count in (3, 30, 5, 9, 8, 4)]
+    clips = [np.asarray(spec.encode(wave)) for wave in waves]
+    for clip, sound in zip(clips, spec.decode_clips(clips), strict=True):
+        assert sound.shape == (spec.num_samples(len(clip)),)
+        np.testing.assert_array_equal(sound, spec.decode_clips([clip])[0])

@@ -195,6 +195,19 @@ def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model
     np.testing.assert_allclose(out[:, -2], first["nats"], rtol=1e-6)
 
 
+def test_where_a_clip_ends_is_not_guided(model):
+    """Rows are a clip with its label and without: both end as the label has it, their frames are neither's."""
+    carry = nnx.jit(lambda model: model.init_carry(2))(model)
+    noise, labels = jnp.tile(model.noise(jax.random.key(3)), (2, 1)), {"digit": jnp.int32([1, 0])}
+    plain, guided = (
+        jax.jit(functools.partial(model.ready, sampling=Sampling(guidance=guidance)))(carry, labels, noise)
+        for guidance in (0.0, 3.0)
+    )
+    assert np.abs(plain["end"][0] - plain["end"][1]) > 1e-3
+    np.testing.assert_allclose(guided["end"], [plain["end"][0]] * 2, rtol=1e-5)
+    assert np.abs(guided["frame"] - plain["frame"]).max(axis=-1).min() > 1e-2
+
+
 def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
     clips = []
     for count in (7, 10_000):

@@ -87,11 +87,12 @@ class FeatureSpec:
         raise NotImplementedError
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of each clip, steps [nstep, *step_shape], the samples float32 [num_samples(nstep)]: whole, and several at a time.
+        """Of each clip, steps [nstep, *step_shape], the samples float32 [num_samples(nstep)].
 
-        But for rounding, those of one clip do not depend on what others there are.
+        But for rounding, those of one clip do not depend on what others there are. One at a time, unless the features know
+        better.
         """
-        raise NotImplementedError
+        return [np.asarray(self.decode(clip)) for clip in clips]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Samples float32 [B, any number] as steps [B, any number, *step_shape] come, in bounded memory.
