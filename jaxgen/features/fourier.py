@@ -92,6 +92,14 @@ def framed(samples: jax.Array, n_fft: int, hop_length: int, num_frames: int) -> 
     return jnp.concatenate(shifted, axis=-1)[..., :n_fft]
 
 
+def windows(samples: jax.Array, length: int, count: int) -> jax.Array:
+    """[..., count + length - 1] to [..., count, length], a window for each sample. By a gather, which on a CPU takes a quarter
+    of the time of `framed`; its gradient would take more.
+    """
+    each = jax.vmap(lambda first: jax.lax.dynamic_slice_in_dim(samples, first, length, axis=-1))
+    return jnp.moveaxis(each(jnp.arange(count)), 0, -2)
+
+
 def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
     """The transpose of `framed`: [..., nframe, n_fft] to [..., (nframe - 1 + ceil(n_fft / hop)) * hop]."""
     num_frames, n_fft = frames.shape[-2:]

@@ -34,7 +34,7 @@ from jaxgen.models.sequence import (
 from jaxgen.prediction import Predictor
 from jaxgen.recent import Foretold, Recent, Window
 from jaxgen.recurrent import LSTM, Cell, Stack
-from jaxgen.recurrent.product import dot_general
+from jaxgen.recurrent.product import dot_general, product
 
 _PERIODS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # frames of the slowest tier, of the waves that tell the time
 
@@ -249,7 +249,7 @@ class SampleModule(SampleSequenceModel):
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
         heard, recent = self.recent.over(self.features.decode(x), num_steps, told and told.predictors)
-        outputs = self._next(self._last(x[:, self.lookback - 1 : -1]), heard, beside)
+        outputs = self._next(x[:, self.lookback - 1 : -1], heard, beside)
         since = (since[:, -1] + 1) * slowest
         return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
@@ -281,7 +281,7 @@ class SampleModule(SampleSequenceModel):
         heard, recent = self.recent.next(
             self.features.decode(x), carry["recent"], place % self.recent.hop == 0, told and told.predictors
         )
-        outputs = self._next(last, heard, vector)
+        outputs = self._next(x[:, -1], heard, vector)
         since = carry["since"] + 1
         return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
 
@@ -296,11 +296,17 @@ class SampleModule(SampleSequenceModel):
         return join(*(None if each is None else each.astype(self.dtype) for each in numbers), known)
 
     def _next(self, last: jax.Array, heard: jax.Array, vector: jax.Array) -> jax.Array:
-        """Outputs [..., P] for the last code's vector [..., E], what is read of the samples before the next one [..., F] and
-        what the lowest tier says of it [..., D].
+        """Outputs [..., P] for the last codes [...], what is read of the samples before the next one [..., F] and what the
+        lowest tier says of it [..., D].
         """
-        read = join(last, heard.astype(self.dtype))
-        hidden = jax.nn.relu(self.second(jax.nn.relu(self.first(read) + vector)))
+        assert self.first.bias is not None
+        by_code, by_heard = jnp.split(self.first.kernel[...], [self.embedding.features])
+        if last.size > self.embedding.num_embeddings:  # what each code adds is tabled
+            code = product(self.embedding.embedding[...], by_code, self.dtype)[self.features.codes(last)]
+        else:
+            code = product(self._last(last), by_code, self.dtype)
+        read = code + product(heard, by_heard, self.dtype) + self.first.bias[...]
+        hidden = jax.nn.relu(self.second(jax.nn.relu(read.astype(self.dtype) + vector)))
         return self.head(hidden)
 
     def _last(self, steps: jax.Array) -> jax.Array:
