@@ -62,6 +62,8 @@ class Options:
     """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
     guidance: float | None = None
     """Above 0 labels are heard more clearly; none takes the config's."""
+    voicing: float | None = None
+    """Above 0 voices that a PlannedRNN plans are less rough; none takes the config's."""
     truncation: float | None = None
     """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
     interpolate: int | None = None
@@ -100,7 +102,7 @@ def main() -> int:
         return _generate(options, folder, out, shown)
 
 
-_OF_SEQUENCES = ("seconds", "prompt", "temperature", "top_k", "top_p", "spread", "guidance")
+_OF_SEQUENCES = ("seconds", "prompt", "temperature", "top_k", "top_p", "spread", "guidance", "voicing")
 _OF_NOISE = ("truncation", "interpolate")
 
 
@@ -252,7 +254,9 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
 
 
 def _sampling(options: Options, default: Sampling) -> Sampling:
-    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread", "guidance")}
+    asked = {
+        name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread", "guidance", "voicing")
+    }
     return dataclasses.replace(default, **{name: value for name, value in asked.items() if value is not None})
 
 

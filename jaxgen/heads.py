@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgen.distributions import Categorical, Distribution, LogisticMixture, Sampling
+from jaxgen.distributions import Categorical, CodeDistribution, LogisticMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec, MuLaw, Pcm16, SampleSpec
 from jaxgen.recurrent.product import dot_general
@@ -41,8 +41,12 @@ class SampleHead(nnx.Module):
         """The random numbers that one sample takes, float32 [N]."""
 
     @abc.abstractmethod
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
-        """The codes [...] that `noise` [..., N] picks, in the features' dtype."""
+    def sample(
+        self, outputs: jax.Array, noise: jax.Array, sampling: Sampling, sharpness: jax.Array | float = 1.0
+    ) -> jax.Array:
+        """The codes [...] that `noise` [..., N] picks, in the features' dtype. sharpness: what the temperature is divided by,
+        [...].
+        """
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:
@@ -122,7 +126,9 @@ def _wrong_features(output: str, expected: str, features: FeatureSpec) -> UserEr
 class DistributionHead(SampleHead):
     """One linear layer, which gives the parameters of a distribution."""
 
-    def __init__(self, features: SampleSpec, distribution: Distribution, in_features: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, features: SampleSpec, distribution: CodeDistribution, in_features: int, dtype: Any, rngs: nnx.Rngs
+    ):
         self.features, self.distribution = features, distribution
         self.linear = nnx.Linear(
             in_features, distribution.num_params(1), dtype=dtype, dot_general=dot_general, rngs=rngs
@@ -137,8 +143,10 @@ class DistributionHead(SampleHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return self.distribution.noise(1, key)
 
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
-        return self.distribution.sample(outputs, noise, sampling).astype(self.features.step_dtype)
+    def sample(
+        self, outputs: jax.Array, noise: jax.Array, sampling: Sampling, sharpness: jax.Array | float = 1.0
+    ) -> jax.Array:
+        return self.distribution.sample(outputs, noise, sampling, sharpness).astype(self.features.step_dtype)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.distribution.mode(outputs).astype(self.features.step_dtype)
@@ -169,9 +177,11 @@ class CoarseFineHead(SampleHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, (2,))
 
-    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
-        coarse = self.byte.sample(self._coarse(outputs), noise[..., :1], sampling)
-        fine = self.byte.sample(self._fine(outputs, coarse), noise[..., 1:], sampling)
+    def sample(
+        self, outputs: jax.Array, noise: jax.Array, sampling: Sampling, sharpness: jax.Array | float = 1.0
+    ) -> jax.Array:
+        coarse = self.byte.sample(self._coarse(outputs), noise[..., :1], sampling, sharpness)
+        fine = self.byte.sample(self._fine(outputs, coarse), noise[..., 1:], sampling, sharpness)
         return _joined(coarse, fine)
 
     def predict(self, outputs: jax.Array) -> jax.Array:

@@ -221,10 +221,21 @@ def test_temperature_zero_is_the_mode_and_a_tiny_one_close_to_it(distribution, e
         np.testing.assert_allclose(x, distribution.mode(params), atol=1e-5)
 
 
+@pytest.mark.parametrize("distribution", [Categorical(6), LogisticMixture(3)])
+def test_sharpness_is_a_temperature_of_each_step(distribution):
+    params, noise = draw_params(distribution, 1, (50,), scale=3.0), draw_noise(distribution, 1, (50,))
+    sharp = distribution.sample(params, noise, Sampling(temperature=0.6), jnp.where(jnp.arange(50) < 25, 1.0, 3.0))
+    for part, temperature in ((slice(25), 0.6), (slice(25, 50), 0.2)):
+        alone = distribution.sample(params[part], noise[part], Sampling(temperature=temperature))
+        np.testing.assert_allclose(sharp[part], alone, atol=1)
+        assert (sharp[part] != distribution.mode(params[part])).any()
+
+
 @pytest.mark.parametrize(
     ("option", "make"),
     [
         ("--temperature", lambda: Sampling(temperature=-0.1)),
+        ("--voicing", lambda: Sampling(voicing=-1.0)),
         ("--temperature", lambda: Sampling(temperature=float("nan"))),
         ("--top-k", lambda: Sampling(top_k=-1)),
         ("--top-p", lambda: Sampling(top_p=0.0)),

@@ -102,11 +102,12 @@ def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
 @pytest.mark.parametrize("logit", [-30.0, -2.0, 0.0, 30.0])
 def test_a_clip_ends_within_its_last_frame_anywhere_alike(model, logit):
     outputs = jnp.zeros((1, STRIDE, 16))
-    joined = model._with_plan(outputs, jnp.arange(STRIDE), jnp.zeros((1, STRIDE)), jnp.full((1, STRIDE), logit))
+    zeros = jnp.zeros((1, STRIDE))
+    joined = model._with_plan(outputs, jnp.arange(STRIDE), zeros, zeros, jnp.full((1, STRIDE), logit))
     odds = np.asarray(jax.nn.sigmoid(joined[0, :, -1]), np.float64)
     alive = np.cumprod(np.append(1, 1 - odds[:-1]))
     np.testing.assert_allclose(alive * odds, jax.nn.sigmoid(logit) / STRIDE, rtol=2e-4)
-    gradient = jax.grad(lambda x: model._with_plan(outputs, jnp.arange(6), outputs[..., 0], jnp.full((1, 6), x)).sum())
+    gradient = jax.grad(lambda x: model._with_plan(outputs, jnp.arange(6), zeros, zeros, jnp.full((1, 6), x)).sum())
     assert np.isfinite(gradient(logit))
 
 
@@ -193,6 +194,23 @@ def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model
         model, first
     )
     np.testing.assert_allclose(out[:, -2], first["nats"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "temperature"), [(-1.0, 0.8), (1 / 3, 0.8), (0.5, 0.8 / 1.5), (1.0, 0.8 / 3)])
+def test_voices_are_drawn_by_a_lower_temperature(model, gain, temperature):
+    """The more of a period is there again in the next, as the frame has it that is being filled; the clip's end is not."""
+    frame = jnp.zeros((B, model.frames.mel.stack, model.frames.mel.n_mels + 2)).at[..., -1].set(gain).reshape(B, -1)
+    carry = nnx.jit(lambda model: model.init_carry(B))(model)
+    carry |= {"frame": frame, "predictors": model.frames.predictors(frame[:, None]), "end": jnp.zeros(B)}
+    labels = {"digit": jnp.ones(B, jnp.int32)}
+    out, _ = nnx.jit(lambda model: model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, carry))(model)
+    out = jnp.broadcast_to(out, (300, *out.shape)).at[..., :16].multiply(5)  # a fresh model has few preferences
+    noise = jax.random.uniform(jax.random.key(0), (300, B, 3))
+    codes, ends = model.sample(out, noise, Sampling(temperature=0.8, voicing=2.0))
+    wanted = model.samples.head.sample(out[..., :16], noise[..., :1], Sampling(temperature=temperature))
+    np.testing.assert_array_equal(codes, wanted)
+    np.testing.assert_array_equal(ends, noise[..., -2] < jax.nn.sigmoid(out[..., -1]))
+    assert len(np.unique(codes)) > 1
 
 
 def test_where_a_clip_ends_is_not_guided(model):

@@ -103,8 +103,9 @@ class PlannedRNN(SequenceConfig):
 
 
 class PlannedModule(SequenceModel):
-    """The module that `PlannedRNN` configures. Steps are integer codes; outputs are those of the model of samples, and for
-    the first sample of a frame the log-likelihood of the frame in nats (0 for others), and the logit of the clip's end.
+    """The module that `PlannedRNN` configures. Steps are integer codes; outputs are those of the model of samples, how much
+    of a period is there again in the next, for the first sample of a frame the log-likelihood of the frame in nats (0 for
+    others), and the logit of the clip's end.
 
     The carry holds those of both models and, for `step` alone, the frame that is being filled, what it lets expect, its
     log-likelihood and the logit of the clip's end within it.
@@ -151,19 +152,15 @@ class PlannedModule(SequenceModel):
             noise = self.past_noise * jax.random.normal(past_key, x.shape)
             x = self.features.encode(expand(jnp.clip(compand(self.features.decode(x)) + noise, -1, 1)))
         of_tiers = jnp.repeat(self.plan.standardise(told), self.stride // self.samples.tiers[0].frame_size, axis=1)
+        predictors = self.frames.predictors(told)
         outputs, samples = self.samples.unroll(
-            self._recent(x),
-            labels,
-            carry["samples"],
-            reset,
-            samples_key,
-            Told(of_tiers, self.frames.predictors(told)),
+            self._recent(x), labels, carry["samples"], reset, samples_key, Told(of_tiers, predictors)
         )
         nats, end = self.plan.frame_log_prob(planned, frames[:, 1:]), self.plan.end_logit(planned)
         places = jnp.arange(num_steps) % self.stride
-        outputs = self._with_plan(
-            outputs, places, jnp.repeat(nats, self.stride, axis=1), jnp.repeat(end, self.stride, axis=1)
-        )
+        gain = jnp.repeat(predictors.gain, self.frames.mel.hop_length, axis=1)
+        nats_of, end_of = (jnp.repeat(each, self.stride, axis=1) for each in (nats, end))
+        outputs = self._with_plan(outputs, places, gain, nats_of, end_of)
         filling = self._filling(frames[:, -1], nats[:, -1], end[:, -1])
         return outputs, {"plan": plan, "samples": samples, **filling}
 
@@ -187,14 +184,15 @@ class PlannedModule(SequenceModel):
         predictor = jax.tree.map(lambda each: each[:, place // self.frames.mel.hop_length], carry["predictors"])
         told = Told(self.plan.standardise(carry["frame"]), predictor)
         outputs, samples = self.samples.step(self._recent(x), labels, carry["samples"], told)
-        return self._with_plan(outputs, place, carry["nats"], carry["end"]), carry | {"samples": samples}
+        outputs = self._with_plan(outputs, place, predictor.gain, carry["nats"], carry["end"])
+        return outputs, carry | {"samples": samples}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        outputs, nats, end_logit = self._split(outputs)
+        outputs, _, nats, end_logit = self._split(outputs)
         return self.samples.log_prob(outputs, target, end) + nats + end_log_prob(end_logit, end)
 
     def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
-        outputs, nats, end_logit = self._split(outputs)
+        outputs, _, nats, end_logit = self._split(outputs)
         scores = self.samples.scores(outputs, target, end)
         # Of one hop, so that a mean over samples is about one over hops: the last frame of a clip has fewer samples.
         nats_per_frame = -nats * (self.stride / self.frames.mel.stack)
@@ -207,8 +205,9 @@ class PlannedModule(SequenceModel):
         return jnp.concatenate([self.samples.noise(code_key), jax.random.uniform(other_key, (2,))])
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        outputs, _, end_logit = self._split(outputs)
-        codes, _ = self.samples.sample(outputs, noise[..., :-2], sampling)
+        outputs, gain, _, end_logit = self._split(outputs)
+        sharpness = 1 + sampling.voicing * jnp.maximum(0, 1.5 * gain - 0.5)
+        codes = self.samples.head.sample(outputs, noise[..., :-2], sampling, sharpness)
         return codes, noise[..., -2] < jax.nn.sigmoid(end_logit)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
@@ -230,20 +229,24 @@ class PlannedModule(SequenceModel):
         """What the model of samples reads of x [B, lookback + T]."""
         return x[:, self.lookback - self.samples.lookback :]
 
-    def _with_plan(self, outputs: jax.Array, place: jax.Array, nats: jax.Array, end: jax.Array) -> jax.Array:
-        """Outputs of the model of samples [..., P] at `place` of frames, with the frames' log-likelihoods and logits of the
-        clip's end [...], which may be anywhere in its last frame.
+    def _with_plan(
+        self, outputs: jax.Array, place: jax.Array, gain: jax.Array, nats: jax.Array, end: jax.Array
+    ) -> jax.Array:
+        """Outputs of the model of samples [..., P] at `place` of frames, with how periodic these are, their log-likelihoods and
+        logits of the clip's end [...], which may be anywhere in its last frame.
         """
         before = (place + 1) / self.stride  # of the frame
         ends, goes_on = jax.nn.log_sigmoid(end), jax.nn.log_sigmoid(-end)
         left = jnp.logaddexp(goes_on, ends + jnp.log(jnp.maximum(1 - before, 1e-9)))
         logit = ends - math.log(self.stride) - left
-        return join(outputs, jnp.where(place == 0, nats, 0.0)[..., None], logit[..., None])
+        return join(outputs, gain[..., None], jnp.where(place == 0, nats, 0.0)[..., None], logit[..., None])
 
-    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Outputs of the model of samples [..., P], log-likelihoods of frames and logits of the clip's end, [...] each."""
-        plan = outputs[..., -2:].astype(jnp.float32)
-        return outputs[..., :-2], plan[..., 0], plan[..., 1]
+    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Outputs of the model of samples [..., P]; how periodic frames are, their log-likelihoods and logits of the clip's end,
+        [...] each.
+        """
+        plan = outputs[..., -3:].astype(jnp.float32)
+        return outputs[..., :-3], plan[..., 0], plan[..., 1], plan[..., 2]
 
 
 @contextlib.contextmanager

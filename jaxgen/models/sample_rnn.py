@@ -55,6 +55,8 @@ class SampleRNN(SequenceConfig):
     """Variational dropout of the tiers: share of units switched off for a whole chunk."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
+    hold: int = 1
+    """Samples in a row that the lowest tier tells the same; a divisor of the last of `frame_sizes`."""
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
@@ -85,6 +87,11 @@ class SampleRNN(SequenceConfig):
             raise UserError(
                 f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size} and "
                 f"--model.spectrum {self.spectrum}; expected at least 1, 1 and 2."
+            )
+        if self.hold < 1 or sizes[-1] % self.hold:
+            raise UserError(
+                f"--model.hold is {self.hold}, which does not divide the lowest tier's frames of {sizes[-1]}; change it or "
+                "--model.frame-sizes."
             )
         if sizes[0] % self.recent.hop:
             raise UserError(
@@ -180,7 +187,7 @@ class SampleModule(SampleSequenceModel):
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
-        sizes, width = (*config.frame_sizes, 1), config.sample_size
+        sizes, width = (*config.frame_sizes, config.hold), config.sample_size
         seen = config.spectrum // 2 + 1 + 2 * len(_PERIODS)
         beside = [self.condition.num_features + seen + told, *[width] * (len(sizes) - 2)]
         self.tiers = nnx.List(
@@ -248,6 +255,7 @@ class SampleModule(SampleSequenceModel):
             states.append(state)
             said.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
+        beside = jnp.repeat(beside, self.tiers[-1].below, axis=1)
         heard, recent = self.recent.over(self.features.decode(x), num_steps, told and told.predictors)
         outputs = self._next(x[:, self.lookback - 1 : -1], heard, beside)
         since = (since[:, -1] + 1) * slowest
