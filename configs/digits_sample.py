@@ -34,22 +34,24 @@ CONFIG = Config(
             num_layers=2,
             dropout=0.15,
             input_noise=0.4,
-            distribution=NormalMixture(num_components=10, min_scale=0.15),
+            distribution=NormalMixture(num_components=1, min_scale=0.15),
             labels=LABELS,
         ),
         samples=SampleRNN(
-            frame_sizes=(80,), cell=LSTM(hidden_size=256), sample_size=192, recent=Foretold(160), labels=LABELS
+            frame_sizes=(80,), cell=LSTM(hidden_size=256), hold=4, sample_size=192, recent=Foretold(160), labels=LABELS
         ),
     ),
     objective=Likelihood(optimizer=AdamW(peak=4e-3, warmup_steps=200), ema_decay=0.998),
     train=Train(
-        steps=6_000,
-        batch_size=8,
+        steps=7_000,
+        batch_size=4,
         seq_len=3_840,
         steps_per_call=5,
         eval_every=1_000,
         checkpoint_every=500,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5), metrics=(Judged(), Prosody())),
+    evaluation=Evaluation(
+        num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5, voicing=1.0), metrics=(Judged(), Prosody())
+    ),
 )
