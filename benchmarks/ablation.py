@@ -65,7 +65,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "16 bits, logistics": ("--features", "Pcm16", "--model.samples.output", "Logistics"),
         "batches twice as large": ("--train.batch-size", "8"),
         "no guidance": ("--evaluation.sampling.guidance", "0"),
-        "voices as any sound": ("--evaluation.sampling.voicing", "0"),
+        "voices not sharpened": ("--evaluation.sampling.voiced-sharpness", "0"),
     },
     "SampleRNN": _COMMON
     | _QUANTISATION

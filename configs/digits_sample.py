@@ -52,6 +52,6 @@ CONFIG = Config(
         max_eval_clips=60,
     ),
     evaluation=Evaluation(
-        num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5, voicing=1.0), metrics=(Judged(), Prosody())
+        num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5, voiced_sharpness=1.0), metrics=(Judged(), Prosody())
     ),
 )

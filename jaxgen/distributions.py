@@ -39,10 +39,10 @@ class Sampling:
     """How much further than the model itself to go from what it says without labels to what it says with them
     (classifier-free guidance, Ho and Salimans 2021; of mixtures and of two bytes what their parameters are made of is
     moved): labels are heard more clearly, clips vary less. Twice the work."""
-    voicing: float = 0.0
+    voiced_sharpness: float = 0.0
     """How much likelier the likelier samples are drawn where a PlannedRNN plans a voice, which is less rough then: the
-    temperature is divided by 1 + voicing max(0, 1.5 g - 0.5), where g is how much of a period is there again (LPCNet, Valin
-    and Skoglund 2019, section 3.7, with 1). Other models plan no voices."""
+    temperature is divided by 1 + voiced_sharpness max(0, 1.5 g - 0.5), where g is how much of a period is there again
+    (LPCNet, Valin and Skoglund 2019, section 3.7, with 1). Other models plan no voices, and refuse it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -55,8 +55,10 @@ class Sampling:
             raise UserError(f"spread is {self.spread}; --spread must be 0 (no noise) or above.")
         if not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}; --guidance must be 0 (none) or above.")
-        if not 0 <= self.voicing < math.inf:
-            raise UserError(f"voicing is {self.voicing}; --voicing must be 0 (none) or above.")
+        if not 0 <= self.voiced_sharpness < math.inf:
+            raise UserError(
+                f"voiced_sharpness is {self.voiced_sharpness}; --voiced-sharpness must be 0 (none) or above."
+            )
 
     @property
     def draws_from_all(self) -> bool:

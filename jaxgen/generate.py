@@ -62,7 +62,7 @@ class Options:
     """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
     guidance: float | None = None
     """Above 0 labels are heard more clearly; none takes the config's."""
-    voicing: float | None = None
+    voiced_sharpness: float | None = None
     """Above 0 voices that a PlannedRNN plans are less rough; none takes the config's."""
     truncation: float | None = None
     """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
@@ -102,7 +102,8 @@ def main() -> int:
         return _generate(options, folder, out, shown)
 
 
-_OF_SEQUENCES = ("seconds", "prompt", "temperature", "top_k", "top_p", "spread", "guidance", "voicing")
+_OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
+_OF_SEQUENCES = ("seconds", "prompt", *_OF_SAMPLING)
 _OF_NOISE = ("truncation", "interpolate")
 
 
@@ -254,9 +255,7 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
 
 
 def _sampling(options: Options, default: Sampling) -> Sampling:
-    asked = {
-        name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "spread", "guidance", "voicing")
-    }
+    asked = {name: getattr(options, name) for name in _OF_SAMPLING}
     return dataclasses.replace(default, **{name: value for name, value in asked.items() if value is not None})
 
 

@@ -133,6 +133,10 @@ class Generator:
         if len(first):
             yield prompt
         rows = np.arange(num_rows)
+        if sampling.voiced_sharpness and not self._model.plans_voices:
+            raise UserError(
+                "the model plans no voices that could be sharpened, as PlannedRNN does; leave out --voiced-sharpness."
+            )
         if sampling.guidance:
             if not self._model.guidable:
                 raise UserError(

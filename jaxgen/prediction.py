@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.features.fourier import windows
+from jaxgen.features.fourier import sliding_windows
 from jaxgen.features.mu_law import compand
 
 ORDER = 16
@@ -56,7 +56,7 @@ def features(samples: jax.Array, predictor: Predictor, window: int) -> jax.Array
     hats = (compand(expected) + 1) * ((_PLACES - 1) / 2)
     hats = jax.nn.relu(1 - jnp.abs(hats[..., None] - jnp.arange(_PLACES)))
     last = compand(samples[..., window:])
-    before = (windows(each, n, num_samples) for each, n in ((compand(errors), window), (last, ORDER)))
+    before = (sliding_windows(each, n) for each, n in ((compand(errors), window), (last, ORDER)))
     return jnp.concatenate([hats, compand(again)[..., None], *before], axis=-1)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.errors import UserError
-from jaxgen.features.fourier import framed, windows
+from jaxgen.features.fourier import framed, sliding_windows
 from jaxgen.features.mu_law import compand
 from jaxgen.prediction import ORDER, Predictor, features, late_window, num_features, solved
 
@@ -80,7 +80,7 @@ class Window(Recent):
     def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, tuple[()]]:
         del told
         first = samples.shape[1] - num_samples
-        return windows(compand(samples[:, first - self.window : -1]), self.window, num_samples), ()
+        return sliding_windows(compand(samples[:, first - self.window : -1]), self.window), ()
 
     def next(
         self, past: jax.Array, state: tuple[()], due: jax.Array, told: Predictor | None = None

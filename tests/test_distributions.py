@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from flax import nnx
 
 from jaxgen.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling, VectorDistribution
 from jaxgen.errors import UserError
+from jaxgen.features import Pcm16
+from jaxgen.heads import CoarseFine
 
 D = 3
 MIXTURE = NormalMixture(num_components=4, min_scale=0.1)
@@ -221,13 +224,23 @@ def test_temperature_zero_is_the_mode_and_a_tiny_one_close_to_it(distribution, e
         np.testing.assert_allclose(x, distribution.mode(params), atol=1e-5)
 
 
+def test_sharpness_is_of_both_bytes():
+    head = CoarseFine(8).make(Pcm16(sample_rate=8_000), 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    outputs = 30 * head(jax.random.normal(jax.random.key(0), (50, 4)))
+    noise = jax.random.uniform(jax.random.key(1), (50, 2))
+    sharp = head.sample(outputs, noise, Sampling(temperature=0.6), jnp.full(50, 3.0))
+    np.testing.assert_array_equal(sharp, head.sample(outputs, noise, Sampling(temperature=0.2)))
+    apart = np.asarray(sharp, np.int32) - np.asarray(head.sample(outputs, noise, Sampling(temperature=0.6)))
+    assert ((apart % 256 != 0) & (np.abs(apart) < 256)).any()  # the same high byte, another low one
+
+
 @pytest.mark.parametrize("distribution", [Categorical(6), LogisticMixture(3)])
 def test_sharpness_is_a_temperature_of_each_step(distribution):
     params, noise = draw_params(distribution, 1, (50,), scale=3.0), draw_noise(distribution, 1, (50,))
     sharp = distribution.sample(params, noise, Sampling(temperature=0.6), jnp.where(jnp.arange(50) < 25, 1.0, 3.0))
     for part, temperature in ((slice(25), 0.6), (slice(25, 50), 0.2)):
         alone = distribution.sample(params[part], noise[part], Sampling(temperature=temperature))
-        np.testing.assert_allclose(sharp[part], alone, atol=1)
+        np.testing.assert_allclose(sharp[part], alone, atol=int(isinstance(distribution, LogisticMixture)))
         assert (sharp[part] != distribution.mode(params[part])).any()
 
 
@@ -235,7 +248,7 @@ def test_sharpness_is_a_temperature_of_each_step(distribution):
     ("option", "make"),
     [
         ("--temperature", lambda: Sampling(temperature=-0.1)),
-        ("--voicing", lambda: Sampling(voicing=-1.0)),
+        ("--voiced-sharpness", lambda: Sampling(voiced_sharpness=-1.0)),
         ("--temperature", lambda: Sampling(temperature=float("nan"))),
         ("--top-k", lambda: Sampling(top_k=-1)),
         ("--top-p", lambda: Sampling(top_p=0.0)),

@@ -1,5 +1,6 @@
 """Generation: the command, and the properties of what it draws."""
 
+import dataclasses
 import functools
 import gc
 import json
@@ -102,6 +103,21 @@ def _equal(clips, others):
     """Clips that end are of different lengths."""
     for clip, other in zip(clips, others, strict=True):
         np.testing.assert_array_equal(clip, other)
+
+
+def test_only_voices_that_are_planned_are_sharpened():
+    generator, params = wave()
+    with pytest.raises(UserError, match="plans no voices"):
+        generator(params, [{}], sampling=Sampling(voiced_sharpness=1.0))
+
+
+def test_options_of_sampling_go_before_those_of_the_config():
+    config = Sampling(0.1, 1, 0.2, 0.3, 0.4, 0.5)
+    asked = Sampling(0.6, 2, 0.7, 0.8, 0.9, 1.0)
+    assert generate._sampling(generate.Options("run"), config) == config
+    for field in dataclasses.fields(Sampling):
+        one = {field.name: getattr(asked, field.name)}
+        assert generate._sampling(generate.Options("run", **one), config) == dataclasses.replace(config, **one)
 
 
 def test_guidance_needs_labels():

@@ -41,7 +41,7 @@ TIERS = {"sample_size": 5, "embedding_size": 3, "spectrum": 8, **OPTIONS}
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
-    (SampleRNN(cell=LSTM(4), frame_sizes=(6, 2), hold=2, recent=Window(4), **TIERS), MU),
+    (SampleRNN(cell=LSTM(4), frame_sizes=(6,), hold=2, recent=Window(4), **TIERS), MU),
     (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), recent=LinearPrediction(4, hop=1, fitted_to=8), **TIERS), MU),
     (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS), PCM),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
@@ -113,6 +113,15 @@ def draw_noise(model, rows, seed=0):
 
 def restarted(reset, fresh, now):
     return jnp.where(reset.reshape(-1, *[1] * (now.ndim - 1)), fresh, now)
+
+
+def test_the_last_tier_tells_each_held_sample_the_same(monkeypatch):
+    config = SampleRNN(cell=LSTM(4), frame_sizes=(6,), hold=2, recent=Window(4), **TIERS)
+    model, batch = make(config, MU), draw_batch(config, MU)
+    monkeypatch.setattr(model, "_next", lambda last, heard, vector: vector)
+    told = np.asarray(model.unroll(batch["x"], batch["labels"], model.init_carry(B), batch["reset"])[0])
+    np.testing.assert_array_equal(told[:, ::2], told[:, 1::2])
+    assert (np.abs(np.diff(told[:, ::2], axis=1)).max(axis=-1) > 1e-4).all()
 
 
 @each_model
@@ -364,7 +373,7 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
             functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
-        ("--model.hold is 3", functools.partial(SampleRNN, frame_sizes=(64, 8), hold=3)),
+        ("hold is 3, expected a divisor", functools.partial(SampleRNN, frame_sizes=(64, 8), hold=3)),
         ("--model.recent.window is 0", functools.partial(Window, 0)),
         ("--model.recent.fitted-to is 1", functools.partial(LinearPrediction, fitted_to=1)),
         ("Foretold needs a plan", functools.partial(SampleRNN(recent=Foretold()).make, MU, rngs=nnx.Rngs(0))),

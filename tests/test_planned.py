@@ -206,7 +206,7 @@ def test_voices_are_drawn_by_a_lower_temperature(model, gain, temperature):
     out, _ = nnx.jit(lambda model: model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, carry))(model)
     out = jnp.broadcast_to(out, (300, *out.shape)).at[..., :16].multiply(5)  # a fresh model has few preferences
     noise = jax.random.uniform(jax.random.key(0), (300, B, 3))
-    codes, ends = model.sample(out, noise, Sampling(temperature=0.8, voicing=2.0))
+    codes, ends = model.sample(out, noise, Sampling(temperature=0.8, voiced_sharpness=2.0))
     wanted = model.samples.head.sample(out[..., :16], noise[..., :1], Sampling(temperature=temperature))
     np.testing.assert_array_equal(codes, wanted)
     np.testing.assert_array_equal(ends, noise[..., -2] < jax.nn.sigmoid(out[..., -1]))

@@ -69,7 +69,12 @@ class SequenceEvaluator(Evaluator):
         cache_dir: str | Path,
         decoder: Decoder | None = None,
     ):
-        """Raises UserError where labels are to guide a model that cannot be: before hours of training."""
+        """Raises UserError where the model cannot be sampled like this: before hours of training."""
+        if evaluation.sampling.voiced_sharpness and not model.plans_voices:
+            raise UserError(
+                f"--evaluation.sampling.voiced-sharpness is {evaluation.sampling.voiced_sharpness:g}, but the model plans no "
+                "voices, as PlannedRNN does; set it to 0."
+            )
         if evaluation.sampling.guidance and not model.guidable:
             raise UserError(
                 f"--evaluation.sampling.guidance is {evaluation.sampling.guidance:g}, but the model has no labels to be "

@@ -79,6 +79,10 @@ class PlannedRNN(SequenceConfig):
         return min(both) if self.samples.labels else both[0]
 
     @property
+    def plans_voices(self) -> bool:
+        return True
+
+    @property
     def stride(self) -> int:
         return self.frames.num_samples
 
@@ -206,7 +210,7 @@ class PlannedModule(SequenceModel):
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
         outputs, gain, _, end_logit = self._split(outputs)
-        sharpness = 1 + sampling.voicing * jnp.maximum(0, 1.5 * gain - 0.5)
+        sharpness = 1 + sampling.voiced_sharpness * jnp.maximum(0, 1.5 * gain - 0.5)
         codes = self.samples.head.sample(outputs, noise[..., :-2], sampling, sharpness)
         return codes, noise[..., -2] < jax.nn.sigmoid(end_logit)
 

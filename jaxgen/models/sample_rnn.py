@@ -56,7 +56,7 @@ class SampleRNN(SequenceConfig):
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     hold: int = 1
-    """Samples in a row that the lowest tier tells the same; a divisor of the last of `frame_sizes`."""
+    """Samples in a row that the last tier tells the same; a divisor of the last of `frame_sizes`."""
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
@@ -90,8 +90,8 @@ class SampleRNN(SequenceConfig):
             )
         if self.hold < 1 or sizes[-1] % self.hold:
             raise UserError(
-                f"--model.hold is {self.hold}, which does not divide the lowest tier's frames of {sizes[-1]}; change it or "
-                "--model.frame-sizes."
+                f"hold is {self.hold}, expected a divisor of the last tier's frames of {sizes[-1]} samples; change it or "
+                "frame_sizes."
             )
         if sizes[0] % self.recent.hop:
             raise UserError(
@@ -134,10 +134,12 @@ class Told(NamedTuple):
 
 
 class Tier(nnx.Module):
-    """A recurrence over frames of `frame_size` samples, which tells the tier below a vector for each of its steps."""
+    """A recurrence over frames of `frame_size` samples, which tells those below a vector for each `below` samples."""
 
     def __init__(self, config: SampleRNN, frame_size: int, below: int, in_features: int, dtype: Any, rngs: nnx.Rngs):
-        """below: samples in a frame of the tier below. in_features: what is read beside the frame."""
+        """below: samples that a vector is for: a frame of the tier below, or what the last tier holds. in_features: what is read
+        beside the frame.
+        """
         self.frame_size, self.below, self.out_features = frame_size, below, config.sample_size
         self.stack = Stack(
             config.cell,
@@ -154,7 +156,7 @@ class Tier(nnx.Module):
 
     @property
     def ratio(self) -> int:
-        """Steps of the tier below in a frame."""
+        """Vectors a frame."""
         return self.frame_size // self.below
 
     def unroll(
@@ -305,11 +307,12 @@ class SampleModule(SampleSequenceModel):
 
     def _next(self, last: jax.Array, heard: jax.Array, vector: jax.Array) -> jax.Array:
         """Outputs [..., P] for the last codes [...], what is read of the samples before the next one [..., F] and what the
-        lowest tier says of it [..., D].
+        last tier says of it [..., D].
         """
         assert self.first.bias is not None
         by_code, by_heard = jnp.split(self.first.kernel[...], [self.embedding.features])
-        if last.size > self.embedding.num_embeddings:  # what each code adds is tabled
+        # What a code adds may be tabled (LPCNet, Valin and Skoglund 2019, section 3.6): less work where there are fewer codes.
+        if last.size > self.embedding.num_embeddings:
             code = product(self.embedding.embedding[...], by_code, self.dtype)[self.features.codes(last)]
         else:
             code = product(self._last(last), by_code, self.dtype)

@@ -159,6 +159,11 @@ class SequenceConfig(ModelConfig):
         return bool(self.labels) and self.label_dropout > 0
 
     @property
+    def plans_voices(self) -> bool:
+        """Whether the model says before a sample how periodic it is: what `Sampling.voiced_sharpness` goes by."""
+        return False
+
+    @property
     def stride(self) -> int:
         """Steps that advance together: clips start, and chunks are cut, at multiples of it."""
         return 1
