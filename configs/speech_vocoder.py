@@ -2,8 +2,8 @@
 
 python -m jaxgen.train --config configs/speech_vocoder.py --data.root DIR
 
-64 min on one of 2 CPU cores, beside other work, on 100 min of one woman's German. Validation, 32 utterances copied:
-log-spectral distance 4.0 dB (librosa's Griffin-Lim, 60 iterations: 4.4), PESQ 3.14 (1.99) (docs/results.md, 2026-11-27).
+130 min on one of 2 CPU cores, beside other work, on 100 min of one woman's German. Validation, 32 utterances copied:
+log-spectral distance 4.0 dB (librosa's Griffin-Lim, 60 iterations: 4.4), PESQ 3.26 (1.99) (docs/results.md, 2026-11-27).
 """
 
 from jaxgen.config import Config
@@ -26,11 +26,11 @@ CONFIG = Config(
             MelDistance(weight=15.0),
             StftDistance(weight=2.0, windows=(1024, 512, 256)),
         ),
-        critic_start=11_000,
+        critic_start=14_000,
         critic=WaveCritic(periods=(2, 3, 5, 7, 11), windows=(1024, 512, 256), channels=16, spectral_channels=16),
     ),
     train=Train(
-        steps=16_000, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
+        steps=26_000, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
     ),
     evaluation=CopySynthesis(num_clips=32),
 )
