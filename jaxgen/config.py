@@ -14,6 +14,7 @@ import io
 import json
 import math
 import pkgutil
+import re
 import sys
 import traceback
 import typing
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import tyro
 
 from jaxgen.data.clips import Dataset
@@ -146,8 +148,23 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue())) from None
+    except UserError as error:
+        raise UserError(_as_asked(str(error), known, args)) from None
     _check_numbers(parsed)
     return parsed
+
+
+def _as_asked(message: str, known: Sequence[str], args: Sequence[str]) -> str:
+    """The message with the option that was asked where there is none as it says: a part of a model does not know of which,
+    and says --model.dropout for --model.plan.dropout.
+    """
+
+    def asked(said: re.Match[str]) -> str:
+        option = said.group()
+        alike = {word for word in args if word in known and word.endswith("." + option.rpartition(".")[2])}
+        return alike.pop() if option not in known and len(alike) == 1 else option
+
+    return re.sub(r"--[\w.-]*\w", asked, message)
 
 
 def _check_numbers(value: Any, option: str = "-") -> None:
@@ -158,8 +175,12 @@ def _check_numbers(value: Any, option: str = "-") -> None:
             _check_numbers(getattr(value, field.name), f"{option}{joint}{field.name.replace('_', '-')}")
     elif isinstance(value, float) and math.isnan(value):
         raise UserError(f"{option} is {value}, expected a number.")
-    elif isinstance(value, int) and abs(value) >= 2**63:
+    elif isinstance(value, int | float) and _most(value) < abs(value) < math.inf:
         raise UserError(f"{option} is {value}, which is too large.")
+
+
+def _most(value: float) -> float:
+    return 2**63 - 1 if isinstance(value, int) else float(np.finfo(np.float32).max)
 
 
 def _one_line(panel: str) -> str:

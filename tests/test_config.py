@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,21 @@ def test_abstract_classes_are_no_choice():
 def test_without_arguments_it_is_the_quickstart():
     config = load_config([], "test")
     assert config == dataclasses.replace(quickstart(), workdir="runs/quickstart")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--model.plan.input-noise", "-1"), ("--model.samples.recent.window", "0"), ("--model.samples.frame-sizes", "0")],
+)
+def test_a_mistake_in_a_part_of_a_model_names_its_option(option, value):
+    with pytest.raises(UserError, match=rf"^{option} is {value}"):
+        parse(Config, load(Path(__file__).parent.parent / "configs" / "digits_sample.py"), [option, value], "test")
+
+
+@pytest.mark.parametrize("option", ["--objective.optimizer.clip-norm", "--evaluation.sampling.voiced-sharpness"])
+def test_numbers_that_no_array_holds_are_refused(option):
+    with pytest.raises(UserError, match=rf"^{option} is .*too large"):
+        _parsed(option, "1e39")
 
 
 def test_a_folder_gets_its_own_rate_and_workdir(tmp_path):
