@@ -47,7 +47,7 @@ class Renderer:
         """As `FeatureSpec.decode_blocks`: samples float32 [B, any number] as steps [B, any number, *step_shape] come.
 
         Each window of frames is rendered with all before and after it that it depends on, so that the sound is that of
-        all frames at once. A causal vocoder waits only for frames whose windows overlap.
+        all frames at once. A causal vocoder waits only for frames whose windows overlap, once more for each refinement.
         """
         hop = self._features.hop_length
         overlap = -(-self._features.n_fft // (2 * hop))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec, LogMel, MuLaw, Pcm16, log_mel
 from jaxgen.features.fourier import griffin_lim, istft, stft
-from jaxgen.features.log_mel import mel_to_magnitude
+from jaxgen.features.log_mel import mel_griffin_lim
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -214,26 +214,15 @@ def spectral_convergence(samples: np.ndarray, magnitude: np.ndarray, n_fft: int,
 def test_griffin_lim_is_no_worse_than_librosas():
     samples = sound(4_000)
     magnitude = np.abs(librosa.stft(samples, n_fft=256, hop_length=64, pad_mode="constant"))
-    ours = griffin_lim(magnitude.T, 256, 64, iterations=32)
+    turns = np.random.default_rng(0).random(magnitude.T.shape, np.float32)
+    start = jnp.asarray(magnitude.T * np.exp(2j * np.pi * turns), jnp.complex64)
+    ours = griffin_lim(start, lambda reached: jnp.asarray(magnitude.T), 256, 64, iterations=32)
     theirs = librosa.griffinlim(magnitude, n_iter=32, hop_length=64, n_fft=256, pad_mode="constant", random_state=0)
     reached, bar = (spectral_convergence(y, magnitude.T, 256, 64) for y in (np.asarray(ours), theirs))
     assert reached < max(1.1 * bar, 0.02)
 
 
-def test_mel_inversion_is_no_worse_than_librosas():
-    """Mel power of the magnitudes found, against the mel power asked for."""
-    log_mel = np.asarray(SMALL.encode(sound(4_000)))
-    filters = librosa.filters.mel(sr=8_000, n_fft=256, n_mels=24)
-    target = np.exp(log_mel)
-
-    def residual(magnitude: np.ndarray) -> float:
-        return float(np.linalg.norm(magnitude**2 @ filters.T - target) / np.linalg.norm(target))
-
-    theirs = librosa.feature.inverse.mel_to_stft(target.T.astype(np.float32), sr=8_000, n_fft=256, power=2.0)
-    assert residual(np.asarray(mel_to_magnitude(jnp.asarray(log_mel), SMALL))) <= residual(theirs.T) + 1e-3
-
-
-def test_decode_is_no_worse_than_librosas_mel_to_audio():
+def test_decode_is_far_nearer_than_librosas_mel_to_audio():
     """How near the log-mel frames of the decoded sound are to those asked for, in nats; the same every time."""
     log_mel = np.asarray(SMALL.encode(sound(4_000)))
     power = np.exp(log_mel.T)
@@ -242,8 +231,19 @@ def test_decode_is_no_worse_than_librosas_mel_to_audio():
     )
     ours = np.asarray(SMALL.decode(log_mel))
     reached, bar = (np.sqrt(np.mean((librosa_log_mel(y, SMALL) - log_mel) ** 2)) for y in (ours, theirs))
-    assert reached < 1.1 * bar
+    assert reached < 0.5 * bar
     np.testing.assert_array_equal(ours, SMALL.decode(log_mel))
+
+
+def test_sound_that_has_the_frames_stays_as_it_is():
+    samples = sound(80 * 40)
+    log_mel, spectrum = SMALL.encode(samples), stft(jnp.asarray(samples), 256, 80)
+    again = mel_griffin_lim(spectrum, log_mel, SMALL, 8)
+    np.testing.assert_allclose(again, samples, atol=1e-4)
+
+
+def test_silent_frames_become_silence():
+    np.testing.assert_array_equal(SMALL.decode(np.tile(SMALL.silence(), (20, 1))), np.zeros(19 * 80))
 
 
 @pytest.mark.parametrize("stack", [1, 2])
@@ -270,7 +270,7 @@ def test_decoding_in_blocks_is_as_near_to_the_steps_as_decoding_at_once(spec):
         return np.sqrt(np.mean(np.square(np.asarray(spec.encode(samples), np.float32) - steps)))
 
     at_once = error(spec.decode(steps))
-    assert error(np.concatenate(list(spec.decode_blocks([steps])), axis=-1)) <= 1.1 * at_once
+    assert error(np.concatenate(list(spec.decode_blocks([steps])), axis=-1)) <= 1.2 * at_once
 
 
 def test_decode_survives_absurd_frames():

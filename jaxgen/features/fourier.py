@@ -1,12 +1,13 @@
 """Short-time Fourier transforms, and sound from their magnitudes."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_GRIFFIN_LIM_MOMENTUM = 0.99
+_MOMENTUM = 0.99
 
 
 def stft(samples: jax.Array, n_fft: int, hop_length: int, win_length: int | None = None) -> jax.Array:
@@ -38,34 +39,38 @@ def istft(
 
 
 def griffin_lim(
-    magnitude: jax.Array,
+    spectrum: jax.Array,
+    magnitude: Callable[[jax.Array], jax.Array],
     n_fft: int,
     hop_length: int,
     win_length: int | None = None,
     iterations: int = 64,
+    where: jax.Array | None = None,
     known: jax.Array | None = None,
 ) -> jax.Array:
-    """Samples whose STFT magnitude is near `magnitude`: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
+    """Samples whose STFT has magnitudes that are wanted: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
 
-    magnitude: float32 [..., nframe, n_fft // 2 + 1]. Returns float32 [..., (nframe - 1) * hop_length]. The phases start
-    from fixed random values. known: float32 [..., nknown], samples that the result shall begin with.
+    spectrum: complex64 [..., nframe, n_fft // 2 + 1], where it starts. magnitude: of the magnitudes that were reached (as
+    the spectrum, float32), those that are wanted. Returns float32 [..., (nframe - 1) * hop_length].
+    where: float32 [nframe, 1], 0 for frames that do not count: silence for the others. known: float32 [..., nknown],
+    samples that the result shall begin with.
     """
-    tiny = jnp.finfo(jnp.float32).tiny
-    turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
-    phases = jnp.broadcast_to(jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64), magnitude.shape)
+    inside = None if where is None else jnp.repeat((where[:-1] * where[1:])[:, 0], hop_length)
 
-    def rebuild(phases: jax.Array) -> jax.Array:
-        samples = istft(magnitude * phases, n_fft, hop_length, win_length)
+    def rebuild(spectrum: jax.Array) -> jax.Array:
+        samples = istft(spectrum, n_fft, hop_length, win_length, where)
+        samples = samples if inside is None else samples * inside
         return samples if known is None else samples.at[..., : known.shape[-1]].set(known)
 
     def improve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        phases, before = state
-        rebuilt = stft(rebuild(phases), n_fft, hop_length, win_length)
-        ahead = rebuilt - _GRIFFIN_LIM_MOMENTUM / (1 + _GRIFFIN_LIM_MOMENTUM) * before
-        return ahead / (jnp.abs(ahead) + tiny), rebuilt
+        spectrum, before = state
+        reached = stft(rebuild(spectrum), n_fft, hop_length, win_length)
+        ahead = reached - _MOMENTUM / (1 + _MOMENTUM) * before
+        phases = ahead / (jnp.abs(ahead) + jnp.finfo(jnp.float32).tiny)
+        return magnitude(jnp.abs(reached)) * phases, reached
 
-    phases, _ = jax.lax.fori_loop(0, iterations, improve, (phases, jnp.zeros_like(phases)))
-    return rebuild(phases)
+    spectrum, _ = jax.lax.fori_loop(0, iterations, improve, (spectrum, jnp.zeros_like(spectrum)))
+    return rebuild(spectrum)
 
 
 @functools.lru_cache

@@ -2,7 +2,9 @@
 
 ConvNeXt blocks over frames name the magnitude and phase of each frame's spectrum (Vocos, Siuzdak 2023; the transform as
 the last layer: iSTFTNet, Kaneko 2022), so that all the work but the transform is done once a frame. Unlike theirs, the
-magnitude starts from what the frame itself says, by the pseudo-inverse of the mel filters; the blocks mend it.
+magnitude starts from what the frame itself says, by the pseudo-inverse of the mel filters; the blocks mend it. What they
+say of neighbouring frames never quite agrees, nor with the frames: a few iterations of Griffin-Lim, which training does not
+know, mend that (as far as phases go: Deep Griffin-Lim, Masuyama et al. 2019).
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.features.fourier import istft
-from jaxgen.features.log_mel import mel_to_magnitude
+from jaxgen.features.log_mel import mel_griffin_lim, mel_to_magnitude
 from jaxgen.models.sound import SoundConfig, SoundModel
 
 _LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
@@ -40,12 +42,17 @@ class Vocoder(SoundConfig):
     """Frames that a block sees; odd."""
     causal: bool = False
     """See no frame that comes later, so that sound can follow frames as they come."""
+    refinements: int = 8
+    """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees n_fft more samples on either
+    side; 0 is fastest and waits least."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.num_blocks, self.expansion, self.kernel_size) < 1 or self.kernel_size % 2 == 0:
             raise UserError(
                 f"a Vocoder needs width, num_blocks and expansion of at least 1, and an odd kernel_size, got {self}."
             )
+        if self.refinements < 0:
+            raise UserError(f"--model.refinements is {self.refinements}, expected at least 0.")
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "VocoderModule":
         """Raises UserError where the features are not log-mel frames."""
@@ -68,18 +75,22 @@ class VocoderModule(SoundModel):
         self.blocks = nnx.List([_Block(config, dtype, rngs) for _ in range(config.num_blocks)])
         self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(config.width, 2 * (features.n_fft // 2 + 1), dtype=dtype, rngs=rngs)
+        self.refinements = config.refinements
         depth = config.num_blocks + 1
         after = 0 if config.causal else depth * (config.kernel_size // 2)
-        self.reach = (depth * (config.kernel_size - 1) - after, after)
+        windows = config.refinements * ((features.n_fft - 1) // features.hop_length)
+        self.reach = (depth * (config.kernel_size - 1) - after + windows, after + windows)
         """Frames before and after it that the spectrum of a frame depends on."""
         seen = config.kernel_size - 1 if config.causal else config.kernel_size // 2
         self.apart = max(seen, -(-features.n_fft // (2 * features.hop_length)))
         """Frames that are not real between clips, so that these do not hear one another."""
 
     def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
-        """The waveform of the frames of the samples, whose number is a multiple of the hop."""
+        """The waveform of the frames of the samples, whose number is a multiple of the hop, not refined."""
         del key
-        return self.render(self.features.encode(batch["samples"]))
+        frames = self.features.encode(batch["samples"])
+        spectrum = self._spectrum(frames, jnp.ones((frames.shape[1], 1)))
+        return istft(spectrum, self.features.n_fft, self.features.hop_length, self.features.win_length)
 
     def render(self, frames: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Samples float32 [B, (nframe - 1) * hop_length], from the middle of the first frame to that of the last.
@@ -87,25 +98,17 @@ class VocoderModule(SoundModel):
         frames: float32 [B, nframe, n_mels]. real: bool [nframe], where a clip's frames are; others change nothing in it.
         """
         where = jnp.ones((frames.shape[1], 1)) if real is None else real[:, None].astype(jnp.float32)
+        return mel_griffin_lim(self._spectrum(frames, where), frames, self.features, self.refinements, where=where)
+
+    def _spectrum(self, frames: jax.Array, where: jax.Array) -> jax.Array:
+        """What the network says of frames [B, nframe, n_mels]: complex64 [B, nframe, n_fft // 2 + 1]. where: [nframe, 1]."""
         x = self.first((frames - self.mean) / self.std * where)
         for block in self.blocks:
             x = block(x, where)
         mend, phase = jnp.split(self.head(self.norm(x)).astype(jnp.float32), 2, axis=-1)
-        rough = mel_to_magnitude(frames, self.features, iterations=0)
-        log_magnitude = mend + jnp.log(rough + math.sqrt(self.features.floor))
-        return to_samples(log_magnitude, phase, self.features, where)
-
-
-def to_samples(
-    log_magnitude: jax.Array, phase: jax.Array, features: LogMel, where: jax.Array | None = None
-) -> jax.Array:
-    """The inverse transform of log magnitudes and phases [B, nframe, n_fft // 2 + 1]: [B, (nframe - 1) * hop_length].
-
-    where: float32 [nframe, 1], 0 for frames that do not count.
-    """
-    magnitude = jnp.exp(jnp.minimum(log_magnitude, _LOUDEST))
-    spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
-    return istft(spectrum, features.n_fft, features.hop_length, features.win_length, where)
+        rough = mel_to_magnitude(frames, self.features)
+        magnitude = jnp.exp(jnp.minimum(mend + jnp.log(rough + math.sqrt(self.features.floor)), _LOUDEST))
+        return jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
 
 
 class _Frames(nnx.Module):
