@@ -42,7 +42,7 @@ class Vocoder(SoundConfig):
     """Frames that a block sees; odd."""
     causal: bool = False
     """See no frame that comes later, so that sound can follow frames as they come."""
-    refinements: int = 8
+    refinements: int = 16
     """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees n_fft more samples on either
     side; 0 is fastest and waits least."""
 
