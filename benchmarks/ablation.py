@@ -81,6 +81,7 @@ _FIGURES = (
     "loss",
     "nats_per_frame",
     "bits_per_told_sample",
+    "bits_per_told_16_bit_sample",
     "bits_per_sample",
     "bits_per_16_bit_sample",
     "judge_frechet_distance",

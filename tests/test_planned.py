@@ -96,6 +96,8 @@ def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
     np.testing.assert_allclose(scores["nats_per_frame"].mean(), per_frame, rtol=1e-5)
     bits = -model.samples.log_prob(outputs[..., :16], x, end) / np.log(2)
     np.testing.assert_allclose(scores["bits_per_told_sample"], bits, rtol=1e-5)
+    within = np.asarray(DATA.features.bits_within())[np.asarray(x)]
+    np.testing.assert_allclose(scores["bits_per_told_16_bit_sample"], bits + within, rtol=1e-5)
     assert "bits_per_sample" not in scores  # those of samples that are told of their frame do not compare with others
 
 

@@ -12,6 +12,10 @@ from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, t
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
 from jaxgen.files import write_whole, writing
 
+_LIKELIHOODS = (
+    *("bits_per_sample", "bits_per_16_bit_sample", "bits_per_told_sample", "bits_per_told_16_bit_sample"),
+    *("nats_per_frame", "mse"),
+)
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ def headline(findings: Findings) -> str:
     metrics = findings.metrics
     lines = [
         f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}{_floors(metrics, name)})"
-        for name in ("bits_per_sample", "bits_per_16_bit_sample", "bits_per_told_sample", "nats_per_frame", "mse")
+        for name in _LIKELIHOODS
         if name in metrics
     ]
     rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]

@@ -201,7 +201,12 @@ class PlannedModule(SequenceModel):
         # Of one hop, so that a mean over samples is about one over hops: the last frame of a clip has fewer samples.
         nats_per_frame = -nats * (self.stride / self.frames.mel.stack)
         loss = scores["loss"] - nats - end_log_prob(end_logit, end)
-        return {"loss": loss, "nats_per_frame": nats_per_frame, "bits_per_told_sample": scores["bits_per_sample"]}
+        return {
+            "loss": loss,
+            "nats_per_frame": nats_per_frame,
+            "bits_per_told_sample": scores["bits_per_sample"],
+            "bits_per_told_16_bit_sample": scores["bits_per_16_bit_sample"],
+        }
 
     def noise(self, key: jax.Array) -> jax.Array:
         code_key, other_key = jax.random.split(key)
