@@ -2,9 +2,9 @@
 
 python -m jaxgen.train --config configs/digits_vocoder.py --data.root DIR
 
-77 min on one of 2 CPU cores, beside other work. Validation, 300 recordings copied: the judge hears 98.0 % of the digits that
-it hears in the recordings themselves (librosa's Griffin-Lim, 60 iterations: 93.0 %); log-spectral distance 5.2 dB (6.8), mel
-distance 0.109 nats (0.120), PESQ 3.47 (2.85) (docs/results.md, 2026-11-25).
+48 min on one of 2 CPU cores, beside other work. Validation, 300 recordings copied: the judge hears 98.3 % of the digits that
+it hears in the recordings themselves (librosa's Griffin-Lim, 60 iterations: 92.2 %); log-spectral distance 5.1 dB (6.8), mel
+distance 0.034 nats (0.120), PESQ 3.66 (2.85) (docs/results.md, 2026-11-28).
 """
 
 from jaxgen.config import Config
