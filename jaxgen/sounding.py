@@ -7,14 +7,23 @@ from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec, LogMel
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.remote import copied
-from jaxgen.runs import Run
+from jaxgen.runs import Run, bind
 from jaxgen.vocoding import Renderer
 
 
-def open_vocoder(name: str, cache_dir: str, features: FeatureSpec) -> tuple[Run, Renderer]:
+def check_refinements(refinements: int | None, vocoder: str | None) -> None:
+    """Raises UserError for refinements that cannot be, or of no vocoder."""
+    if refinements is not None and (refinements < 0 or vocoder is None):
+        raise UserError(f"--refinements is {refinements}, expected at least 0, and a --vocoder whose sound is refined.")
+
+
+def open_vocoder(
+    name: str, cache_dir: str, features: FeatureSpec, refinements: int | None = None
+) -> tuple[Run, Renderer]:
     """The run of a vocoder in a folder, also in an object store, and what makes sound of `features` by it.
 
-    Raises UserError for a run of something else, or of other frames.
+    refinements: iterations of Griffin-Lim that follow; None takes the vocoder's own. Raises UserError for a run of something
+    else, or of other frames.
     """
     with copied(name, cache_dir, "--vocoder") as folder:
         run = Run.open(folder, option="--vocoder")
@@ -34,4 +43,7 @@ def open_vocoder(name: str, cache_dir: str, features: FeatureSpec) -> tuple[Run,
             f"'{name}' makes sound of other frames than the model of --workdir makes: {'; '.join(changed)}. Pass "
             "--vocoder one that was trained with the same features."
         )
+    if refinements is not None:
+        config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, refinements=refinements))
+        run = dataclasses.replace(run, config=config, training=bind(config, run.spec))
     return run, Renderer(run.training.module, features, run.params)

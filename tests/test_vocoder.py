@@ -222,7 +222,8 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path
 
 def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, tmp_path):
     made = {}
-    for name, more in {"griffin": (), "vocoder": ("--vocoder", vocoder)}.items():
+    by_vocoder = ("--vocoder", vocoder)
+    for name, more in {"griffin": (), "vocoder": by_vocoder, "rough": (*by_vocoder, "--refinements", "0")}.items():
         options = ("--workdir", quickstart, "--num", "1", "--seconds", "0.4", "--out", tmp_path / name)
         assert command(generate.main, *options, *more)[0] == 0
         (wav,) = (tmp_path / name).glob("*.wav")
@@ -231,6 +232,7 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
     assert made["griffin"].shape == made["vocoder"].shape
     assert np.isfinite(made["vocoder"]).all()
     assert np.abs(made["griffin"] - made["vocoder"]).max() > 0
+    assert np.abs(made["rough"] - made["vocoder"]).max() > 0
     report = ("--workdir", quickstart, "--vocoder", vocoder, "--num-clips", "2", "--out", tmp_path)
     assert command(evaluate.main, *report)[0] == 0
     sounding, plain = (json.loads((path / "report.json").read_text()) for path in (tmp_path, quickstart))
@@ -247,6 +249,8 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
         (("--workdir", vocoder), "holds a Vocoder, which makes sound of frames"),
         (("--workdir", quickstart, "--vocoder", quickstart), "holds a MelRNN; pass --vocoder"),
         (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "Pass --vocoder the folder of a run"),
+        (("--workdir", quickstart, "--vocoder", vocoder, "--refinements", "-1"), "--refinements is -1"),
+        (("--workdir", quickstart, "--refinements", "1"), "expected at least 0, and a --vocoder"),
     ):
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err
