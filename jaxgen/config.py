@@ -40,6 +40,7 @@ from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
 
 T = TypeVar("T")
+_OPTION = re.compile(r"--[\w.-]*\w")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,16 +156,30 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
 
 
 def _as_asked(message: str, known: Sequence[str], args: Sequence[str]) -> str:
-    """The message with the option that was asked where there is none as it says: a part of a model does not know of which,
-    and says --model.dropout for --model.plan.dropout.
+    """The message with options as they were asked: a part of a model does not know of which, and says --model.dropout for
+    --model.plan.dropout.
     """
+    said = {option for option in _OPTION.findall(message) if option not in known}
+    moves = {_move(option, word) for option in said for word in args if word in known} - {None}
+    if len(moves) != 1:
+        return message
+    ((ours, theirs),) = moves  # type: ignore[misc]
 
-    def asked(said: re.Match[str]) -> str:
-        option = said.group()
-        alike = {word for word in args if word in known and word.endswith("." + option.rpartition(".")[2])}
-        return alike.pop() if option not in known and len(alike) == 1 else option
+    def moved(option: re.Match[str]) -> str:
+        parts = option.group()[2:].split(".")
+        asked = "--" + ".".join([*theirs, *parts[len(ours) :]])
+        return asked if option.group() in said and parts[: len(ours)] == [*ours] and asked in known else option.group()
 
-    return re.sub(r"--[\w.-]*\w", asked, message)
+    return _OPTION.sub(moved, message)
+
+
+def _move(option: str, other: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What stands before the names that two options end with alike; None where they do not."""
+    ours, theirs = (each[2:].split(".") for each in (option, other))
+    same = 0
+    while same < min(len(ours), len(theirs)) and ours[-1 - same] == theirs[-1 - same]:
+        same += 1
+    return (tuple(ours[:-same]), tuple(theirs[:-same])) if same else None
 
 
 def _check_numbers(value: Any, option: str = "-") -> None:
@@ -173,13 +188,16 @@ def _check_numbers(value: Any, option: str = "-") -> None:
         for field in dataclasses.fields(value):
             joint = "-" if option == "-" else "."
             _check_numbers(getattr(value, field.name), f"{option}{joint}{field.name.replace('_', '-')}")
+    elif isinstance(value, tuple):
+        for place, item in enumerate(value):
+            _check_numbers(item, f"{option}.{place}")
     elif isinstance(value, float) and math.isnan(value):
         raise UserError(f"{option} is {value}, expected a number.")
-    elif isinstance(value, int | float) and _most(value) < abs(value) < math.inf:
+    elif isinstance(value, int | float) and _largest(value) < abs(value) < math.inf:
         raise UserError(f"{option} is {value}, which is too large.")
 
 
-def _most(value: float) -> float:
+def _largest(value: float) -> float:
     return 2**63 - 1 if isinstance(value, int) else float(np.finfo(np.float32).max)
 
 
@@ -230,7 +248,7 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
     if not option.startswith("--"):
         return None
     for name in option[2:].replace("-", "_").split("."):
-        if not dataclasses.is_dataclass(value) or not hasattr(value, name):
+        if not dataclasses.is_dataclass(value) or name not in {field.name for field in dataclasses.fields(value)}:
             return None
         base = typing.get_type_hints(type(value))[name]
         value = getattr(value, name)

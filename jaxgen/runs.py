@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 _PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
-    [*_PLACE, "data.root", "evaluation"]
+    [*_PLACE, "data.root", "evaluation", "model.refinements"]
     + [
         f"train.{name}"
         for name in (

@@ -46,8 +46,9 @@ class Renderer:
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """As `FeatureSpec.decode_blocks`: samples float32 [B, any number] as steps [B, any number, *step_shape] come.
 
-        Each window of frames is rendered with all before and after it that it depends on, so that the sound is that of
-        all frames at once. A causal vocoder waits only for frames whose windows overlap, once more for each refinement.
+        Each window of frames is rendered with all before and after it that it depends on, so that the sound is that of all
+        frames at once, but for rounding. A causal vocoder waits only for frames whose windows overlap, once more for each
+        refinement.
         """
         hop = self._features.hop_length
         overlap = -(-self._features.n_fft // (2 * hop))

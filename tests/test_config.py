@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgen.config import Config, differences, load, parse
+from jaxgen.config import Config, _as_asked, differences, load, parse
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Plucked
@@ -77,17 +77,55 @@ def test_without_arguments_it_is_the_quickstart():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--model.plan.input-noise", "-1"), ("--model.samples.recent.window", "0"), ("--model.samples.frame-sizes", "0")],
+    [
+        ("--model.plan.input-noise", "-1"),
+        ("--model.samples.recent.window", "0"),
+        ("--model.samples.frame-sizes", "0"),
+        ("--train.seed", "-1"),
+    ],
 )
 def test_a_mistake_in_a_part_of_a_model_names_its_option(option, value):
     with pytest.raises(UserError, match=rf"^{option} is {value}"):
         parse(Config, load(Path(__file__).parent.parent / "configs" / "digits_sample.py"), [option, value], "test")
 
 
+KNOWN = (
+    "--model.plan.dropout",
+    "--model.plan.size",
+    "--model.samples.size",
+    "--train.size",
+    "--model.a.b",
+    "--model.x.a.b",
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "asked", "says"),
+    [
+        ("--model.dropout and --model.size", "--model.plan.dropout", "--model.plan.dropout and --model.plan.size"),
+        ("--train.size", "--model.plan.size", "--train.size"),  # there is such an option
+        ("--model.size", "--model.plan.size --model.samples.size", "--model.size"),  # which, nobody knows
+        ("--model.size", "--model.plan.dropout", "--model.size"),
+        ("--model.lost and --model.a.b", "--model.x.a.b --nowhere.lost", "--model.lost and --model.a.b"),
+    ],
+)
+def test_options_in_messages_are_those_asked(message, asked, says):
+    assert _as_asked(message, KNOWN, asked.split()) == says
+
+
 @pytest.mark.parametrize("option", ["--objective.optimizer.clip-norm", "--evaluation.sampling.voiced-sharpness"])
 def test_numbers_that_no_array_holds_are_refused(option):
     with pytest.raises(UserError, match=rf"^{option} is .*too large"):
         _parsed(option, "1e39")
+    vocoder = load(Path(__file__).parent.parent / "configs" / "digits_vocoder.py")
+    with pytest.raises(UserError, match=r"^--objective\.terms\.0\.weight is .*too large"):
+        parse(Config, vocoder, ["--objective.terms.0.weight", "1e39"], "test")
+
+
+def test_a_property_is_no_option():
+    config = load(Path(__file__).parent.parent / "configs" / "digits_sample.py")
+    with pytest.raises(UserError, match=r"unknown option --model\.samples\.recent\.hop"):
+        parse(Config, config, ["--model.samples.recent.hop", "7"], "test")
 
 
 def test_a_folder_gets_its_own_rate_and_workdir(tmp_path):

@@ -11,6 +11,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.synthetic import Plucked
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
+from jaxgen.models.vocoder import Vocoder
 from jaxgen.presets import any_sound, quickstart
 from jaxgen.runs import bind
 from jaxgen.training.loop import updates
@@ -114,3 +115,14 @@ def test_train_and_eval_steps_lower(name, platform):
     _, scores, predictions = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert scores["loss"].shape == (config.train.batch_size, config.train.seq_len)
     assert predictions.shape[2:] == spec.features.step_shape
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if isinstance(model, Vocoder)])
+def test_rendering_by_a_vocoder_lowers(name):
+    config = MAKE[name]()
+    training = bind(config, spec_of(config))
+    params = jax.eval_shape(training.init, jax.random.key(0)).average
+    frames = jax.ShapeDtypeStruct((1, 64, config.features.n_mels), np.float32)
+    render = jax.jit(lambda params, frames, real: training.module(params).render(frames, real))
+    exported = jax.export.export(render, platforms=PLATFORMS)(params, frames, jax.ShapeDtypeStruct((64,), bool))
+    assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length)

@@ -1,4 +1,4 @@
-"""The vocoder: its transform, what each sample depends on, sound as frames come, and the whole way from the command line."""
+"""The vocoder: what each sample depends on, sound as frames come, and the whole way from the command line."""
 
 import dataclasses
 import functools
@@ -64,6 +64,42 @@ def test_a_sample_depends_on_frames_within_reach_alone(causal, refinements):
     assert (after == 3 * refinements) == causal  # windows of 256 samples, 80 apart
 
 
+@pytest.mark.parametrize(("hop", "window", "seen"), [(64, 160, 2), (64, None, 3), (80, 160, 1)])
+def test_a_refinement_sees_a_window_more(hop, window, seen):
+    features = dataclasses.replace(FEATURES, hop_length=hop, win_length=window)
+    spec = dataclasses.replace(SPEC, features=features)
+    reaches = []
+    for refinements in (0, 1):
+        training, params, _ = _trained(spec=spec, refinements=refinements)
+        module, frames = training.module(params), _frames(60)
+        other = frames.copy()
+        other[:, 30] += 1
+        render = jax.jit(module.render)
+        moved = np.flatnonzero(np.asarray(render(frames) != render(other))[0])
+        reaches.append(module.reach[1])
+        half = (window or 256) // 2
+        assert (30 - module.reach[1]) * hop - half <= moved.min() < (30 - module.reach[1]) * hop
+    assert reaches[1] - reaches[0] == seen
+
+
+def test_training_hears_the_network_alone():
+    samples = np.random.default_rng(0).normal(0, 0.1, (1, 1_600)).astype(np.float32)
+    frames = np.asarray(FEATURES.encode(samples))
+    for refinements, same in ((0, True), (2, False)):
+        training, params, _ = _trained(refinements=refinements)
+        module = training.module(params)
+        heard = jax.jit(module.imitate)({"samples": samples}, jax.random.key(0))
+        assert np.allclose(heard, jax.jit(module.render)(frames), atol=1e-5) == same
+
+
+def test_sound_as_frames_come_is_that_of_all_frames_at_once_by_default():
+    training, params, renderer = _trained(refinements=Vocoder().refinements)
+    frames = _frames(200)
+    whole = np.asarray(jax.jit(training.module(params).render)(frames))
+    joined = np.concatenate(list(renderer.decode_blocks([frames])), axis=1)
+    np.testing.assert_allclose(joined, whole, atol=5e-5 * np.abs(whole).max())  # rounding grows from one to the next
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
 def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
@@ -76,7 +112,7 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
     for blocks in streams:
         joined = np.concatenate([np.zeros((2, 0), np.float32), *blocks], axis=1)
         assert joined.shape == (2, (count - 1) * 80)
-        np.testing.assert_allclose(joined, whole, atol=3e-6 * max(1.0, np.abs(whole).max(initial=0)))
+        np.testing.assert_allclose(joined, whole, atol=1e-5 * max(1.0, np.abs(whole).max(initial=0)))
         assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
 
 
@@ -87,7 +123,7 @@ def test_clips_end_to_end_do_not_hear_one_another(causal, kernel_size):
     for clip, sound in zip(clips, renderer.decode_clips(clips), strict=True):
         alone = np.asarray(jax.jit(training.module(params).render)(clip[None]))[0]
         assert sound.shape == ((len(clip) - 1) * 80,)
-        np.testing.assert_allclose(sound, alone, atol=3e-6 * max(1.0, np.abs(alone).max(initial=0)))
+        np.testing.assert_allclose(sound, alone, atol=1e-5 * max(1.0, np.abs(alone).max(initial=0)))
 
 
 @pytest.mark.parametrize("refinements", [0, 2])

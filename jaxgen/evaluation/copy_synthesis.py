@@ -148,6 +148,7 @@ class CopyEvaluator(Evaluator):
             metrics |= {f"griffin_lim_{iterations}_{name}": value for name, value in beside.items()}
         notes = {
             "distances": f"of {len(chosen)} held-out clips and their copies",
+            "loss": "of the network's sound, as training sees it; its terms' distances too; all else of what is refined",
             "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation, {timed_on()}",
         }
         return Findings(

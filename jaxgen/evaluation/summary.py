@@ -13,8 +13,12 @@ from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Sect
 from jaxgen.files import write_whole, writing
 
 _LIKELIHOODS = (
-    *("bits_per_sample", "bits_per_16_bit_sample", "bits_per_told_sample", "bits_per_told_16_bit_sample"),
-    *("nats_per_frame", "mse"),
+    "bits_per_sample",
+    "bits_per_16_bit_sample",
+    "bits_per_told_sample",
+    "bits_per_told_16_bit_sample",
+    "nats_per_frame",
+    "mse",
 )
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
 

@@ -52,8 +52,8 @@ def griffin_lim(
 
     spectrum: complex64 [..., nframe, n_fft // 2 + 1], where it starts. magnitude: of the magnitudes that were reached (as
     the spectrum, float32), those that are wanted. Returns float32 [..., (nframe - 1) * hop_length].
-    where: float32 [nframe, 1], 0 for frames that do not count: silence for the others. known: float32 [..., nknown],
-    samples that the result shall begin with.
+    where: float32 [nframe, 1], 0 for frames that do not count: only between two that do is there sound. known: float32
+    [..., nknown], samples that the result shall begin with.
     """
     inside = None if where is None else jnp.repeat((where[:-1] * where[1:])[:, 0], hop_length)
 

@@ -19,7 +19,6 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
 _LARGEST_FFT = 1 << 16
 _NEW_FRAMES = 32  # that are made sound at a time when streaming
-_MOST = 2.0  # nats that an iteration raises or lowers a band's power
 _ROUNDED = 8  # whole clips are filled up to a multiple of so many steps, for each of which a program is compiled
 _TOGETHER = 4  # of them, of one length, that are made sound together
 _ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
@@ -154,7 +153,7 @@ class LogMel(FeatureSpec):
         return [sounds[place][: self.num_samples(len(clip))] for place, clip in enumerate(clips)]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """As for every feature: the phases of _NEW_FRAMES frames are found at a time, for good, by Griffin-Lim over them,
+        """As for every feature: the sound of _NEW_FRAMES frames is found at a time, for good, by Griffin-Lim over them,
         the frames before, whose samples stay, and as many after as they overlap (Zhu, Beauregard & Wyse 2007).
         """
         hop, reach = self.hop_length, -(-self.n_fft // self.hop_length)  # a frame overlaps this many on either side
@@ -210,7 +209,7 @@ def mel_griffin_lim(
     def magnitude(reached: jax.Array) -> jax.Array:
         power = jnp.matmul(jnp.square(reached), filters.T, precision=_HIGHEST)
         lacking = wanted - jnp.log(jnp.maximum(power, spec.floor))
-        return reached * jnp.exp(jnp.matmul(jnp.clip(lacking, -_MOST, _MOST) / 2, shares, precision=_HIGHEST))
+        return reached * jnp.exp(jnp.matmul(lacking / 2, shares, precision=_HIGHEST))
 
     return griffin_lim(spectrum, magnitude, spec.n_fft, spec.hop_length, spec.win_length, iterations, where, known)
 

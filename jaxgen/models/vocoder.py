@@ -43,8 +43,8 @@ class Vocoder(SoundConfig):
     causal: bool = False
     """See no frame that comes later, so that sound can follow frames as they come."""
     refinements: int = 16
-    """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees n_fft more samples on either
-    side; 0 is fastest and waits least."""
+    """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees a window more on either side; 0 is
+    fastest and waits least."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.num_blocks, self.expansion, self.kernel_size) < 1 or self.kernel_size % 2 == 0:
@@ -78,7 +78,7 @@ class VocoderModule(SoundModel):
         self.refinements = config.refinements
         depth = config.num_blocks + 1
         after = 0 if config.causal else depth * (config.kernel_size // 2)
-        windows = config.refinements * ((features.n_fft - 1) // features.hop_length)
+        windows = config.refinements * (((features.win_length or features.n_fft) - 1) // features.hop_length)
         self.reach = (depth * (config.kernel_size - 1) - after + windows, after + windows)
         """Frames before and after it that the spectrum of a frame depends on."""
         seen = config.kernel_size - 1 if config.causal else config.kernel_size // 2
