@@ -14,7 +14,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
-from jaxgen.sounding import check_refinements, open_vocoder
+from jaxgen.sounding import open_vocoder, refined
 from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
 
@@ -51,14 +51,13 @@ class Options:
     vocoder: str | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
-    """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames, 0 for speed; none takes the vocoder's own."""
+    """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         if self.num_clips is not None and self.num_clips < 1:
             raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
-        check_refinements(self.refinements, self.vocoder)
         check_seed(self.seed)
 
 
@@ -78,6 +77,8 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     decoder = None
     if options.vocoder is not None:
         _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
+    else:
+        trained = refined(trained, options.refinements)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
     training = _training_data(config)

@@ -32,7 +32,7 @@ from jaxgen.models.sequence import SequenceConfig
 from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
-from jaxgen.sounding import check_refinements, open_vocoder
+from jaxgen.sounding import open_vocoder, refined
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
@@ -77,7 +77,7 @@ class Options:
     vocoder: str | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
-    """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames, 0 for speed; none takes the vocoder's own."""
+    """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of the local copy of a run in an object store."""
 
@@ -90,7 +90,6 @@ class Options:
             raise UserError(
                 f"--interpolate is {self.interpolate} and --num {self.num}, expected at least 1 step and 2 clips to go between."
             )
-        check_refinements(self.refinements, self.vocoder)
         check_seed(self.seed)
 
 
@@ -126,6 +125,8 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     vocoder, decoder = None, None
     if options.vocoder is not None:
         vocoder, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
+    else:
+        trained = refined(trained, options.refinements)
     if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
         _refuse(options, _OF_NOISE, "predicts one step after another")
         coming = _of_a_sequence(options, trained, Generator(trained.training.module, model, trained.spec, decoder))

@@ -11,10 +11,17 @@ from jaxgen.runs import Run, bind
 from jaxgen.vocoding import Renderer
 
 
-def check_refinements(refinements: int | None, vocoder: str | None) -> None:
-    """Raises UserError for refinements that cannot be, or of no vocoder."""
-    if refinements is not None and (refinements < 0 or vocoder is None):
-        raise UserError(f"--refinements is {refinements}, expected at least 0, and a --vocoder whose sound is refined.")
+def refined(run: Run, refinements: int | None) -> Run:
+    """The run of a vocoder with so many iterations of Griffin-Lim behind it; None leaves its own.
+
+    Raises UserError for a number that cannot be, or a run of something else.
+    """
+    if refinements is None:
+        return run
+    if refinements < 0 or not isinstance(run.config.model, Vocoder):
+        raise UserError(f"--refinements is {refinements}, expected at least 0, and a vocoder whose sound is refined.")
+    config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, refinements=refinements))
+    return dataclasses.replace(run, config=config, training=bind(config, run.spec))
 
 
 def open_vocoder(
@@ -43,7 +50,5 @@ def open_vocoder(
             f"'{name}' makes sound of other frames than the model of --workdir makes: {'; '.join(changed)}. Pass "
             "--vocoder one that was trained with the same features."
         )
-    if refinements is not None:
-        config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, refinements=refinements))
-        run = dataclasses.replace(run, config=config, training=bind(config, run.spec))
+    run = refined(run, refinements)
     return run, Renderer(run.training.module, features, run.params)

@@ -92,8 +92,8 @@ def test_training_hears_the_network_alone():
         assert np.allclose(heard, jax.jit(module.render)(frames), atol=1e-5) == same
 
 
-def test_sound_as_frames_come_is_that_of_all_frames_at_once_by_default():
-    training, params, renderer = _trained(refinements=Vocoder().refinements)
+def test_sound_as_frames_come_is_that_of_all_frames_at_once_when_refined_often():
+    training, params, renderer = _trained(refinements=16)
     frames = _frames(200)
     whole = np.asarray(jax.jit(training.module(params).render)(frames))
     joined = np.concatenate(list(renderer.decode_blocks([frames])), axis=1)
@@ -247,6 +247,11 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path
     page = (vocoder / "report.html").read_text()
     assert "the copy of the recording on its left" in page
     assert "Nearest training clips" not in page
+    code, _, _ = command(evaluate.main, "--workdir", vocoder, "--refinements", "8", "--out", tmp_path)
+    assert code == 0
+    refined = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    assert refined["mel_distance_nats"] < report["metrics"]["mel_distance_nats"]
+    assert refined["loss"] == pytest.approx(report["metrics"]["loss"])
     code, out, _ = command(evaluate.main, "--workdir", vocoder, "--out", tmp_path)
     assert code == 0
     again = json.loads((tmp_path / "report.json").read_text())["metrics"]
@@ -259,7 +264,7 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path
 def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, tmp_path):
     made = {}
     by_vocoder = ("--vocoder", vocoder)
-    for name, more in {"griffin": (), "vocoder": by_vocoder, "rough": (*by_vocoder, "--refinements", "0")}.items():
+    for name, more in {"griffin": (), "vocoder": by_vocoder, "refined": (*by_vocoder, "--refinements", "3")}.items():
         options = ("--workdir", quickstart, "--num", "1", "--seconds", "0.4", "--out", tmp_path / name)
         assert command(generate.main, *options, *more)[0] == 0
         (wav,) = (tmp_path / name).glob("*.wav")
@@ -268,7 +273,7 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
     assert made["griffin"].shape == made["vocoder"].shape
     assert np.isfinite(made["vocoder"]).all()
     assert np.abs(made["griffin"] - made["vocoder"]).max() > 0
-    assert np.abs(made["rough"] - made["vocoder"]).max() > 0
+    assert np.abs(made["refined"] - made["vocoder"]).max() > 0
     report = ("--workdir", quickstart, "--vocoder", vocoder, "--num-clips", "2", "--out", tmp_path)
     assert command(evaluate.main, *report)[0] == 0
     sounding, plain = (json.loads((path / "report.json").read_text()) for path in (tmp_path, quickstart))
@@ -286,7 +291,7 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
         (("--workdir", quickstart, "--vocoder", quickstart), "holds a MelRNN; pass --vocoder"),
         (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "Pass --vocoder the folder of a run"),
         (("--workdir", quickstart, "--vocoder", vocoder, "--refinements", "-1"), "--refinements is -1"),
-        (("--workdir", quickstart, "--refinements", "1"), "expected at least 0, and a --vocoder"),
+        (("--workdir", quickstart, "--refinements", "1"), "expected at least 0, and a vocoder"),
     ):
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err

@@ -32,7 +32,7 @@ N_MELS = 40
 RANGE_DB = 50.0
 """Levels are told from one another down to this below the clip's loudest, so that neither loudness nor a faint hum counts."""
 
-FORMAT = 3  # of a judge's file and of how it is trained; a change trains every judge anew
+FORMAT = 2  # of a judge's file and of how it is trained; a change trains every judge anew
 ROWS = 64  # clips that are heard at a time
 FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few shapes are compiled
 

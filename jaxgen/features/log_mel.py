@@ -19,6 +19,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
 _LARGEST_FFT = 1 << 16
 _NEW_FRAMES = 32  # that are made sound at a time when streaming
+_NNLS_ITERATIONS = 60
 _ROUNDED = 8  # whole clips are filled up to a multiple of so many steps, for each of which a program is compiled
 _TOGETHER = 4  # of them, of one length, that are made sound together
 _ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
@@ -130,11 +131,10 @@ class LogMel(FeatureSpec):
     def decode(self, steps: jax.Array | np.ndarray, iterations: int = 64) -> jax.Array:
         """Log-mel steps float32 [..., nstep, stack * n_mels] to samples float32 [..., num_samples(nstep)].
 
-        `mel_griffin_lim` from random phases, with so many iterations; the same steps give the same samples.
+        `mel_to_magnitude`, then `griffin_lim` from random phases with so many iterations; the same steps give the same samples.
         """
         steps = jnp.asarray(steps, jnp.float32)
-        frames = steps.reshape(*steps.shape[:-2], -1, self.n_mels)
-        return mel_griffin_lim(_by_chance(frames, self), frames, self, iterations)
+        return self._sound(steps.reshape(*steps.shape[:-2], -1, self.n_mels), iterations)
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As for every feature: _TOGETHER at a time of those that are about as long, with silence behind them up to a multiple
@@ -153,7 +153,7 @@ class LogMel(FeatureSpec):
         return [sounds[place][: self.num_samples(len(clip))] for place, clip in enumerate(clips)]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """As for every feature: the sound of _NEW_FRAMES frames is found at a time, for good, by Griffin-Lim over them,
+        """As for every feature: the phases of _NEW_FRAMES frames are found at a time, for good, by Griffin-Lim over them,
         the frames before, whose samples stay, and as many after as they overlap (Zhu, Beauregard & Wyse 2007).
         """
         hop, reach = self.hop_length, -(-self.n_fft // self.hop_length)  # a frame overlaps this many on either side
@@ -180,8 +180,16 @@ class LogMel(FeatureSpec):
     @functools.partial(jax.jit, static_argnums=0)
     def _decode_window(self, steps: jax.Array, known: jax.Array) -> jax.Array:
         """The known samples of the first frames, and those of _NEW_FRAMES frames after them."""
-        samples = mel_griffin_lim(_by_chance(steps, self), steps, self, known=known)
+        samples = self._sound(steps, known=known)
         return samples[..., : known.shape[-1] + _NEW_FRAMES * self.hop_length]
+
+    def _sound(self, frames: jax.Array, iterations: int = 64, known: jax.Array | None = None) -> jax.Array:
+        """Samples [..., (nframe - 1) * hop_length] of frames [..., nframe, n_mels], beginning with those that are known."""
+        magnitude = mel_to_magnitude(frames, self, _NNLS_ITERATIONS)
+        turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
+        start = magnitude * jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64)
+        sizes = (self.n_fft, self.hop_length, self.win_length)
+        return griffin_lim(start, lambda _: magnitude, *sizes, iterations, known=known)
 
     def silence(self) -> np.ndarray:
         return np.full(self.step_shape, np.log(self.floor), np.float32)
@@ -191,18 +199,17 @@ def mel_griffin_lim(
     spectrum: jax.Array,
     log_mel: jax.Array,
     spec: LogMel,
-    iterations: int = 64,
-    *,
+    iterations: int,
     where: jax.Array | None = None,
-    known: jax.Array | None = None,
 ) -> jax.Array:
     """Samples float32 [..., (nframe - 1) * hop_length] whose frames are near log_mel [..., nframe, n_mels].
 
     `griffin_lim` from a spectrum complex64 [..., nframe, n_fft // 2 + 1], of which frames tell only the power of each band:
     magnitudes are those that were reached, scaled to it (magnitude and phase are found together, as by Masuyama, Ueno & Ono
-    2023, who take proximal steps). where, known: as there.
+    2023, who take proximal steps). where: as there. For frames of sound: those that a model draws agree with one another less,
+    and sound worse the nearer to them it is.
     """
-    filters, _, loudest = _inversion(spec)
+    filters, _, _, loudest = _inversion(spec)
     shares = filters / np.maximum(filters.sum(axis=0), np.finfo(np.float32).tiny)  # of bands in what a frequency hears
     wanted = jnp.clip(log_mel, math.log(spec.floor), loudest)
 
@@ -211,24 +218,31 @@ def mel_griffin_lim(
         lacking = wanted - jnp.log(jnp.maximum(power, spec.floor))
         return reached * jnp.exp(jnp.matmul(lacking / 2, shares, precision=_HIGHEST))
 
-    return griffin_lim(spectrum, magnitude, spec.n_fft, spec.hop_length, spec.win_length, iterations, where, known)
+    return griffin_lim(spectrum, magnitude, spec.n_fft, spec.hop_length, spec.win_length, iterations, where)
 
 
-def mel_to_magnitude(log_mel: jax.Array, spec: LogMel) -> jax.Array:
-    """A magnitude spectrum [..., nframe, n_fft // 2 + 1] whose mel power is about exp(log_mel) - spec.floor: the pseudo-inverse
-    of the filters, clipped. Silence gives exact zeros; bands louder than full scale allows are clipped to that.
+def mel_to_magnitude(log_mel: jax.Array, spec: LogMel, iterations: int) -> jax.Array:
+    """The magnitude spectrum [..., nframe, n_fft // 2 + 1] whose mel power is nearest to exp(log_mel) - spec.floor.
+
+    Non-negative least squares on power: the clipped pseudo-inverse, then so many iterations of accelerated projected
+    gradient (Beck & Teboulle 2009). Silence gives exact zeros; bands louder than full scale allows are clipped to that.
     """
-    _, inverse, loudest = _inversion(spec)
+    filters, inverse, lipschitz, loudest = _inversion(spec)
     above = jnp.exp(jnp.minimum(log_mel, loudest)) - spec.floor
     target = jnp.where(above > _ROUNDING * spec.floor, above, 0.0)
-    return jnp.sqrt(jnp.maximum(jnp.matmul(target, inverse.T, precision=_HIGHEST), 0.0))
+    gram = jnp.asarray(filters.T @ filters)
+    pull = jnp.matmul(target, filters, precision=_HIGHEST)
 
+    def descend(_: int, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        power, ahead, pace = state
+        gradient = jnp.matmul(ahead, gram, precision=_HIGHEST) - pull
+        following = jnp.maximum(ahead - gradient / lipschitz, 0.0)
+        next_pace = (1 + jnp.sqrt(1 + 4 * pace**2)) / 2
+        return following, following + (pace - 1) / next_pace * (following - power), next_pace
 
-def _by_chance(log_mel: jax.Array, spec: LogMel) -> jax.Array:
-    """A spectrum of frames [..., nframe, n_mels] with random phases, always the same."""
-    magnitude = mel_to_magnitude(log_mel, spec)
-    turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
-    return magnitude * jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64)
+    start = jnp.maximum(jnp.matmul(target, inverse.T, precision=_HIGHEST), 0.0)
+    power, _, _ = jax.lax.fori_loop(0, iterations, descend, (start, start, jnp.float32(1.0)))
+    return jnp.sqrt(power)
 
 
 @functools.lru_cache
@@ -251,9 +265,9 @@ def filterbank(spec: LogMel) -> np.ndarray:
 
 
 @functools.lru_cache
-def _inversion(spec: LogMel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Filters, their pseudo-inverse, the log-mel that none exceeds."""
+def _inversion(spec: LogMel) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Filters, their pseudo-inverse, the largest eigenvalue of filters.T @ filters, the log-mel that none exceeds."""
     filters = filterbank(spec)
     inverse = np.linalg.pinv(filters.astype(np.float64)).astype(np.float32)
     full_scale = hann(spec.n_fft, spec.win_length).sum() ** 2
-    return filters, inverse, np.log(full_scale * filters.sum(axis=1))
+    return filters, inverse, float(np.linalg.norm(filters, 2) ** 2), np.log(full_scale * filters.sum(axis=1))

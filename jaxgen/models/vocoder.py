@@ -3,8 +3,8 @@
 ConvNeXt blocks over frames name the magnitude and phase of each frame's spectrum (Vocos, Siuzdak 2023; the transform as
 the last layer: iSTFTNet, Kaneko 2022), so that all the work but the transform is done once a frame. Unlike theirs, the
 magnitude starts from what the frame itself says, by the pseudo-inverse of the mel filters; the blocks mend it. What they
-say of neighbouring frames never quite agrees, nor with the frames: a few iterations of Griffin-Lim, which training does not
-know, mend that (as far as phases go: Deep Griffin-Lim, Masuyama et al. 2019).
+say of neighbouring frames never quite agrees, nor with the frames: where these are of sound itself, iterations of
+Griffin-Lim, which training does not know, mend that (`refinements`).
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ class Vocoder(SoundConfig):
     """Frames that a block sees; odd."""
     causal: bool = False
     """See no frame that comes later, so that sound can follow frames as they come."""
-    refinements: int = 16
-    """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees a window more on either side; 0 is
-    fastest and waits least."""
+    refinements: int = 0
+    """Iterations of Griffin-Lim that bring its sound nearer to the frames, each of which sees a window more on either side.
+    They help frames of real sound, and harm those that a model draws."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.num_blocks, self.expansion, self.kernel_size) < 1 or self.kernel_size % 2 == 0:
@@ -98,7 +98,7 @@ class VocoderModule(SoundModel):
         frames: float32 [B, nframe, n_mels]. real: bool [nframe], where a clip's frames are; others change nothing in it.
         """
         where = jnp.ones((frames.shape[1], 1)) if real is None else real[:, None].astype(jnp.float32)
-        return mel_griffin_lim(self._spectrum(frames, where), frames, self.features, self.refinements, where=where)
+        return mel_griffin_lim(self._spectrum(frames, where), frames, self.features, self.refinements, where)
 
     def _spectrum(self, frames: jax.Array, where: jax.Array) -> jax.Array:
         """What the network says of frames [B, nframe, n_mels]: complex64 [B, nframe, n_fft // 2 + 1]. where: [nframe, 1]."""
@@ -106,7 +106,7 @@ class VocoderModule(SoundModel):
         for block in self.blocks:
             x = block(x, where)
         mend, phase = jnp.split(self.head(self.norm(x)).astype(jnp.float32), 2, axis=-1)
-        rough = mel_to_magnitude(frames, self.features)
+        rough = mel_to_magnitude(frames, self.features, iterations=0)
         magnitude = jnp.exp(jnp.minimum(mend + jnp.log(rough + math.sqrt(self.features.floor)), _LOUDEST))
         return jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
 

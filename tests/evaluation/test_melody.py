@@ -61,7 +61,7 @@ def test_training_clips_are_melodies():
 
 
 def test_mel_round_trip_stays_a_melody():
-    """Frames of the quickstart's size, through Griffin-Lim."""
+    """Frames of the quickstart's size, through the inverse of the mel filters and Griffin-Lim."""
     features = LogMel(sample_rate=8_000, n_fft=512, hop_length=200, n_mels=40, fmin=300.0, floor=1e-4)
     clips = np.stack(training_clips(6))
     figures = MELODY(of(list(np.asarray(features.decode(features.encode(clips))))))
