@@ -103,7 +103,7 @@ def test_unknown_nested_option_names_the_nearest(refused):
         (train.main, ["--objective.dtype", "float8"], "dtype"),
         (train.main, ["--train.steps", "0"], "--train.steps is 0"),
         (train.main, ["--train.steps"], "--train.steps"),
-        (train.main, ["--train.seed", "-1"], "--seed is -1"),
+        (train.main, ["--train.seed", "-1"], "--train.seed is -1"),
         (train.main, ["--train.early-stopping", "-1"], "--train.early-stopping is -1"),
         (train.main, ["--evaluation.seconds", "nan"], "--evaluation.seconds is nan"),
         (train.main, ["--config", "nowhere.py"], "no config file at 'nowhere.py'"),
