@@ -160,10 +160,11 @@ def _as_asked(message: str, known: Sequence[str], args: Sequence[str]) -> str:
     --model.plan.dropout.
     """
     said = {option for option in _OPTION.findall(message) if option not in known}
-    moves = {_move(option, word) for option in said for word in args if word in known} - {None}
+    words = [word for word in args if word in known]
+    moves = {move for option in said for word in words if (move := _move(option, word)) is not None}
     if len(moves) != 1:
         return message
-    ((ours, theirs),) = moves  # type: ignore[misc]
+    ours, theirs = moves.pop()
 
     def moved(option: re.Match[str]) -> str:
         parts = option.group()[2:].split(".")

@@ -216,7 +216,7 @@ def test_griffin_lim_is_no_worse_than_librosas():
     magnitude = np.abs(librosa.stft(samples, n_fft=256, hop_length=64, pad_mode="constant"))
     turns = np.random.default_rng(0).random(magnitude.T.shape, np.float32)
     start = jnp.asarray(magnitude.T * np.exp(2j * np.pi * turns), jnp.complex64)
-    ours = griffin_lim(start, lambda reached: jnp.asarray(magnitude.T), 256, 64, iterations=32)
+    ours = griffin_lim(start, lambda reached: jnp.asarray(magnitude.T), 256, 64, None, 32)
     theirs = librosa.griffinlim(magnitude, n_iter=32, hop_length=64, n_fft=256, pad_mode="constant", random_state=0)
     reached, bar = (spectral_convergence(y, magnitude.T, 256, 64) for y in (np.asarray(ours), theirs))
     assert reached < max(1.1 * bar, 0.02)

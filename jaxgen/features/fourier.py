@@ -43,8 +43,8 @@ def griffin_lim(
     magnitude: Callable[[jax.Array], jax.Array],
     n_fft: int,
     hop_length: int,
-    win_length: int | None = None,
-    iterations: int = 64,
+    win_length: int | None,
+    iterations: int,
     where: jax.Array | None = None,
     known: jax.Array | None = None,
 ) -> jax.Array:
