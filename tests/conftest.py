@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ os.environ.setdefault(
 )
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Tracing makes objects by the million: by default up to a tenth of a test's time goes into looking at them again.
+gc.set_threshold(50_000)
 
 TINY = (
     *("--data.num-clips", "12", "--data.seconds", "0.5", "--model.cell.hidden-size", "8", "--model.num-layers", "1"),
