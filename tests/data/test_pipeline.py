@@ -114,13 +114,14 @@ def test_the_seed_decides_the_order(mel_store):
     assert clips(1) != clips(2)
 
 
-def test_a_restored_stream_goes_on_as_if_never_stopped(mel_store):
-    stream = iter(_training(mel_store))
+@pytest.mark.parametrize("stride", [1, 5])
+def test_a_restored_stream_goes_on_as_if_never_stopped(wave_store, stride):
+    stream = iter(_training(wave_store, seq_len=1_000, stride=stride))
     for _ in range(5):
         next(stream)
     state = stream.get_state()
     expected = [next(stream) for _ in range(5)]
-    other = iter(_training(mel_store))
+    other = iter(_training(wave_store, seq_len=1_000, stride=stride))
     other.set_state(state)
     for want in expected:
         got = next(other)
