@@ -32,6 +32,7 @@ class Judged(AudioMetric):
     judged_clips: clips that were heard; what is recognised rests on those of them whose label is known.
     {label}_recognised: share of the clips asked for a value of that label in which the judge hears it.
     {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
+    {label}_least_recognised: the share of the value that is recognised least; above chance, all values are there.
     {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
     judge_frechet_distance: of the judge's embeddings to those of half the held-out real recordings, at equal counts, mean
       over both halves; for the recordings themselves, of one half to the other. Unitless.
@@ -81,6 +82,7 @@ class _Prepared:
             figures |= {
                 f"{name}_recognised": share,
                 f"{name}_recognised_of_real": share / ceiling if ceiling else math.nan,
+                f"{name}_least_recognised": least_recognised(probabilities, values, _asked(clips, name)),
                 f"{name}_inception_score": inception_score(probabilities),
                 f"{name}_modified_inception_score": modified_inception_score(probabilities),
                 f"{name}_am_score": am_score(probabilities, np.asarray(trained_on)),
@@ -111,6 +113,16 @@ def recognised(probabilities: Probabilities, values: Sequence[str], asked: Seque
     """
     right = [values[row.argmax()] == value for row, value in zip(probabilities, asked, strict=True) if value in values]
     return float(np.mean(right)) if right else math.nan
+
+
+def least_recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
+    """The lowest `recognised` of a single value, of those that are asked for; NaN where none is."""
+    shares = [
+        recognised(probabilities, values, [value if each == value else None for each in asked])
+        for value in values
+        if value in asked
+    ]
+    return min(shares, default=math.nan)
 
 
 def inception_score(probabilities: Probabilities) -> float:

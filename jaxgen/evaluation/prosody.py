@@ -16,6 +16,7 @@ from jaxgen.evaluation.melody import track_pitch
 class Prosody(AudioMetric):
     """Lengths and pitches of clips with one voice.
 
+    prosody_clips: clips that were measured.
     seconds_p10, seconds_p50, seconds_p90: quantiles of the lengths.
     seconds_distance: 1-Wasserstein distance of the lengths to those of held-out real recordings, in seconds.
     {label}_seconds_distance: the same among the clips of each value of a label, mean over its values. For the recordings
@@ -52,7 +53,8 @@ class _Prepared:
         pitches = np.concatenate([track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples])
         voiced = pitches[np.isfinite(pitches)]
         return (
-            _quantiles("seconds_p{}", _seconds(clips))
+            {"prosody_clips": len(clips.samples)}
+            | _quantiles("seconds_p{}", _seconds(clips))
             | {"seconds_distance": _mean_distance(ours, others, ())}
             | {f"{name}_seconds_distance": _mean_distance(ours, others, (name,)) for name in self.labels}
             | {"pitched_share": len(voiced) / len(pitches) if len(pitches) else math.nan}

@@ -24,6 +24,7 @@ from jaxgen.evaluation.judged import (
     Judged,
     am_score,
     inception_score,
+    least_recognised,
     modified_inception_score,
     recognised,
     within_labels_distance,
@@ -235,6 +236,14 @@ def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
     assert recognised(p[:1], values, ["elsewhere"]) != recognised(p[:1], values, ["elsewhere"])  # NaN
 
 
+def test_the_least_recognised_value_is_one_that_was_asked_for():
+    values = ("a", "b", "c")
+    p = np.array([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.2, 0.8, 0.0]])
+    assert least_recognised(p, values, ["a", "b", "b", None]) == 0.5
+    assert least_recognised(p, values, ["a", "a", "b", "c"]) == 0.0
+    assert math.isnan(least_recognised(p, values, ["elsewhere"] * 4))
+
+
 def test_a_running_number_is_no_label_where_validation_has_the_same_numbers(cache):
     class Anywhere(Glides):
         def split_of(self, fields, digest):
@@ -281,6 +290,7 @@ def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tm
     assert ceiling["judge_frechet_clips"] == floor["judge_frechet_clips"] == 20
     assert floor["judge_frechet_distance"] > 3 * ceiling["judge_frechet_distance"]
     assert floor["way_recognised"] < ceiling["way_recognised"]
+    assert floor["way_least_recognised"] < ceiling["way_least_recognised"] <= ceiling["way_recognised"]
     same = measure(ClipSet([real.samples[0]] * 40, 8_000, real.labels))
     assert same["within_labels_distance"] == pytest.approx(0.0, abs=1e-3) != ceiling["within_labels_distance"]
     assert same["way_inception_score"] == pytest.approx(1.0, abs=1e-3)
@@ -310,6 +320,7 @@ def test_lengths_and_pitches_of_tones(store):
     figures = measure(slow)
     assert figures["seconds_distance"] == pytest.approx(0.1)
     assert figures["way_seconds_distance"] == pytest.approx(0.1)
+    assert figures["prosody_clips"] == 4
     assert figures["seconds_p50"] == pytest.approx(0.5)
     assert figures["pitch_p50_hz"] == pytest.approx(150, rel=0.01)
     assert measure(real)["pitch_p10_hz"] == pytest.approx(100, rel=0.01)
