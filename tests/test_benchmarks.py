@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import data, measure, startup
+from benchmarks import clips, data, measure, startup
 from benchmarks.workloads import MEL, WAVE, plucked, prepared, some_batches, train_flops
 from jaxgen.errors import UserError
 from jaxgen.recurrent import LSTM
@@ -71,6 +71,24 @@ def test_a_benchmark_reports_finite_figures(benchmark, capsys, tmp_path):
         assert 0 < full["seconds_q1"] <= full["seconds"] <= full["seconds_q3"]
         assert all(math.isfinite(value) for value in full.values() if isinstance(value, float))
         assert full["candidate"] in printed
+
+
+def test_trained_runs_make_clips_in_turns(quickstart, tmp_path):
+    history = tmp_path / "history.jsonl"
+    asked = ["--num", "3", "--repeats", "2", "--record", "--history", str(history)]
+    [row] = clips.main(["--runs", str(quickstart), *asked])
+    assert row["clips"] == 3
+    assert 0 < row["audio_seconds"] <= 3 * 0.6  # those that were learned last half a second
+    assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["seconds"])
+    assert json.loads(history.read_text())["run"] == str(quickstart)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [((), "--runs are 0"), (("--runs", "nowhere"), "Pass --runs the folder of a run")]
+)
+def test_runs_that_make_no_clips_are_told(arguments, told):
+    with pytest.raises(UserError, match=told):
+        clips.main(arguments)
 
 
 def test_nothing_is_recorded_unless_asked(capsys, tmp_path):

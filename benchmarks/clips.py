@@ -1,0 +1,96 @@
+"""How fast trained runs make clips: `python -m benchmarks.clips --runs RUN RUN [--vocoder RUN]`.
+
+Some clips together and to their own ends, as `jaxgen.generate` makes them, but neither compiled nor written; the runs take
+turns.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.measure import Row
+from jaxgen.config import parse
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.runner import Evaluation
+from jaxgen.features import Decoder
+from jaxgen.generation import Generated, Generator, use_all_cores
+from jaxgen.machine import available_cores
+from jaxgen.models.noise import NoiseConfig
+from jaxgen.models.sequence import SequenceConfig
+from jaxgen.noise_clips import NoiseGenerator
+from jaxgen.runs import Run
+from jaxgen.sounding import open_vocoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(measure.Repeated):
+    """How fast trained runs make clips."""
+
+    runs: tuple[str, ...] = ()
+    """Their folders."""
+    vocoder: str | None = None
+    """Folder of the run of a vocoder that makes sound of the frames of all; none takes Griffin-Lim."""
+    num: int = 32
+    """Clips, all made in one batch, of labels drawn by chance."""
+    cache_dir: str = "~/.cache/jaxgen"
+    """Folder of the local copy of a vocoder in an object store."""
+
+
+def main(argv: Sequence[str]) -> list[Row]:
+    """Measures, prints and returns a row for each run. Raises UserError for a run that makes no clips by itself."""
+    options = parse(Options, Options(), argv, "python -m benchmarks.clips")
+    if not options.runs or options.num < 1:
+        raise UserError(f"--runs are {len(options.runs)} and --num is {options.num}, expected at least 1 of each.")
+    use_all_cores()
+    place = measure.environment()
+    makers: dict[str, Callable[[], Generated]] = {}
+    for folder in options.runs:
+        run, decoder = Run.open(folder, option="--runs"), None
+        if options.vocoder is not None:
+            _, decoder = open_vocoder(options.vocoder, options.cache_dir, run.spec.features, None)
+        makers[folder] = _maker(run, decoder, options.num)
+    made = {folder: make() for folder, make in makers.items()}  # the same each time
+    rows: list[Row] = []
+    for folder, seconds in measure.alternate(makers, options.repeats, warmups=0).items():
+        audio_seconds = sum(map(len, made[folder].clips)) / made[folder].sample_rate
+        row: Row = {
+            "benchmark": "clips",
+            "run": folder,
+            "vocoder": options.vocoder or "",
+            "clips": options.num,
+            "cores": available_cores(),
+            "audio_seconds": audio_seconds,
+            **measure.spread(seconds),
+            "real_time_factor": audio_seconds / float(np.median(seconds)),
+        }
+        rows.append(row)
+    measure.report(rows, place, options)
+    return rows
+
+
+def _maker(run: Run, decoder: Decoder | None, num: int) -> Callable[[], Generated]:
+    model, evaluation = run.config.model, run.config.evaluation
+    if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
+        labels = _drawn(run.spec, model.labels, num)
+        generator = Generator(run.training.module, model, run.spec, decoder)
+        return lambda: generator(run.params, labels, seconds=None, sampling=evaluation.sampling, seed=0)
+    if isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
+        labels = _drawn(run.spec, model.labels, num)
+        noise = NoiseGenerator(run.training.module, model, run.spec, decoder)
+        return lambda: noise(run.params, labels, latents=evaluation.latents, seed=0)
+    raise UserError(
+        f"'{run.workdir}' holds a {type(model).__name__}, which makes no clips by itself; pass it as --vocoder."
+    )
+
+
+def _drawn(spec: DataSpec, names: Sequence[str], num: int) -> list[dict[str, str]]:
+    known, random = dict(spec.vocabularies), np.random.default_rng(0)
+    return [{name: str(random.choice(known[name])) for name in names} for _ in range(num)]
+
+
+if __name__ == "__main__":
+    measure.start(main)
