@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from jaxgen.training.telemetry import read_metrics
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
 
+_UNNAMEABLE = re.compile(r'[/\\:*?"<>|]')  # what a file's name may not hold on every system
 _PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
     [*_PLACE, "data.root", "evaluation", "model.refinements"]
@@ -169,7 +171,7 @@ class Run:
                 prompt=prompt,
                 vocoder="" if vocoder is None else vocoder.name,
             )
-            mark(folder / f"{name.replace('/', '-')}.wav", clip, self.spec.features.sample_rate, provenance)
+            mark(folder / f"{_UNNAMEABLE.sub('-', name)}.wav", clip, self.spec.features.sample_rate, provenance)
 
 
 def _all_damaged(workdir: Path, option: str) -> UserError:

@@ -288,6 +288,14 @@ def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp
         assert read_mark(tmp_path / "out" / f"00{n}.wav")["clip"] == n
 
 
+def test_names_of_files_are_such_as_every_system_takes(trained, tmp_path):
+    labels = {"timbre": "steel:0.5,nylon:0.5", "tempo": "a/b"}
+    trained.save_clips(tmp_path, [np.zeros(8, np.float32)], [labels], seed=1)
+    name = "000_timbre-steel-0.5,nylon-0.5_tempo-a-b"
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.wav", f"{name}.json"}
+    assert read_mark(tmp_path / f"{name}.wav")["labels"] == labels
+
+
 def test_ctrl_c_ends_the_clips_where_they_are(quickstart, command, tmp_path, monkeypatch):
     def stream(*_, **__):
         for _ in range(3):
