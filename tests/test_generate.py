@@ -67,6 +67,22 @@ def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
         assert len(clip) == length + 80
 
 
+@pytest.mark.parametrize("kind", ["samples", "tiers", "frames"])
+def test_the_likeliest_alone_is_drawn_whatever_the_seed(kind, trained):
+    """By no temperature; of samples by a nucleus that holds but one, too."""
+    generator, params = {"samples": wave, "tiers": tiers, "frames": lambda: endless(trained)}[kind]()
+
+    def made(seed, **sampling):
+        return generator(params, [{}], seconds=0.1, sampling=Sampling(**sampling), seed=seed).clips[0]
+
+    likeliest = made(1, temperature=0)
+    np.testing.assert_array_equal(made(2, temperature=0), likeliest)
+    assert not np.array_equal(made(1), likeliest)
+    if kind != "frames":
+        np.testing.assert_array_equal(made(2, top_p=1e-6), likeliest)
+        np.testing.assert_array_equal(made(2, top_k=1), likeliest)
+
+
 @pytest.mark.parametrize("kind", [WaveRNN, SampleRNN])
 def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     """Without labels it changes nothing; with them the outputs are c + g (c - u), in both rows of a pair."""

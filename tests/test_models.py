@@ -22,7 +22,7 @@ from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.recent import Foretold, LinearPrediction, Window
-from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, Stack
+from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
 from jaxgen.source_filter import SourceFilter
 
 B, T, N_MELS = 3, 12, 5
@@ -43,13 +43,16 @@ MODELS = [
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
     (SampleRNN(cell=LSTM(4), frame_sizes=(6,), hold=2, recent=Window(4), **TIERS), MU),
     (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), recent=LinearPrediction(4, hop=1, fitted_to=8), **TIERS), MU),
-    (SampleRNN(cell=GRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS), PCM),
+    (
+        SampleRNN(cell=MinGRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS),
+        PCM,
+    ),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
 ]
 PLANNED = PlannedRNN(
     frames=SourceFilter(LogMel(sample_rate=8000, n_fft=32, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
     plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), **OPTIONS),
-    samples=SampleRNN(cell=GRU(4), frame_sizes=(3, 1), recent=Foretold(18), **TIERS),
+    samples=SampleRNN(cell=RNN(4), frame_sizes=(3, 1), recent=Foretold(18), **TIERS),
 )
 each_model = pytest.mark.parametrize(
     ("config", "data"),
