@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER
 
-from jaxgen import audio, generate, train
+from jaxgen import audio, generate, noise_clips, train
 from jaxgen.config import Config, load
 from jaxgen.data.drums import Drums
 from jaxgen.data.folder import Folder
-from jaxgen.evaluation import judge_training
+from jaxgen.evaluation import from_noise, judge_training
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
@@ -50,6 +50,8 @@ def _shrunk(config: Config) -> list[str]:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
     monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
+    for module in (noise_clips, from_noise):
+        monkeypatch.setattr(module, "BATCH", 4)
     workdir, config = tmp_path / "run", load(file)
     data = ["--data.num-clips", "30"] if isinstance(config.data, Drums) else ["--data.root", digits]
     asked = ["--config", file, *data, *_shrunk(config), "--workdir", workdir, "--cache-dir", cache]

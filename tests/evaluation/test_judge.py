@@ -358,7 +358,8 @@ CONFIG = Config(
 """
 
 
-def test_a_run_is_judged_by_the_judge_of_its_data(command, tmp_path):
+def test_a_run_is_judged_by_the_judge_of_its_data(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
     shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
     code, out, _ = command(judge.main, *shared)
