@@ -21,8 +21,9 @@ from jaxgen.distributions import Sampling
 from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
+from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.sample_rnn import SampleRNN
-from jaxgen.models.sequence import guided
+from jaxgen.models.sequence import RunState, guided
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance import read as read_mark
@@ -110,9 +111,30 @@ def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     module = training.module(params)
     x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
     c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
-    np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
-    some = guided(jnp.stack([c, u]), 0.5, kept=2)
+    np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5, 0), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
+    some = guided(jnp.stack([c, u]), 0.5, 2)
     np.testing.assert_allclose(some, [np.append(1.5 * c[:-2] - 0.5 * u[:-2], c[-2:])] * 2, rtol=1e-5)
+
+
+def test_where_a_clip_of_frames_ends_is_not_guided():
+    """The first step of many pairs, with and without a label: both end as the label has it, their frames are neither's."""
+    features = LogMel(sample_rate=8_000, n_fft=128, hop_length=32, n_mels=4)
+    spec = DataSpec(features=features, vocabularies=(("key", ("a", "b")),), mean=(0.0,) * 4, std=(1.0,) * 4)
+    training = Likelihood().bind(MelRNN(cell=GRU(4), labels=("key",)), spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 9 * p, training.init(jax.random.key(0)).params)
+    params["head"]["bias"] = params["head"]["bias"].at[-1].set(0.0)
+    module, count = training.module(params), 200
+    labels = {"key": jnp.tile(jnp.int32([1, 0]), count)}
+    noise = jnp.repeat(jax.vmap(module.noise)(jax.random.split(jax.random.key(1), count)), 2, axis=0)[:, None]
+    state = RunState(module.init_carry(2 * count), jnp.zeros((2 * count, 1, 4)), jnp.zeros(2 * count, bool))
+
+    def first_step(guidance):
+        return module.free_run(state, labels, noise, Sampling(guidance=guidance), jnp.zeros(4))[1:]
+
+    (plain, ends), (frames, guided_ends) = first_step(0.0), first_step(3.0)
+    assert (ends[::2] != ends[1::2]).any()
+    np.testing.assert_array_equal(guided_ends, jnp.repeat(ends[::2], 2, axis=0))
+    assert np.abs(frames - plain).max(axis=-1).min() > 1e-3
 
 
 def _equal(clips, others):

@@ -99,6 +99,8 @@ class MelModule(SequenceModel):
     frames as they are, so they do not depend on that choice.
     """
 
+    unguided = 1
+
     def __init__(self, config: MelRNN, data: DataSpec, scale: FrameScale, dtype: Any, rngs: nnx.Rngs):
         self.lookback = config.lookback
         self.labels = config.labels

@@ -171,7 +171,7 @@ class PlannedModule(SequenceModel):
     def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
         def draw() -> Carry:
             planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
-            planned = guided(planned, sampling.guidance, kept=1)  # or some clips would not end
+            planned = guided(planned, sampling.guidance, self.plan.unguided)
             seeds = jax.lax.bitcast_convert_type(noise[:, -1], jnp.uint32)
             frame_noise = jax.vmap(lambda seed: self.plan.noise(jax.random.key(seed)))(seeds)
             frame, _ = self.plan.sample(planned, frame_noise, sampling)

@@ -7,7 +7,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 import abc
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class SequenceModel(nnx.Module):
 
     lookback: int
     labels: tuple[str, ...]
+    unguided: ClassVar[int] = 0
+    """Last output parameters that guidance leaves alone: those of where a clip ends, or some would go on for too long."""
 
     @abc.abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -93,7 +95,7 @@ class SequenceModel(nnx.Module):
         def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
             carry = self.ready(state.carry, labels, noise, sampling)
             outputs, carry = self.step(state.past, labels, carry)
-            outputs = guided(outputs, sampling.guidance)
+            outputs = guided(outputs, sampling.guidance, self.unguided)
             step, ends = self.sample(outputs, noise, sampling)
             step = jnp.where(state.over.reshape(-1, *[1] * silence.ndim), silence, step)
             past = jnp.concatenate([state.past[:, 1:], step[:, None]], axis=1)
@@ -248,13 +250,13 @@ def end_log_prob(logit: jax.Array, end: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(jnp.where(end, logit, -logit))
 
 
-def guided(outputs: jax.Array, guidance: float, kept: int = 0) -> jax.Array:
-    """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both; the last `kept`
-    of P are what they are with labels."""
+def guided(outputs: jax.Array, guidance: float, unguided: int) -> jax.Array:
+    """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both; the last
+    `unguided` of P are what they are with labels."""
     if guidance == 0:
         return outputs
     pairs = outputs.reshape(-1, 2, outputs.shape[-1])
-    by = jnp.where(jnp.arange(outputs.shape[-1]) < outputs.shape[-1] - kept, guidance, 0.0).astype(outputs.dtype)
+    by = jnp.where(jnp.arange(outputs.shape[-1]) < outputs.shape[-1] - unguided, guidance, 0.0).astype(outputs.dtype)
     further = pairs[:, :1] + by * (pairs[:, :1] - pairs[:, 1:])
     return jnp.broadcast_to(further, pairs.shape).reshape(outputs.shape)
 
