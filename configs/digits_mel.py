@@ -33,5 +33,5 @@ CONFIG = Config(
     ),
     objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.999),
     train=Train(steps=9_000, batch_size=32, seq_len=32, steps_per_call=5, eval_every=1_000, checkpoint_every=1_000),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.5, guidance=1.0), metrics=(Judged(), Prosody())),
+    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.35, guidance=1.0), metrics=(Judged(), Prosody())),
 )
