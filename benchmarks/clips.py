@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> list[Row]:
             "run": folder,
             "vocoder": options.vocoder or "",
             "clips": options.num,
-            "cores": available_cores(),
+            "available_cores": available_cores(),
             "audio_seconds": audio_seconds,
             **measure.spread(seconds),
             "real_time_factor": audio_seconds / float(np.median(seconds)),
