@@ -74,6 +74,16 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "no guidance": ("--evaluation.sampling.guidance", "0"),
         "voices not sharpened": ("--evaluation.sampling.voiced-sharpness", "0"),
     },
+    "WaveGAN": {
+        "as configured": (),
+        **{name: ("--objective.contest", name) for name in ("Hinge", "LeastSquares", "Wasserstein")},
+        "penalty 0.05": ("--objective.penalties.0.weight", "0.05"),
+        "penalty 5": ("--objective.penalties.0.weight", "5"),
+        "no phase shuffle": ("--objective.critic.shuffle", "0"),
+        "no shift": ("--objective.critic.shift", "0"),
+        "no average of weights": ("--objective.ema-decay", "0"),
+        "truncation 0.8": ("--evaluation.latents.truncation", "0.8"),
+    },
     "SampleRNN": _COMMON
     | _QUANTISATION
     | {

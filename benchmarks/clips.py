@@ -1,6 +1,6 @@
 """How fast trained runs make clips: `python -m benchmarks.clips --runs RUN RUN [--vocoder RUN]`.
 
-Some clips together and to their own ends, as `jaxgen.generate` makes them, but neither compiled nor written; the runs take
+Some clips together and to their own ends, as `jaxgen.generate` makes them, without compilation and writing; the runs take
 turns.
 """
 
@@ -31,7 +31,7 @@ class Options(measure.Repeated):
     """How fast trained runs make clips."""
 
     runs: tuple[str, ...] = ()
-    """Their folders."""
+    """Their folders, on this machine."""
     vocoder: str | None = None
     """Folder of the run of a vocoder that makes sound of the frames of all; none takes Griffin-Lim."""
     num: int = 32

@@ -9,6 +9,7 @@ from jaxgen.config import Config, named, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
+from jaxgen.drawing import Drawing
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
@@ -29,8 +30,8 @@ class Data:
     """Fields in the file names of that folder; none takes the run's pattern."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Drawing):
     """Measures a trained run: report.json and report.html."""
 
     workdir: str
@@ -73,7 +74,7 @@ def main() -> int:
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     further = named(AudioMetric, options.metrics, "--metrics")
     trained = Run.open(workdir, options.step)
-    config = trained.config
+    config, evaluation = trained.config, options.of(trained.config.evaluation)
     decoder = None
     if options.vocoder is not None:
         _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
@@ -90,7 +91,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
         store = prepare(_test_data(config.data, options.data), config.features, policy, config.cache_dir)
         clips = tuple(range(len(store.clips)))
-    evaluator = dataclasses.replace(config.evaluation, metrics=metrics, num_clips=count).evaluator(
+    evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.training,
         config.model,
         trained.spec,
@@ -112,6 +113,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         | {
             "run": options.workdir,
             **({} if options.vocoder is None else {"vocoder": options.vocoder}),
+            **options.asked,
             "held-out data": options.data.root or "the run's validation clips",
             "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
         },

@@ -22,6 +22,7 @@ import tyro
 from jaxgen import audio
 from jaxgen.config import parse
 from jaxgen.distributions import Sampling
+from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
@@ -37,8 +38,8 @@ from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Drawing):
     """New clips from a trained run, with a provenance file beside each."""
 
     workdir: str
@@ -52,20 +53,6 @@ class Options:
     mixes values."""
     prompt: str | None = None
     """Audio file that every clip begins with and continues."""
-    temperature: float | None = None
-    """Below 1 likelier, above 1 more varied; none takes the config's."""
-    top_k: int | None = None
-    """Draw only among this many likeliest; 0 is all, none takes the config's."""
-    top_p: float | None = None
-    """Draw only among the likeliest that hold this share of the probability; none takes the config's."""
-    spread: float | None = None
-    """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
-    guidance: float | None = None
-    """Above 0 labels are heard more clearly; none takes the config's."""
-    voiced_sharpness: float | None = None
-    """Above 0 voices that a PlannedRNN plans are less rough; none takes the config's."""
-    truncation: float | None = None
-    """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
     interpolate: int | None = None
     """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
@@ -104,11 +91,6 @@ def main() -> int:
         return _generate(options, folder, out, shown)
 
 
-_OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
-_OF_SEQUENCES = ("seconds", "prompt", *_OF_SAMPLING)
-_OF_NOISE = ("truncation", "interpolate")
-
-
 @dataclasses.dataclass(frozen=True)
 class _Coming:
     """Clips that are about to be made."""
@@ -121,18 +103,21 @@ class _Coming:
 
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
-    model, evaluation, rate = trained.config.model, trained.config.evaluation, trained.spec.features.sample_rate
+    model, rate = trained.config.model, trained.spec.features.sample_rate
+    evaluation = options.of(trained.config.evaluation)
     vocoder, decoder = None, None
     if options.vocoder is not None:
         vocoder, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
     else:
         trained = refined(trained, options.refinements)
     if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
-        _refuse(options, _OF_NOISE, "predicts one step after another")
-        coming = _of_a_sequence(options, trained, Generator(trained.training.module, model, trained.spec, decoder))
+        refuse(options, ("interpolate",), "predicts one step after another")
+        generator = Generator(trained.training.module, model, trained.spec, decoder)
+        coming = _of_a_sequence(options, trained, generator, evaluation.sampling)
     elif isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
-        _refuse(options, _OF_SEQUENCES, "makes whole clips of noise")
-        coming = _of_noise(options, trained, NoiseGenerator(trained.training.module, model, trained.spec, decoder))
+        refuse(options, ("seconds", "prompt"), "makes whole clips of noise")
+        noise = NoiseGenerator(trained.training.module, model, trained.spec, decoder)
+        coming = _of_noise(options, trained, noise, evaluation.latents)
     else:
         raise UserError(
             f"'{options.workdir}' holds a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
@@ -156,16 +141,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
 
 
-def _refuse(options: Options, names: Sequence[str], why: str) -> None:
-    """Raises UserError where an option was given that this kind of model does not have."""
-    for name in names:
-        if getattr(options, name) is not None:
-            raise UserError(f"'{options.workdir}' holds a model that {why}; leave out --{name.replace('_', '-')}.")
-
-
-def _of_a_sequence(options: Options, trained: Run, generator: Generator) -> _Coming:
-    evaluation = trained.config.evaluation
-    assert isinstance(evaluation, Evaluation)
+def _of_a_sequence(options: Options, trained: Run, generator: Generator, sampling: Sampling) -> _Coming:
     labels, features = [_labels(options.label)] * options.num, trained.spec.features
     prompt = None if options.prompt is None else read_prompt(options.prompt, features.sample_rate)
     most = generator.num_steps(options.seconds) * features.samples_per_step
@@ -175,18 +151,15 @@ def _of_a_sequence(options: Options, trained: Run, generator: Generator) -> _Com
         labels,
         seconds=options.seconds,
         prompt=prompt,
-        sampling=_sampling(options, evaluation.sampling),
+        sampling=sampling,
         seed=options.seed,
         progress=True,
     )
     return _Coming(labels, stream)
 
 
-def _of_noise(options: Options, trained: Run, generator: NoiseGenerator) -> _Coming:
+def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents: Latents) -> _Coming:
     """The clips asked for; with --interpolate one more, of them all in turn with what lies between them."""
-    evaluation = trained.config.evaluation
-    assert isinstance(evaluation, FromNoise)
-    latents = evaluation.latents if options.truncation is None else Latents(options.truncation)
     labels = generator.drawn_labels([_labels(options.label)] * options.num, options.seed)
     settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
     steps = options.interpolate
@@ -256,11 +229,6 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
             "resample it first."
         )
     return audio.mix_down(waveform.samples)
-
-
-def _sampling(options: Options, default: Sampling) -> Sampling:
-    asked = {name: getattr(options, name) for name in _OF_SAMPLING}
-    return dataclasses.replace(default, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _labels(words: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What deploy/ holds: checked by the tool made for each file, true to our exit codes, and its train command runs."""
+"""What deploy/ holds: checked by the tool made for each file, true to our exit codes; its train command is a config's."""
 
 import dataclasses
 import json
@@ -78,8 +78,8 @@ def test_there_is_one_train_command():
     assert len({tuple(local(words, "DATA", "RUN")) for words in COMMANDS.values()}) == 1, COMMANDS
 
 
-def test_the_train_command_trains_a_config_as_it_is(tmp_path):
-    """Which test_configs.py trains."""
+def test_the_train_command_is_that_of_a_config(tmp_path):
+    """One that test_configs.py trains."""
     words = local(COMMANDS["jobset.yaml"], str(tmp_path), "RUN")
     assert words[:3] == ["python", "-m", "jaxgen.train"]
     config = load(ROOT / "configs" / "digits_mel.py")

@@ -77,7 +77,7 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path
     for index, clip in enumerate(clips):
         audio.write(folder / f"anything {index}.wav", clip.load().samples[:, 0], 8_000)
     audio.write(folder / "silent.wav", np.zeros(4_000, np.float32), 8_000)
-    options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report"]
+    options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report", "--spread", "0.5"]
     code, out, _ = command(evaluate.main, *options)
     assert code == 0
     assert "held-out nats_per_frame" in out
@@ -86,6 +86,7 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path
     assert report["notes"]["likelihood"] == f"{frames} frames of 4 clips"
     assert {"mse", "nats_per_frame", "copy_previous_frame_mse", "clipping_rate"} <= report["metrics"].keys()
     assert report["about"]["held-out data"] == str(folder)
+    assert report["about"]["spread"] == 0.5
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<audio") == 2 * 1  # a real and a generated clip side by side
     assert page.count("data:image/png") >= 3

@@ -18,10 +18,15 @@ import pytest
 from jaxgen import audio, generate, generation
 from jaxgen.data.spec import DataSpec
 from jaxgen.distributions import Sampling
+from jaxgen.drawing import Drawing
 from jaxgen.errors import UserError
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.generation import Generator
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.noise import Latents
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import RunState, guided
 from jaxgen.models.wave_rnn import WaveRNN
@@ -70,7 +75,7 @@ def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
 
 @pytest.mark.parametrize("kind", ["samples", "tiers", "frames"])
 def test_the_likeliest_alone_is_drawn_whatever_the_seed(kind, trained):
-    """By no temperature; of samples by a nucleus that holds but one, too."""
+    """At temperature 0; of samples by a nucleus that holds but one, too."""
     generator, params = {"samples": wave, "tiers": tiers, "frames": lambda: endless(trained)}[kind]()
 
     def made(seed, **sampling):
@@ -149,13 +154,30 @@ def test_only_voices_that_are_planned_are_sharpened():
         generator(params, [{}], sampling=Sampling(voiced_sharpness=1.0))
 
 
-def test_options_of_sampling_go_before_those_of_the_config():
-    config = Sampling(0.1, 1, 0.2, 0.3, 0.4, 0.5)
+def test_options_of_drawing_go_before_those_of_the_config():
+    own = Evaluation(sampling=Sampling(0.1, 1, 0.2, 0.3, 0.4, 0.5))
     asked = Sampling(0.6, 2, 0.7, 0.8, 0.9, 1.0)
-    assert generate._sampling(generate.Options("run"), config) == config
+    assert Drawing().of(own) == own
     for field in dataclasses.fields(Sampling):
         one = {field.name: getattr(asked, field.name)}
-        assert generate._sampling(generate.Options("run", **one), config) == dataclasses.replace(config, **one)
+        assert Drawing(**one).of(own) == Evaluation(sampling=dataclasses.replace(own.sampling, **one))
+    assert Drawing(truncation=0.5).of(FromNoise()) == FromNoise(latents=Latents(0.5))
+    assert {field.name for kind in (Sampling, Latents) for field in dataclasses.fields(kind)} == {
+        field.name for field in dataclasses.fields(Drawing)
+    }
+
+
+@pytest.mark.parametrize(
+    ("drawing", "evaluation", "told"),
+    [
+        (Drawing(truncation=0.5), Evaluation(), "predicts one step after another; leave out --truncation"),
+        (Drawing(top_p=0.5), FromNoise(), "makes whole clips of noise; leave out --top-p"),
+        (Drawing(spread=0.5), CopySynthesis(), "makes sound of frames and draws nothing; leave out --spread"),
+    ],
+)
+def test_options_of_drawing_that_a_model_does_not_have_are_told(drawing, evaluation, told):
+    with pytest.raises(UserError, match=told):
+        drawing.of(evaluation)
 
 
 def test_guidance_needs_labels():
@@ -327,9 +349,9 @@ def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp
 
 
 def test_names_of_files_are_such_as_every_system_takes(trained, tmp_path):
-    labels = {"timbre": "steel:0.5,nylon:0.5", "tempo": "a/b"}
+    labels = {"timbre": "steel:0.5,nylon:0.5", "tempo": '/a\\b*?"<>|'}
     trained.save_clips(tmp_path, [np.zeros(8, np.float32)], [labels], seed=1)
-    name = "000_timbre-steel-0.5,nylon-0.5_tempo-a-b"
+    name = "000_timbre-steel-0.5,nylon-0.5_tempo--a-b------"
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.wav", f"{name}.json"}
     assert read_mark(tmp_path / f"{name}.wav")["labels"] == labels
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"generation", "noise_clips", "vocoding", "evaluation"},
     {"training"},
     {"config"},
-    {"presets", "runs", "sounding", "starts"},
+    {"presets", "runs", "sounding", "starts", "drawing"},
     {"train", "generate", "evaluate", "prepare", "evaluation.judge"},
 ]
 """Packages and modules of jaxgen from the bottom up."""

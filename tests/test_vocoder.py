@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import clips
 from jaxgen import audio, evaluate, generate, train
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
@@ -280,6 +281,14 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
     assert sounding["about"]["vocoder"] == str(vocoder)
     assert sounding["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"])
     assert sounding["metrics"]["frechet_distance_db2"] != pytest.approx(plain["metrics"]["frechet_distance_db2"])
+
+
+def test_the_speed_of_a_mel_model_with_it_is_measured(quickstart, vocoder):
+    (row,) = clips.main(["--runs", str(quickstart), "--vocoder", str(vocoder), "--num", "2", "--repeats", "1"])
+    assert row["vocoder"] == str(vocoder)
+    assert 0 < row["audio_seconds"] <= 2 * 0.6
+    with pytest.raises(UserError, match="makes no clips by itself; pass it as --vocoder"):
+        clips.main(["--runs", str(vocoder)])
 
 
 def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, command, cache, tmp_path):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import clips
 from jaxgen import audio, generate, train
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
@@ -366,6 +367,12 @@ def test_clips_and_the_way_between_them_are_written(drums, command, tmp_path):
     kicks = [audio.read(wav).samples for wav in sorted((tmp_path / "b").glob("*.wav"))]
     assert len(kicks) == 3
     assert not np.array_equal(kicks[0], audio.read(wavs[0]).samples)
+
+
+def test_the_speed_of_its_clips_is_measured(drums):
+    (row,) = clips.main(["--runs", str(drums), "--num", "2", "--repeats", "1"])
+    assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["seconds"])
+    assert 0 < row["audio_seconds"] <= 2 * 1.1
 
 
 def test_what_a_model_of_noise_cannot_do_is_one_line(drums, quickstart, command, tmp_path):

@@ -239,7 +239,7 @@ def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
 def test_the_least_recognised_value_is_one_that_was_asked_for():
     values = ("a", "b", "c")
     p = np.array([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.2, 0.8, 0.0]])
-    assert least_recognised(p, values, ["a", "b", "b", None]) == 0.5
+    assert least_recognised(p, values, [None, "b", "b", None]) == 0.5
     assert least_recognised(p, values, ["a", "a", "b", "c"]) == 0.0
     assert math.isnan(least_recognised(p, values, ["elsewhere"] * 4))
 
