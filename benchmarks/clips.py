@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import parse
-from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
@@ -74,22 +73,16 @@ def main(argv: Sequence[str]) -> list[Row]:
 
 def _maker(run: Run, decoder: Decoder | None, num: int) -> Callable[[], Generated]:
     model, evaluation = run.config.model, run.config.evaluation
+    labels = run.spec.drawn_labels(model.labels, [{}] * num, seed=0)
     if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
-        labels = _drawn(run.spec, model.labels, num)
         generator = Generator(run.training.module, model, run.spec, decoder)
         return lambda: generator(run.params, labels, seconds=None, sampling=evaluation.sampling, seed=0)
     if isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
-        labels = _drawn(run.spec, model.labels, num)
         noise = NoiseGenerator(run.training.module, model, run.spec, decoder)
         return lambda: noise(run.params, labels, latents=evaluation.latents, seed=0)
     raise UserError(
         f"'{run.workdir}' holds a {type(model).__name__}, which makes no clips by itself; pass it as --vocoder."
     )
-
-
-def _drawn(spec: DataSpec, names: Sequence[str], num: int) -> list[dict[str, str]]:
-    known, random = dict(spec.vocabularies), np.random.default_rng(0)
-    return [{name: str(random.choice(known[name])) for name in names} for _ in range(num)]
 
 
 if __name__ == "__main__":

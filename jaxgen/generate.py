@@ -160,7 +160,8 @@ def _of_a_sequence(options: Options, trained: Run, generator: Generator, samplin
 
 def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents: Latents) -> _Coming:
     """The clips asked for; with --interpolate one more, of them all in turn with what lies between them."""
-    labels = generator.drawn_labels([_labels(options.label)] * options.num, options.seed)
+    asked = [_labels(options.label)] * options.num
+    labels = trained.spec.drawn_labels(trained.config.model.labels, asked, options.seed)
     settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
     steps = options.interpolate
 

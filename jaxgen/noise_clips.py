@@ -45,7 +45,7 @@ class NoiseGenerator:
 
         Clip n depends on its labels, the seed and its place n, not on how many are drawn (but for rounding, where the decoder
         is a vocoder). It ends where the model ends it.
-        Raises UserError for a label never seen in training, or that is not said (see `drawn_labels`).
+        Raises UserError for a label never seen in training, or that is not said (see `DataSpec.drawn_labels`).
         """
         drawn = self._drawn(latents, len(labels), seed)
         return self._sound(params, drawn, self._shares(labels))
@@ -70,21 +70,6 @@ class NoiseGenerator:
         """Clips one after another, with a little silence between them."""
         gap = np.zeros(round(_GAP_SECONDS * self._spec.features.sample_rate), np.float32)
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
-
-    def drawn_labels(self, labels: LabelRows, seed: int) -> tuple[dict[str, str], ...]:
-        """The same labels, and where one that the model has is not said, a value of it: each is as likely as any other.
-
-        Raises UserError for a label never seen in training.
-        """
-        known = dict(self._spec.vocabularies)
-        rows = []
-        for place, row in enumerate(labels):
-            random = np.random.default_rng((seed, place))
-            for name, value in row.items():
-                self._spec.label_shares(name, value)
-            drawn = {name: str(random.choice(known[name])) for name in self._model.labels}
-            rows.append(drawn | dict(row))
-        return tuple(rows)
 
     def _drawn(self, latents: Latents, count: int, seed: int) -> np.ndarray:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(count))

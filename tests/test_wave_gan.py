@@ -215,12 +215,12 @@ def test_the_ends_of_an_interpolation_are_the_clips():
 
 def test_labels_that_are_not_said_are_drawn_and_must_be_known():
     generator, params = _generator(FRAMES)
-    drawn = generator.drawn_labels([{}] * 300, seed=0)
+    drawn = FRAMES.drawn_labels(("timbre",), [{}] * 300, seed=0)
     counts = collections.Counter(row["timbre"] for row in drawn)
     assert set(counts) == {"muted", "nylon", "steel"}
     assert min(counts.values()) > 70
-    assert generator.drawn_labels([{}] * 3, seed=0) == drawn[:3]
-    assert generator.drawn_labels([{"timbre": "steel"}], seed=0) == ({"timbre": "steel"},)
+    assert FRAMES.drawn_labels(("timbre",), [{}] * 3, seed=0) == drawn[:3]
+    assert FRAMES.drawn_labels(("timbre",), [{"timbre": "steel"}], seed=0) == ({"timbre": "steel"},)
     with pytest.raises(UserError, match="a clip needs a timbre"):
         generator(params, [{}])
     with pytest.raises(UserError, match="never seen in training as timbre"):

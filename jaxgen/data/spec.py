@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -62,6 +62,21 @@ class DataSpec:
         """The index of each value, int32 [n]; 0 for those never seen in training."""
         known = {value: index for index, value in enumerate(dict(self.vocabularies)[name], start=1)}
         return np.array([known.get(value, 0) for value in values], np.int32)
+
+    def drawn_labels(
+        self, names: Sequence[str], rows: Sequence[Mapping[str, str]], seed: int
+    ) -> tuple[dict[str, str], ...]:
+        """The labels of each clip, and where one of `names` is not said, a value of it: each is as likely as any other.
+
+        Raises UserError for a label never seen in training.
+        """
+        known, drawn = dict(self.vocabularies), []
+        for place, row in enumerate(rows):
+            random = np.random.default_rng((seed, place))
+            for name, value in row.items():
+                self.label_shares(name, value)
+            drawn.append({name: str(random.choice(known[name])) for name in names} | dict(row))
+        return tuple(drawn)
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -94,7 +94,8 @@ class NoiseEvaluator(Evaluator):
 
     def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:
         """Labels of the clips; those that the model does not know are drawn."""
-        return self._generator.drawn_labels(known_labels(self._spec, self._model.labels, store, chosen), self._seed)
+        names = self._model.labels
+        return self._spec.drawn_labels(names, known_labels(self._spec, names, store, chosen), self._seed)
 
     def _generate(self, params: Any, store: Store, chosen: Sequence[int]) -> list[np.ndarray]:
         labels = self._labels(store, chosen)
