@@ -8,9 +8,25 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from jaxgen.errors import UserError
+
+
+class LeavesFolder(UserError):
+    """A name from outside would lead out of its folder."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` below `folder`: the only way to join a folder and a name that comes from outside.
+
+    Names come from manifests, object stores, archives and labels. Raises LeavesFolder for one that is absolute, goes
+    up, is empty or holds a NUL. Links are not resolved: what a user links into a folder belongs to it.
+    """
+    path = PurePath(name)
+    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
+        raise LeavesFolder(f"the name '{name}' does not stay inside '{folder}'; give a path below that folder.")
+    return folder / path
 
 
 @contextlib.contextmanager
