@@ -2,18 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from jaxgen.files import write_whole, writing
+from jaxgen.errors import TryAgain
+from jaxgen.files import reading, write_whole, writing
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
@@ -63,18 +66,21 @@ class Recording:
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Recording]:
-    """A WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio.
+    """A WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, TryAgain where it may be readable later.
 
     A recording that breaks off is read as far as it goes, where its format allows that (wav and mp3 do, flac does not).
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            if os.path.getsize(path) == 0:
+            source = _Source(stack.enter_context(reading(path, lambda: Path(path).open("rb"))), path)
+            if source.seek(0, os.SEEK_END) == 0:
                 raise AudioError("empty file")
-            file = stack.enter_context(soundfile.SoundFile(path))
+            source.seek(0)
+            with source.in_use():
+                file = stack.enter_context(soundfile.SoundFile(source))
         if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise AudioError(f"sample rate of {file.samplerate} Hz")
-        yield Recording(file.samplerate, file.channels, _decoded(file))
+        yield Recording(file.samplerate, file.channels, _decoded(file, source))
 
 
 def read(path: str | Path) -> Waveform:
@@ -83,11 +89,46 @@ def read(path: str | Path) -> Waveform:
         return recording.whole()
 
 
-def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
+class _Source(io.RawIOBase):
+    """A file as libsndfile reads it, which takes an error of the system for the end of the file, or for damage."""
+
+    def __init__(self, file: BinaryIO, path: str | Path):
+        self._file, self._path, self._at = file, path, 0
+        self._error: Exception | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        if self._error is not None:
+            return 0
+        read = functools.partial(os.pread, self._file.fileno(), len(buffer), self._at)
+        try:
+            content = reading(self._path, read)
+        except (OSError, TryAgain) as error:  # which must not pass through C
+            self._error, content = error, b""
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        ends = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._file.fileno()).st_size}
+        self._at = ends[whence] + offset
+        return self._at
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Raises OSError or TryAgain where the file could not be read within, whatever libsndfile made of that."""
+        try:
+            yield
+        finally:
+            if self._error is not None:
+                raise self._error
+
+
+def _decoded(file: soundfile.SoundFile, source: _Source) -> Iterator[Samples]:
     """Blocks as long as is still to come by: what a header says of the length is not believed."""
     with _reasons():
         num_frames = max(1, _BLOCK_VALUES // file.channels)
-        block = file.read(num_frames, dtype="float32", always_2d=True)
+        with source.in_use():
+            block = file.read(num_frames, dtype="float32", always_2d=True)
         if len(block) == 0:
             raise AudioError("no samples")
         while len(block):
@@ -96,7 +137,8 @@ def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
             if peak > _LOUDEST:
                 raise AudioError(f"samples of {peak:.3g} times full scale")
             yield block
-            block = file.read(num_frames, dtype="float32", always_2d=True)
+            with source.in_use():
+                block = file.read(num_frames, dtype="float32", always_2d=True)
 
 
 @contextlib.contextmanager

@@ -2,15 +2,34 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
-import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
+from typing import TypeVar
 
-from jaxgen.errors import UserError
+from jaxgen.errors import TryAgain, UserError
+
+T = TypeVar("T")
+
+_OF_THE_FILE = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+    }
+)
+"""Errors that say something of a file itself; all others are the machine's or the network's, and may pass."""
+_WAITS = (0.05, 0.25, 1.0)  # seconds before reading is tried again
 
 
 class LeavesFolder(UserError):
@@ -54,6 +73,65 @@ def write_whole(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def reading(path: str | Path, read: Callable[[], T]) -> T:
+    """What `read` gives, which is tried a few times: one error of a disk or a network says nothing of the file.
+
+    Raises the OSError where it is of the file itself: absent, a folder, not permitted. Raises TryAgain where another one
+    does not pass.
+    """
+    waits = iter(_WAITS)
+    while True:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno in _OF_THE_FILE:
+                raise
+            if (wait := next(waits, None)) is None:
+                raise TryAgain(
+                    f"cannot read '{path}' ({error.strerror or error}). Run the same command again; where that does not "
+                    "help, mend the disk, or move the file away."
+                ) from None
+        time.sleep(wait)
+
+
+class Corrupt(UserError):
+    """A file that jaxgen wrote holds something else now."""
+
+
+def write_sealed(path: Path, content: str | bytes) -> None:
+    """As `write_whole`, with a last line that is the SHA-256 of all before it: `read_sealed` checks and removes it."""
+    write_whole(path, _sealed(content.encode() if isinstance(content, str) else content))
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content that `write_sealed` wrote.
+
+    Raises FileNotFoundError where there is none, Corrupt where the file holds anything else, and another UserError where
+    it cannot be read.
+    """
+    try:
+        whole = reading(path, path.read_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    content = whole[: -len(_sealed(b""))]
+    if whole != _sealed(content):
+        raise Corrupt(f"'{path}' is not what was written there")
+    return content
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Says that a file of a cache is there, but not for this user."""
+    return UserError(
+        f"cannot read '{path}' ({error.strerror or error}); make it readable, remove it, or pass another --cache-dir."
+    )
+
+
+def _sealed(content: bytes) -> bytes:
+    return content + f"\n{hashlib.sha256(content).hexdigest()}\n".encode()
+
+
 def append_whole(file: io.FileIO, content: bytes) -> None:
     """Appends to an unbuffered file all of it or nothing. Raises OSError where there is no room."""
     before = os.fstat(file.fileno()).st_size
@@ -81,7 +159,8 @@ def unfinished(parent: Path) -> Iterator[Path]:
             for left in parent.glob(".*"):
                 with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(left / ".lock", timeout=0):
                     shutil.rmtree(left)
-            folder = Path(tempfile.mkdtemp(prefix=".", dir=parent))
+            folder = parent / f".{uuid.uuid4().hex}"
+            folder.mkdir()  # with the permissions that umask gives, unlike a temporary one
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(filelock.FileLock(folder / ".lock"))
         yield folder

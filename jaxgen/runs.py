@@ -1,10 +1,8 @@
 """A run on disk: its folder, what is stored with each checkpoint, and how to open it again."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxgen import __version__
+from jaxgen.compiled import keep_programs
 from jaxgen.config import Config, differences
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
@@ -184,14 +183,8 @@ def keep_compiled(cache_dir: str) -> None:
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false turns this off. A cache that
     cannot be written is left alone.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return
-    folder = Path(cache_dir).expanduser() / "compiled"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        keep_programs(Path(cache_dir).expanduser() / "compiled")
 
 
 def bind(config: Config, spec: DataSpec) -> Training:

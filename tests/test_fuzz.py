@@ -157,7 +157,7 @@ def test_a_folder_of_damaged_recordings(contents):
         refused = {entry["name"] for entry in store.report["refused"]}
         assert {clip.name for clip in store.clips} | refused == files
         assert all(np.isfinite(store.samples(index)).all() for index in range(len(store.clips)))
-        assert store.is_whole()
+        store.verify()
         assert [path.name for path in (folder / "cache" / "store").iterdir()] == [store.directory.name]
 
 

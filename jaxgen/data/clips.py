@@ -24,7 +24,7 @@ class Clip:
     open: Callable[[], AbstractContextManager[Recording]]
     """Opens it, to be decoded block by block. Raises audio.AudioError where that cannot be."""
     digest: Callable[[], str]
-    """SHA-256 of its content, hexadecimal."""
+    """SHA-256 of its content, hexadecimal. Raises audio.AudioError where that cannot be read, TryAgain where it may be later."""
     stamp: str = ""
     """Changes when its content does, as far as can be told without reading it; empty where that cannot be told."""
     refused: str = ""

@@ -95,8 +95,7 @@ def _read(store: Store, length: int, wanted: Iterable[tuple[int, float]]) -> Bat
     wanted = list(wanted)
     samples, lengths = np.zeros((len(wanted), length), np.float32), np.zeros(len(wanted), np.int32)
     for row, (clip, share) in enumerate(wanted):
-        whole = store.samples(clip)
-        start = int(share * max(len(whole) - length + 1, 1))
-        piece = whole[start : start + length]
+        start = int(share * max(store.clips[clip].num_samples - length + 1, 1))
+        piece = store.samples(clip, start, start + length)
         samples[row, : len(piece)], lengths[row] = piece, len(piece)
     return {"samples": samples, "length": lengths, "clip": np.array([clip for clip, _ in wanted], np.int32)}

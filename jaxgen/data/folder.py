@@ -14,6 +14,7 @@ from typing import Literal
 from jaxgen import audio, remote
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
 from jaxgen.errors import UserError
+from jaxgen.files import reading
 from jaxgen.remote import is_remote
 
 _MANIFESTS = ("manifest.csv", "manifest.jsonl")
@@ -122,13 +123,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _digest(path: Path) -> str:
-    try:
+    def read() -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    try:
+        return reading(path, read)
     except OSError as error:
-        return hashlib.sha256(
-            f"{path.name}: {error.strerror}".encode(errors="surrogateescape")
-        ).hexdigest()  # `load` says what is wrong
+        raise audio.AudioError(f"unreadable file: {error.strerror or error}") from None
 
 
 def _stamp(path: Path) -> str:

@@ -163,8 +163,7 @@ class _Packer:
             return
         first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
         silent = min(max(-first, 0), count)
-        steps = self.store.steps(segment.clip)
-        batch["x"][row, at + silent : at + count] = steps[first + silent : first + count]
+        batch["x"][row, at + silent : at + count] = self.store.steps(segment.clip, first + silent, first + count)
         real = min(max(self.lookback - offset, 0), count)
         batch["mask"][row, at + real : at + count] = True
         if offset <= self.lookback < offset + count:

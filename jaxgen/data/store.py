@@ -1,16 +1,14 @@
-"""Decoded data: samples and steps of every clip in memory-mapped files, made once for each content and settings."""
+"""Decoded data: samples and steps of every clip in files, made once for each content and settings, and verified."""
 
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,17 +19,19 @@ from tqdm import tqdm
 
 from jaxgen.audio import AudioError
 from jaxgen.data import report
+from jaxgen.data.blocks import BlockFile, block_hashes
 from jaxgen.data.clips import Clip, Dataset, Split
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
+from jaxgen.errors import TryAgain, UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import unfinished, write_whole, writing
+from jaxgen.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
 from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
 
-_VERSION = 3  # of the files below; a change makes every store anew
+_VERSION = 4  # of the files below; a change makes every store anew
+_VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
 _SAMPLE = np.dtype(np.float32)
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
@@ -59,35 +59,75 @@ class StoredClip:
 
 
 class Store:
-    """An opened store; cheap to open again from its directory, which is all that is pickled of it."""
+    """An opened store; cheap to open again from its directory, which is all that is pickled of it.
+
+    What is read of it is verified: where it is not what was written, or cannot be read, TryAgain is raised.
+    Raises FileNotFoundError where there is none, Corrupt where its files are not what was written.
+    """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        index = json.loads((directory / "index.json").read_text())
-        self.features: FeatureSpec = from_json(index["features"])
-        self.clips = tuple(StoredClip(**clip) for clip in index["clips"])
-        self.manifest_hash: str = index["manifest_hash"]
-        self.report: dict[str, Any] = index["report"]
-        self._moments = index["mean"], index["std"]
+        content = read_sealed(directory / "index.json")
+        try:
+            index = json.loads(content)
+            self.key: str = index["key"]
+            self.features: FeatureSpec = from_json(index["features"])
+            self.clips = tuple(StoredClip(**clip) for clip in index["clips"])
+            self.manifest_hash: str = index["manifest_hash"]
+            self.report: dict[str, Any] = index["report"]
+            self._moments = index["mean"], index["std"]
+            hashes = {name: list(index["hashes"][name]) for name in ("samples", "steps")}
+            num_samples, num_steps = (
+                sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps")
+            )
+            sizes = {"samples": num_samples * _SAMPLE.itemsize, "steps": num_steps * _step_bytes(self.features)}
+        except (
+            UserError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
+        self._files = {name: BlockFile(directory / f"{name}.bin", size, hashes[name]) for name, size in sizes.items()}
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.directory,)
 
-    def is_whole(self) -> bool:
-        """Whether its files are as long as its index says."""
-        num_samples, num_steps = (sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps"))
-        sizes = {"samples.bin": num_samples * _SAMPLE.itemsize, "steps.bin": num_steps * _step_bytes(self.features)}
-        return all((self.directory / name).stat().st_size == size for name, size in sizes.items())
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(file.size for file in self._files.values())
 
-    def samples(self, clip: int) -> np.ndarray:
-        """float32 [nsamp] at the features' sample rate, full scale 1.0; a view of the file."""
-        entry = self.clips[clip]
-        return self._samples[entry.sample_offset : entry.sample_offset + entry.num_samples]
+    def verify(self) -> None:
+        """Compares all of it with what was written. Raises Corrupt."""
+        for file in self._files.values():
+            file.verify()
 
-    def steps(self, clip: int) -> np.ndarray:
-        """[nstep, *step_shape] in the features' dtype; a view of the file."""
+    def samples(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 [nsamp] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by default."""
         entry = self.clips[clip]
-        return self._steps[entry.step_offset : entry.step_offset + entry.num_steps]
+        content = self._read("samples", entry.sample_offset, entry.num_samples, start, stop, _SAMPLE.itemsize)
+        return np.frombuffer(content, _SAMPLE)
+
+    def steps(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """[nstep, *step_shape] in the features' dtype: steps start..stop of a clip, all by default."""
+        entry = self.clips[clip]
+        content = self._read("steps", entry.step_offset, entry.num_steps, start, stop, _step_bytes(self.features))
+        return np.frombuffer(content, self.features.step_dtype).reshape(-1, *self.features.step_shape)
+
+    def _read(self, name: str, offset: int, length: int, start: int, stop: int | None, size: int) -> bytes:
+        """Items start..stop of `length` items of `size` bytes, of which the first is item `offset` of the file."""
+        file, places = self._files[name], range(offset, offset + length)[start:stop]
+        try:
+            return file.read(places.start * size, places.stop * size)
+        except Corrupt as damage:
+            if file.is_in_place():  # else there is another store by now
+                with contextlib.suppress(OSError):
+                    (self.directory / "index.json").unlink()
+            raise TryAgain(f"{damage}; run the same command again, which makes the store anew.") from None
 
     def indices(self, split: Split) -> tuple[int, ...]:
         """The clips of a split."""
@@ -129,15 +169,6 @@ class Store:
             max_seconds=max(seconds),
         )
 
-    @functools.cached_property
-    def _samples(self) -> np.ndarray:
-        return np.asarray(np.memmap(self.directory / "samples.bin", _SAMPLE, mode="r"))  # slices of it are cheaper
-
-    @functools.cached_property
-    def _steps(self) -> np.ndarray:
-        flat = np.memmap(self.directory / "steps.bin", self.features.step_dtype, mode="r")
-        return np.asarray(flat.reshape(-1, *self.features.step_shape))
-
 
 def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_dir: str | Path) -> Store:
     """Decodes and encodes every clip, in parallel and with progress; opens the store where that was done before.
@@ -145,52 +176,88 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     Raises UserError where there is nothing to decode, too many clips are refused, or the cache cannot be written.
     """
     dataset = dataset.fetched(cache_dir)
-    clips = dataset.clips()
     cache = Path(cache_dir).expanduser()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = _digests(dataset, clips, cache, pool)
-        found = [
-            _Found(clip, digest, "train" if clip.refused else dataset.split_of(clip.fields, digest))
-            for clip, digest in zip(clips, digests, strict=True)
-        ]
+        found = _found(dataset, cache, pool)
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         key = _hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
-        directory = cache / "store" / key
-        if (store := _opened(directory)) is not None:
+        directory, manifest_hash = cache / "store" / key, _hash(manifest)
+        if (store := _opened(directory, manifest_hash)) is not None:
             return store
         with writing(cache), unfinished(directory.parent) as partial:
             stored, refused = _write_clips(partial, found, features, policy, pool)
-            _check_refused(len(clips), refused, policy, cache / "refused.json")
+            _check_refused(len(found), refused, policy, cache / "refused.json")
             others = [(name, "not an audio file") for name in dataset.not_audio()]
-            _write_index(partial, _with_validation(stored, dataset), [*refused, *others], features, _hash(manifest))
+            _write_index(partial, key, _with_validation(stored, dataset), [*refused, *others], features, manifest_hash)
             _move(partial, directory)
     return Store(directory)
 
 
-def _digests(dataset: Dataset, clips: Sequence[Clip], cache: Path, pool: concurrent.futures.Executor) -> list[str]:
-    """The digest of each clip; remembered, as reading hundreds of gigabytes delays every start, until its stamp changes."""
-    place, known = cache / "digests" / f"{_hash(repr(dataset))[:24]}.json", dict[str, str]()
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        known = dict(json.loads(place.read_text()))
-    new = [clip for clip in clips if not clip.stamp or clip.stamp not in known]
-    read = iter(list(_progress(pool.map(lambda clip: clip.digest(), new), len(new), "reading")))
-    digests = [known[clip.stamp] if clip.stamp and clip.stamp in known else next(read) for clip in clips]
-    if new and all(clip.stamp for clip in clips):
-        with writing(cache):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, json.dumps({clip.stamp: digest for clip, digest in zip(clips, digests, strict=True)}))
-    return digests
+def _found(dataset: Dataset, cache: Path, pool: concurrent.futures.Executor) -> list["_Found"]:
+    """The clips with their digests. Those are remembered until a clip's stamp changes, as reading hundreds of gigabytes
+    delays every start; what could not be read is not.
+    """
+    clips, place = dataset.clips(), cache / "digests" / f"{_hash([_VERSION, repr(dataset)])[:24]}.json"
+    known = _remembered(place)
+    new = [clip for clip in clips if clip.stamp not in known]
+    read = iter(list(_progress(pool.map(_digested, new), len(new), "reading")))
+    found = [_Found(clip, known[clip.stamp]) if clip.stamp in known else next(read) for clip in clips]
+    kept = {each.clip.stamp: each.digest for each in found if each.clip.stamp and each.is_read}
+    if kept != known:
+        try:
+            with writing(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(place, json.dumps(kept))
+        except UserError as error:
+            print(f"jaxgen: {error} The next start reads all recordings again.", file=sys.stderr)
+    return [
+        each if each.clip.refused else dataclasses.replace(each, split=dataset.split_of(each.clip.fields, each.digest))
+        for each in found
+    ]
 
 
-def _opened(directory: Path) -> Store | None:
-    """The store in a folder; None where there is none, or a damaged one, which is removed."""
-    if not directory.is_dir():
-        return None
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+def _digested(clip: Clip) -> "_Found":
+    try:
+        return _Found(clip, clip.digest())
+    except AudioError as error:
+        refused = dataclasses.replace(clip, refused=clip.refused or str(error))
+        return _Found(refused, _hash([clip.name, str(error)]), is_read=False)
+
+
+def _remembered(place: Path) -> dict[str, str]:
+    """The digests of files by their stamps; none where they are damaged, which is told."""
+    try:
+        known = json.loads(read_sealed(place))
+        if {type(text) for item in known.items() for text in item} - {str}:
+            raise Corrupt(f"'{place}' holds no digests")
+        return known
+    except FileNotFoundError:
+        return {}
+    except (Corrupt, ValueError, AttributeError, RecursionError) as damage:
+        print(f"jaxgen: {damage}; all recordings are read again.", file=sys.stderr)
+        return {}
+
+
+def _opened(directory: Path, manifest_hash: str) -> Store | None:
+    """The store in a folder, verified unless it is large; None where there is none, or a damaged one, which is told and
+    removed.
+    """
+    try:
         store = Store(directory)
-        if store.is_whole():
-            return store
-    shutil.rmtree(directory, ignore_errors=True)
+        if (store.key, store.manifest_hash) != (directory.name, manifest_hash):
+            raise Corrupt(f"'{directory}' is the store of other recordings or settings")
+        if store.size <= _VERIFIED_AT_ONCE:
+            store.verify()
+        return store
+    except FileNotFoundError:
+        if not os.path.lexists(directory):
+            return None
+        damage = f"'{directory}' has no index"
+    except Corrupt as error:
+        damage = str(error)
+    print(f"jaxgen: {damage}; the store is made anew from the recordings.", file=sys.stderr)
+    with writing(directory), unfinished(directory.parent) as aside, contextlib.suppress(FileNotFoundError):
+        os.rename(directory, aside / directory.name)
     return None
 
 
@@ -200,7 +267,9 @@ class _Found:
 
     clip: Clip
     digest: str
-    split: Split
+    """Of its content, or of why that cannot be read."""
+    split: Split = "train"
+    is_read: bool = True
 
 
 def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[StoredClip]:
@@ -271,6 +340,7 @@ def _progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
 
 def _write_index(
     directory: Path,
+    key: str,
     stored: Sequence[StoredClip],
     refused: Sequence[tuple[str, str]],
     features: FeatureSpec,
@@ -278,14 +348,16 @@ def _write_index(
 ) -> None:
     mean, std = _mean_and_std(directory, [clip for clip in stored if clip.split == "train"], features)
     index = {
+        "key": key,
         "features": to_json(features),
         "manifest_hash": manifest_hash,
         "mean": mean,
         "std": std,
         "report": report.describe(stored, refused, features.sample_rate),
         "clips": [dataclasses.asdict(clip) for clip in stored],
+        "hashes": {name: block_hashes(directory / f"{name}.bin") for name in ("samples", "steps")},
     }
-    (directory / "index.json").write_text(json.dumps(index))
+    write_sealed(directory / "index.json", json.dumps(index))
 
 
 def _mean_and_std(
@@ -301,7 +373,7 @@ def _mean_and_std(
 
 
 def _read_steps(directory: Path, clips: Sequence[StoredClip], features: FeatureSpec) -> Iterator[np.ndarray]:
-    """All steps of some clips, a bounded number at a time, and none of them mapped, which would count as memory."""
+    """All steps of some clips, a bounded number at a time."""
     with (directory / "steps.bin").open("rb") as file:
         for clip in clips:
             for start in range(0, clip.num_steps, _STEPS_AT_ONCE):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.metrics import Samples, log_mel_db
-from jaxgen.files import write_whole, writing
+from jaxgen.files import Corrupt, read_sealed, write_sealed, writing
 from jaxgen.objectives.optimizer import AdamW
 
 Levels = NDArray[np.float32]
@@ -32,7 +32,7 @@ N_MELS = 40
 RANGE_DB = 50.0
 """Levels are told from one another down to this below the clip's loudest, so that neither loudness nor a faint hum counts."""
 
-FORMAT = 2  # of a judge's file and of how it is trained; a change trains every judge anew
+FORMAT = 3  # of a judge's file and of how it is trained; a change trains every judge anew
 ROWS = 64  # clips that are heard at a time
 FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few shapes are compiled
 
@@ -154,13 +154,13 @@ class Judge:
         content = io.BytesIO()
         about = json.dumps(self.about | {"training": dataclasses.asdict(self.training)})
         np.savez(content, allow_pickle=False, about=np.frombuffer(about.encode(), np.uint8), **arrays)
-        write_whole(path, content.getvalue())
+        write_sealed(path, content.getvalue())
 
     @staticmethod
     def load(path: Path) -> "Judge":
-        """The judge in a file. Raises UserError where it is damaged, or something else."""
+        """The judge in a file. Raises UserError where there is none, or it cannot be read; Corrupt where it is damaged."""
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:  # numpy leaves a damaged file open
+            with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:  # numpy leaves a damaged file open
                 arrays = dict(file)
             about = json.loads(arrays.pop("about").tobytes())
             if about["format"] != FORMAT:
@@ -177,6 +177,7 @@ class Judge:
         except FileNotFoundError:
             raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.evaluation.judge` trains one.") from None
         except (
+            Corrupt,
             OSError,
             EOFError,
             ValueError,
@@ -184,10 +185,9 @@ class Judge:
             TypeError,
             AttributeError,
             zipfile.BadZipFile,
-            UserError,
         ) as error:
-            raise UserError(
-                f"'{path}' is no whole judge ({error}); remove it, and `python -m jaxgen.evaluation.judge` trains it anew."
+            raise Corrupt(
+                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.evaluation.judge` trains one."
             ) from None
 
 

@@ -178,7 +178,7 @@ class CopyEvaluator(Evaluator):
         """The samples between the first frame and the last, float32 [(nframe - 1) * hop_length]."""
         hop = self._features.hop_length
         most = min(store.clips[clip].num_samples, round(EXCERPT_SECONDS * self._features.sample_rate))
-        return store.samples(clip)[: most // hop * hop]
+        return store.samples(clip, stop=most // hop * hop)
 
     def _frames(self, store: Store, clip: int) -> np.ndarray:
         count = 1 + len(self._real(store, clip)) // self._features.hop_length

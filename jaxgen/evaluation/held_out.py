@@ -117,7 +117,7 @@ class HeldOut:
 
 def excerpt(store: Store, clip: int) -> np.ndarray:
     """The beginning of a clip, float32 [nsamp]; of all but long recordings, the whole."""
-    return store.samples(clip)[: round(EXCERPT_SECONDS * store.features.sample_rate)]
+    return store.samples(clip, stop=round(EXCERPT_SECONDS * store.features.sample_rate))
 
 
 def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.classifier import (
     FORMAT,
     FRAME_UNIT,
+    LONGEST_SECONDS,
     N_MELS,
     RANGE_DB,
     ROWS,
@@ -32,12 +33,12 @@ from jaxgen.evaluation.classifier import (
     Levels,
     first_params,
     graph_of,
-    heard_part,
     mel_levels,
     padded,
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
+from jaxgen.files import Corrupt
 
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from
@@ -100,17 +101,29 @@ def data_hash(store: Store) -> str:
 
 
 def judge_of(store: Store, cache_dir: str | Path, training: JudgeTraining | None = None) -> Judge:
-    """The judge of a data set from the cache, or trained now, which is said, and kept there.
+    """The judge of a data set from the cache, or trained now, which is said, and kept there. So is a damaged one.
 
-    Raises UserError where the data has no label to judge or no validation clip, or the file is damaged.
+    Raises UserError where the data has no label to judge or no validation clip, or the file cannot be read.
     """
     training = training or JudgeTraining()
     path = judge_path(store, training, cache_dir)
     if path.exists():
-        return Judge.load(path)
+        try:
+            return _of(store, training, Judge.load(path), path)
+        except Corrupt as damage:
+            print(f"jaxgen: {damage}", file=sys.stderr)
     print("training a judge of this data's labels on its real training recordings", file=sys.stderr)
     judge = train_judge(store, training)
-    judge.save(path)
+    try:
+        judge.save(path)
+    except UserError as error:
+        print(f"jaxgen: {error} The next evaluation trains a judge again.", file=sys.stderr)
+    return judge
+
+
+def _of(store: Store, training: JudgeTraining, judge: Judge, path: Path) -> Judge:
+    if judge.about["data_sha256"] != data_hash(store) or judge.training != training:
+        raise Corrupt(f"'{path}' is a judge of other recordings or settings.")
     return judge
 
 
@@ -124,7 +137,7 @@ def train_judge(store: Store, training: JudgeTraining) -> Judge:
     if not validation:
         raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
     rate = store.features.sample_rate
-    clips = [heard_part(store.samples(i), rate) for i in train]
+    clips = [_heard(store, i) for i in train]
     targets = _targets(store, train, labels)
     clean = [mel_levels(clip, rate) for clip in clips]
     params = _trained(training, labels, clean, _worn(clips, rate, training.seed), targets)
@@ -139,10 +152,14 @@ def train_judge(store: Store, training: JudgeTraining) -> Judge:
         "versions": {"jaxgen": __version__, "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__},
     }
     judge = Judge(training, about, params)
-    held_out = [mel_levels(store.samples(i), rate) for i in validation]
+    held_out = [mel_levels(_heard(store, i), rate) for i in validation]
     judge.about["training_clips"] = _counts(judge, clean, targets)
     judge.about["validation"] = _counts(judge, held_out, _targets(store, validation, labels))
     return judge
+
+
+def _heard(store: Store, clip: int) -> Samples:
+    return store.samples(clip, stop=round(LONGEST_SECONDS * store.features.sample_rate))
 
 
 def _thinned(items: Sequence[int], most: int) -> list[int]:

@@ -172,10 +172,9 @@ def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[in
     decoded = np.asarray(jax.jit(features.decode)(padded))
     distances = []
     for clip, estimate in zip(predictions, decoded, strict=True):
-        real = store.samples(clip)
-        count = min(len(real), features.num_samples(len(predictions[clip])))
-        if count:
-            pair = np.asarray(real[:count]), estimate[:count], features.sample_rate
+        real = store.samples(clip, stop=features.num_samples(len(predictions[clip])))
+        if len(real):
+            pair = real, estimate[: len(real)], features.sample_rate
             distances.append([log_spectral_distance_db(*pair), multi_resolution_stft_distance(*pair)])
     log_spectral, multi_resolution = np.mean(distances, axis=0) if distances else (math.nan, math.nan)
     return {

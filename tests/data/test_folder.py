@@ -97,10 +97,10 @@ def test_manifest_decides_files_fields_splits_and_licences(kind, tmp_path):
 def test_manifest_may_name_a_file_that_is_not_there(tmp_path):
     root = recorded(tmp_path, "a.wav")
     (tmp_path / "manifest.csv").write_text("path\na.wav\ngone.wav\n")
-    present, gone = Folder(root=root).clips()
-    assert present.digest() != gone.digest()
-    with pytest.raises(AudioError, match="No such file"):
-        gone.load()
+    _, gone = Folder(root=root).clips()
+    for read in (gone.digest, gone.load):
+        with pytest.raises(AudioError, match="No such file"):
+            read()
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_what_it_counts_is_what_it_hears(small, store):
 def test_only_training_clips_are_learned_from(store, monkeypatch):
     learned = []
     samples, read = store.samples, []
-    monkeypatch.setattr(store, "samples", lambda i: (read.append(i), samples(i))[1])
+    monkeypatch.setattr(store, "samples", lambda i, **part: (read.append(i), samples(i, **part))[1])
     monkeypatch.setattr(judge_training, "_worn", lambda clips, rate, seed: [[]] * len(clips))
     monkeypatch.setattr(
         judge_training,
