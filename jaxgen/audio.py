@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from jaxgen.files import write_whole, writing
+from jaxgen.files import cause, open_regular, write_whole, writing
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
@@ -55,6 +55,10 @@ class Recording:
     blocks: Iterator[Samples]
     """float32 [any number, nch] each, full scale 1.0, not all of them in memory. Raises AudioError where the sound cannot be
     decoded, is empty, or is not finite."""
+    stated_seconds: float = 0.0
+    """Length by the header, which may be wrong."""
+    comment: str = ""
+    """Of the file's metadata; empty for none."""
 
     def whole(self) -> Waveform:
         """All of it, in memory. Raises AudioError."""
@@ -69,12 +73,14 @@ def opened(path: str | Path) -> Iterator[Recording]:
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            if os.path.getsize(path) == 0:
+            source = stack.enter_context(open_regular(path))
+            if os.fstat(source.fileno()).st_size == 0:
                 raise AudioError("empty file")
-            file = stack.enter_context(soundfile.SoundFile(path))
+            file = stack.enter_context(soundfile.SoundFile(source.fileno(), closefd=False))
         if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise AudioError(f"sample rate of {file.samplerate} Hz")
-        yield Recording(file.samplerate, file.channels, _decoded(file))
+        seconds = max(0, file.frames) / file.samplerate
+        yield Recording(file.samplerate, file.channels, _decoded(file), seconds, file.comment)
 
 
 def read(path: str | Path) -> Waveform:
@@ -99,13 +105,23 @@ def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
             block = file.read(num_frames, dtype="float32", always_2d=True)
 
 
+def limited(blocks: Iterable[Samples], sample_rate: int, max_seconds: float) -> Iterator[Samples]:
+    """The same blocks [any number, nch]; raises AudioError as soon as they last longer, whatever the header says."""
+    num_samples = 0
+    for block in blocks:
+        num_samples += len(block)
+        if num_samples > max_seconds * sample_rate:
+            raise AudioError(f"longer than --audio.max-seconds {max_seconds:g}")
+        yield block
+
+
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
     """What the operating system and libsndfile say, as an AudioError."""
     try:
         yield
     except OSError as error:
-        raise AudioError(f"unreadable file: {error.strerror or error}") from None
+        raise AudioError(cause(error)) from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(f"not audio, or damaged: {str(error).rstrip('.').rsplit(': ', 1)[-1]}") from None
 
@@ -177,8 +193,5 @@ def append(path: Path, samples: Samples) -> None:
 
 def read_comment(path: str | Path) -> str:
     """The comment in a file's metadata; empty for none. Raises AudioError where it is no audio file."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            return file.comment
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise AudioError(f"not audio, or damaged: {error}") from None
+    with opened(path) as recording:
+        return recording.comment
