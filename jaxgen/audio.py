@@ -105,7 +105,7 @@ def _decoded(file: soundfile.SoundFile) -> Iterator[Samples]:
             block = file.read(num_frames, dtype="float32", always_2d=True)
 
 
-def limited(blocks: Iterable[Samples], sample_rate: int, max_seconds: float) -> Iterator[Samples]:
+def limit_seconds(blocks: Iterable[Samples], sample_rate: int, max_seconds: float) -> Iterator[Samples]:
     """The same blocks [any number, nch]; raises AudioError as soon as they last longer, whatever the header says."""
     num_samples = 0
     for block in blocks:

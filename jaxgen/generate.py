@@ -228,7 +228,7 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
                     f"the prompt '{path}' has {recording.sample_rate} Hz, but the model was trained at {sample_rate} Hz; "
                     "resample it first."
                 )
-            blocks = audio.limited(recording.blocks, sample_rate, AudioPolicy.max_seconds)
+            blocks = audio.limit_seconds(recording.blocks, sample_rate, AudioPolicy.max_seconds)
             return np.concatenate([audio.mix_down(block) for block in blocks])
     except audio.AudioError as error:
         raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None

@@ -13,9 +13,9 @@ from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
+from jaxgen.data.spelling import display_name
 from jaxgen.data.store import AudioPolicy
 from jaxgen.data.synthetic import Plucked
-from jaxgen.data.tree import readable
 from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation.melody import Melody
@@ -48,7 +48,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     elif name is not None:
         default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
     elif root is not None:
-        default, stem = any_sound(Folder(root=root), cache_dir), readable(Path(root).resolve().name)
+        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name)
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _USAGE)

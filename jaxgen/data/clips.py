@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgen.audio import Recording, Waveform
-from jaxgen.data.tree import composed
+from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -92,7 +92,7 @@ class FieldIn(SplitRule):
     """Values that belong to the split."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(composed(str(value)) for value in self.values))
+        object.__setattr__(self, "values", tuple(normalize(str(value)) for value in self.values))
 
     def holds(self, fields: Mapping[str, str], digest: str) -> bool:
         if self.field not in fields:

@@ -11,7 +11,8 @@ from typing import Literal, NoReturn
 from jaxgen import audio, remote
 from jaxgen.data import manifest, pattern
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
-from jaxgen.data.tree import as_spelt, readable, walk
+from jaxgen.data.spelling import display_name, normalize
+from jaxgen.data.tree import Tree, walk
 from jaxgen.errors import UserError
 from jaxgen.files import LeavesFolder, cause, inside, open_regular
 from jaxgen.remote import is_remote
@@ -34,37 +35,31 @@ class Folder(Dataset):
     """Fields in the file names, as {digit}_{speaker}_{index}; with a slash it describes the path below the root."""
     unmatched: Literal["refuse", "unlabelled"] = "refuse"
     """Files whose names do not match the pattern: refuse them, or take them without these fields."""
-    outside: bool = False
-    """Whether a manifest may name files outside the folder, by absolute paths or `..`."""
     validation: SplitRule = HashFraction(0.1)
     """Which clips are for validation."""
     test: SplitRule | None = None
     """Which clips are for the test."""
     licence: str = "not stated"
     """Licence of the recordings."""
+    outside: bool = False
+    """Whether a manifest may name files outside the folder, by absolute paths or `..`."""
 
     def is_split_by_hash(self, fields: Mapping[str, str]) -> bool:
         return isinstance(self.validation, HashFraction) and not fields.get("split")
 
     def left_out(self) -> list[tuple[str, str]]:
-        root = Path(self.root)
-        tree, found = walk(root), manifest.find(root)
-        named = None if found is None else self._rows(root)
+        tree, found = self._tree(), manifest.find(Path(self.root))
+        clips = self._rows()
         others = [
-            (name, "not an audio file" if not _is_audio(name) else "not named in the manifest")
-            for name in tree.files
-            if name != (found and found.name) and (not _is_audio(name) if named is None else name not in named)
+            (name, _why_left_out(name)) for name in tree.files if name not in clips and Path(self.root, name) != found
         ]
-        return [(readable(name), reason) for name, reason in [*tree.left_out, *others]]
+        return [(display_name(name), reason) for name, reason in [*tree.left_out, *others]]
 
     def fetched(self, cache_dir: str | Path) -> "Folder":
         return dataclasses.replace(self, root=fetched_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
-        root = Path(self.root)
-        if not self.root or not os.path.isdir(root):
-            raise UserError(f"no folder '{self.root}'. Pass --data.root a folder with {_SUFFIXES} files.")
-        return [self._clip(root, name, fields) for name, fields in self._rows(root).items()]
+        return [self._clip(name, fields) for name, fields in self._rows().items()]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         if fields.get("split"):
@@ -77,37 +72,51 @@ class Folder(Dataset):
     def _validation(self) -> SplitRule:
         return self.validation if self.test is None else self.validation.after(self.test)
 
-    def _rows(self, root: Path) -> dict[str, dict[str, str]]:
-        """The fields that a manifest gives of each file, by its name below the root. Raises UserError without a file."""
-        if (found := manifest.find(root)) is not None:
-            rows = manifest.read(found)
-            spelt = as_spelt(rows, root)
-            if len(located := {spelt.get(name, name): fields for name, fields in rows.items()}) < len(rows):
-                raise UserError(f"{found} names a file twice, in two spellings of its accents; remove one.")
-            return located
+    def _tree(self) -> Tree:
+        """All below the root. Raises UserError where it cannot be read."""
         try:
-            tree = walk(root)
+            if not self.root:
+                raise FileNotFoundError("none is named")
+            return walk(Path(self.root))
         except OSError as error:
-            raise UserError(f"the folder '{root}' cannot be read ({cause(error)}); see --data.root.") from None
-        rows = {name: {} for name in tree.files if _is_audio(name)}
-        if not rows:
-            others = "".join(f", {readable(name)}: {reason}" for name, reason in tree.left_out[:3])
+            at = f", at '{error.filename}'" if error.filename not in (None, self.root) else ""
             raise UserError(
-                f"no audio in '{root}' ({len(tree.files)} files, none with a suffix of audio{others}). "
+                f"no folder '{self.root}' to read ({cause(error)}{at}). Pass --data.root a folder with {_SUFFIXES} files."
+            ) from None
+
+    def _rows(self) -> dict[str, dict[str, str]]:
+        """What a manifest says of each file, by its name as the folder spells it. Raises UserError where there is none."""
+        if self.root and (found := manifest.find(Path(self.root))) is not None:
+            return self._as_spelt(manifest.read(found), found)
+        tree = self._tree()
+        rows: dict[str, dict[str, str]] = {name: {} for name in tree.files if _is_audio(name)}
+        if not rows:
+            others = "".join(f"; {display_name(name)}: {reason}" for name, reason in tree.left_out[:3])
+            raise UserError(
+                f"no audio in '{self.root}' ({len(tree.files)} files, none with a suffix of audio{others}). "
                 f"Pass --data.root a folder with {_SUFFIXES} files."
             )
         return rows
 
-    def _clip(self, root: Path, name: str, fields: dict[str, str]) -> Clip:
-        shown = readable(name)
-        found = {} if self.pattern is None else pattern.compiled(self.pattern).fields(shown)
+    def _as_spelt(self, rows: dict[str, dict[str, str]], found: Path) -> dict[str, dict[str, str]]:
+        """The rows of a manifest, whose accents may be spelt otherwise than those of the files that it means."""
+        missing = {name for name in rows if not os.path.lexists(Path(self.root, name))}
+        spelt = {normalize(name): name for name in self._tree().files} if missing else {}
+        renamed = {spelt.get(normalize(name), name) if name in missing else name: rows[name] for name in rows}
+        if len(renamed) < len(rows):
+            raise UserError(f"{found} names a file twice, in two spellings of its accents; remove one.")
+        return renamed
+
+    def _clip(self, name: str, fields: dict[str, str]) -> Clip:
+        shown, root = display_name(name), Path(self.root)
+        found = {} if self.pattern is None else pattern.parse(self.pattern).fields(shown)
         licence = fields.get("licence") or self.licence
         fields = {**(found or {}), **fields, "licence": licence}
         unnamed = found is None and self.unmatched == "refuse"
         try:
             path = root / name if self.outside else inside(root, name)
         except LeavesFolder:
-            return _refused(shown, fields, "outside the folder; --data.outside takes it")
+            return _untouched(shown, fields, "outside the folder; --data.outside takes it")
         return Clip(
             shown,
             fields,
@@ -118,7 +127,7 @@ class Folder(Dataset):
         )
 
 
-def _refused(name: str, fields: Mapping[str, str], reason: str) -> Clip:
+def _untouched(name: str, fields: Mapping[str, str], reason: str) -> Clip:
     """A clip of whose file nothing is touched."""
 
     def unopened() -> NoReturn:
@@ -158,6 +167,12 @@ def _stamp(path: Path) -> str:
     except OSError:
         return ""
     return f"{path.absolute()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _why_left_out(name: str) -> str:
+    if name in manifest.NAMES:
+        return "a second manifest"
+    return "not named in the manifest" if _is_audio(name) else "not an audio file"
 
 
 def _is_audio(name: str) -> bool:

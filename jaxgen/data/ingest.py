@@ -100,7 +100,7 @@ def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block
         if policy.synthetic == "refuse" and provenance.parse(recording.comment) is not None:
             raise AudioError("made by a model, not recorded; --audio.synthetic accept takes it")
         num_samples, peak, source = 0, 0.0, _Source()
-        mono = _mono(audio.limited(recording.blocks, rate, policy.max_seconds), policy, source)
+        mono = _mono(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), policy, source)
         for samples in audio.recut(audio.resample(mono, rate, sample_rate), _BLOCK):
             num_samples += len(samples)
             peak = max(peak, _peak(samples))

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxgen import audio
 from jaxgen.data.clips import stated_split
-from jaxgen.data.tree import composed
+from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 from jaxgen.files import cause, open_regular
 
@@ -62,14 +62,14 @@ def _named(cells: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
     """The cells of a row by their names. Raises UserError for a name that stands twice, is empty, or is nearly ours."""
     row = dict[str, str]()
     for column, (name, value) in enumerate(cells, start=1):
-        name = composed(name.strip())
+        name = normalize(name.strip())
         if not name:
             raise UserError(f"{where}: column {column} of {len(cells)} has no name; is there a comma too many?")
         if name in row:
             raise UserError(f"{where}: two columns are named `{name}`; rename or remove one.")
         if (meant := _MEANT.get(name.lower(), name)) != name:
             raise UserError(f"{where}: a column is named `{name}`; write `{meant}`.")
-        row[name] = value if name == "path" else composed(value)
+        row[name] = value if name == "path" else normalize(value)
     return row
 
 

@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from jaxgen.data.tree import composed
+from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Pattern:
 
     def fields(self, name: str) -> dict[str, str] | None:
         """The fields of a file name (its suffix does not count), or None where it does not match."""
-        subject = composed(posixpath.splitext(name)[0])
+        subject = normalize(posixpath.splitext(name)[0])
         if not self.has_path:
             subject = subject.rsplit("/", 1)[-1]
         if not self.names:
@@ -48,9 +48,9 @@ class Pattern:
 
 
 @functools.lru_cache
-def compiled(pattern: str) -> Pattern:
+def parse(pattern: str) -> Pattern:
     """A pattern as it is written in an option. Raises UserError for a name used twice, or that is none."""
-    pieces = re.split(r"\{(\w+)\}", composed(pattern))
+    pieces = re.split(r"\{(\w+)\}", normalize(pattern))
     names = pieces[1::2]
     wrong = [f"'{name}' stands in it twice" for name in names if names.count(name) > 1]
     wrong += [f"'{name}' is no name" for name in names if not name.isidentifier()]

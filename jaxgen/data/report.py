@@ -87,7 +87,7 @@ def _listing(refused: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"name": name, "reason": reason} for name, reason in refused]
 
 
-def counted(reasons: Iterable[str]) -> str:
+def count_kinds(reasons: Iterable[str]) -> str:
     """How often there is each kind of reason, the most frequent first, without what they say of single files."""
     kinds = collections.Counter(re.split("[:;(]", reason)[0].strip() for reason in reasons).most_common()
     rest = sum(count for _, count in kinds[_MOST_KINDS:])
@@ -101,7 +101,7 @@ def summary(report: Mapping[str, Any]) -> str:
     splits = ", ".join(f"{name} {s['clips']} ({s['hours']:.2f} h)" for name, s in report["splits"].items())
     lines = [
         f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
-        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate}",
+        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate} Hz",
         f"channels: {_listed(report['channels'])}; {report['mixed_down']} mixed down",
         f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
@@ -110,18 +110,24 @@ def summary(report: Mapping[str, Any]) -> str:
     ]
     lower = {name: count for name, count in report["sample_rates_hz"].items() if int(name) < rate}
     if lower:
-        lines.append(f"warning: {sum(lower.values())} clips of lower rates hold nothing above half of them")
+        lines.append(
+            f"warning: {sum(lower.values())} of the clips have lower rates and hold nothing above half of them"
+        )
     if report["weakened"]:
-        lines.append(f"warning: {report['weakened']} clips lost over 20 dB of their peak when mixed down or resampled")
+        lines.append(
+            f"warning: {report['weakened']} of the clips lost over 20 dB of their peak when mixed down or resampled"
+        )
     if loud["clips"]:
-        lines.append(f"above full scale: {loud['clips']} clips, up to {loud['peak']:.2f}; what is made ends at 1.00")
+        lines.append(
+            f"above full scale: {loud['clips']} of the clips, up to {loud['peak']:.2f}; what is made ends at 1.00"
+        )
     if "validation" not in report["splits"]:
         lines.append("warning: no validation clip; see --data.validation")
     if report["duplicates"]:
         lines.append(f"duplicates: {report['duplicates']} clips have the content of another")
     if report["held_out_in_train"]:
         lines.append(f"warning: {report['held_out_in_train']} held-out clips have the content of a training clip")
-    why = counted(entry["reason"] for entry in refused)
+    why = count_kinds(entry["reason"] for entry in refused)
     lines.append(f"refused or left out: {len(refused)}{why and f' ({why})'}")
     lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
     if len(refused) > _SHOWN_REFUSED:

@@ -325,7 +325,7 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
         return
     listed = [{"name": name, "reason": reason} for name, reason in refused]
     write_whole(listing, json.dumps(listed, indent=2) + "\n")
-    why = f"{report.counted(reason for _, reason in refused)}; list in {listing}"
+    why = f"{report.count_kinds(reason for _, reason in refused)}; list in {listing}"
     if len(refused) == total:
         raise UserError(
             f"no audio to train on: all {total} files were refused ({why}). Pass --data.root a folder with .wav, .flac, "

@@ -6,15 +6,16 @@ import errno
 import json
 import os
 import stat
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from jaxgen.data.spelling import display_name
 from jaxgen.files import cause, file_kind, open_regular
 
 _RUN = "config.json"  # of every run's folder, from its first moment
 _RUN_CLASS = "jaxgen.config.Config"
 _LONGEST_CONFIG = 1 << 20  # bytes
+_STAYS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ def walk(root: Path) -> Tree:
     """All that is below a folder but what is hidden, and runs of jaxgen, whose clips are no recordings.
 
     Links are followed once there is nothing else, and each folder is read once: loops end, and no order of links
-    changes the name of what is reached without one. Raises OSError where the root itself cannot be read.
+    changes the name of what is reached without one. Raises OSError where the root itself cannot be read, and for what
+    may pass, as a failing disk: to go on would leave out whole classes.
     """
     read: dict[tuple[int, int], str] = {}  # where each folder was read, by its identity
     files: list[str] = []
@@ -48,7 +50,7 @@ def walk(root: Path) -> Tree:
             with os.scandir(root / folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            if not folder:
+            if not folder or error.errno not in _STAYS:
                 raise
             left_out.append((folder, cause(error)))
             continue
@@ -76,12 +78,16 @@ def _kind_of(entry: os.DirEntry[str]) -> tuple[int, str]:
             return stat.S_IFLNK if entry.is_symlink() else stat.S_IFDIR, ""
         return 0, f"{file_kind(entry.stat().st_mode)}, not a regular file"
     except OSError as error:
+        if error.errno not in _STAYS:
+            raise
         return 0, "dangling link" if error.errno == errno.ENOENT and entry.is_symlink() else cause(error)
 
 
 def _read_before(folder: str, place: str) -> str:
     loop = not place or folder.startswith(f"{place}/")
-    return f"link loop (back to '{readable(place) or '.'}')" if loop else f"read already (as '{readable(place)}')"
+    return (
+        f"link loop (back to '{display_name(place) or '.'}')" if loop else f"read already (as '{display_name(place)}')"
+    )
 
 
 def _is_run(config: str) -> bool:
@@ -96,20 +102,3 @@ def _is_run(config: str) -> bool:
 
 def _parts(name: str) -> list[str]:
     return name.split("/")
-
-
-def readable(name: str) -> str:
-    r"""A file name as text that stands in JSON and UTF-8: bytes that are no UTF-8 are written out, as in caf\xe9.wav."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def composed(text: str) -> str:
-    """One spelling (NFC) for what looks the same: an accent may be a character of its own, as macOS writes it."""
-    return unicodedata.normalize("NFC", text)
-
-
-def as_spelt(names: Iterable[str], root: Path) -> dict[str, str]:
-    """How the folder spells those of the names that it holds only under another spelling of their accents."""
-    missing = [name for name in names if not os.path.lexists(root / name)]
-    found = {composed(name): name for name in walk(root).files} if missing else {}
-    return {name: found[composed(name)] for name in missing if composed(name) in found}
