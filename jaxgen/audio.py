@@ -16,7 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from jaxgen.errors import TryAgain
-from jaxgen.files import reading, write_whole, writing
+from jaxgen.files import cause, open_regular, reading, write_whole, writing
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
@@ -58,6 +58,10 @@ class Recording:
     blocks: Iterator[Samples]
     """float32 [any number, nch] each, full scale 1.0, not all of them in memory. Raises AudioError where the sound cannot be
     decoded, is empty, or is not finite."""
+    stated_seconds: float = 0.0
+    """Length by the header, which may be wrong."""
+    comment: str = ""
+    """Of the file's metadata; empty for none."""
 
     def whole(self) -> Waveform:
         """All of it, in memory. Raises AudioError."""
@@ -72,7 +76,7 @@ def opened(path: str | Path) -> Iterator[Recording]:
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            source = _Source(stack.enter_context(reading(path, lambda: Path(path).open("rb"))), path)
+            source = _Source(stack.enter_context(reading(path, lambda: open_regular(path))), path)
             if source.seek(0, os.SEEK_END) == 0:
                 raise AudioError("empty file")
             source.seek(0)
@@ -80,7 +84,8 @@ def opened(path: str | Path) -> Iterator[Recording]:
                 file = stack.enter_context(soundfile.SoundFile(source))
         if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise AudioError(f"sample rate of {file.samplerate} Hz")
-        yield Recording(file.samplerate, file.channels, _decoded(file, source))
+        seconds = max(0, file.frames) / file.samplerate
+        yield Recording(file.samplerate, file.channels, _decoded(file, source), seconds, file.comment)
 
 
 def read(path: str | Path) -> Waveform:
@@ -141,13 +146,23 @@ def _decoded(file: soundfile.SoundFile, source: _Source) -> Iterator[Samples]:
                 block = file.read(num_frames, dtype="float32", always_2d=True)
 
 
+def limit_seconds(blocks: Iterable[Samples], sample_rate: int, max_seconds: float) -> Iterator[Samples]:
+    """The same blocks [any number, nch]; raises AudioError as soon as they last longer, whatever the header says."""
+    num_samples = 0
+    for block in blocks:
+        num_samples += len(block)
+        if num_samples > max_seconds * sample_rate:
+            raise AudioError(f"longer than --audio.max-seconds {max_seconds:g}")
+        yield block
+
+
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
     """What the operating system and libsndfile say, as an AudioError."""
     try:
         yield
     except OSError as error:
-        raise AudioError(f"unreadable file: {error.strerror or error}") from None
+        raise AudioError(cause(error)) from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(f"not audio, or damaged: {str(error).rstrip('.').rsplit(': ', 1)[-1]}") from None
 
@@ -219,8 +234,5 @@ def append(path: Path, samples: Samples) -> None:
 
 def read_comment(path: str | Path) -> str:
     """The comment in a file's metadata; empty for none. Raises AudioError where it is no audio file."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            return file.comment
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise AudioError(f"not audio, or damaged: {error}") from None
+    with opened(path) as recording:
+        return recording.comment

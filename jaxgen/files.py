@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -46,6 +47,43 @@ def inside(folder: Path, name: str) -> Path:
     if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
         raise LeavesFolder(f"the name '{name}' does not stay inside '{folder}'; give a path below that folder.")
     return folder / path
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Opens a regular file for reading. Raises OSError for anything else: a pipe would wait, a device may never end."""
+    _check_regular(os.stat(path), path)  # merely opening a device may do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(descriptor), path)  # it may have been replaced in between
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"{file_kind(status.st_mode)}, not a regular file", str(path))
+
+
+def file_kind(mode: int) -> str:
+    """What a `st_mode` stands for, in words."""
+    return _KINDS.get(stat.S_IFMT(mode), "something special")
+
+
+def cause(error: OSError) -> str:
+    """What the operating system says, to be read inside a sentence: "permission denied"."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import tyro
 
 from jaxgen import audio
 from jaxgen.config import parse
+from jaxgen.data.store import AudioPolicy
 from jaxgen.distributions import Sampling
 from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
@@ -218,18 +219,19 @@ def _check_size(num_samples: int, prompt: np.ndarray | None, rate: int) -> None:
 
 def read_prompt(path: str, sample_rate: int) -> np.ndarray:
     """Samples of a prompt, float32 [nsamp]. Raises UserError where it cannot be read or has another rate."""
-    if not Path(path).is_file():
+    if not os.path.exists(path):
         raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
     try:
-        waveform = audio.read(path)
+        with audio.opened(path) as recording:
+            if recording.sample_rate != sample_rate:
+                raise UserError(
+                    f"the prompt '{path}' has {recording.sample_rate} Hz, but the model was trained at {sample_rate} Hz; "
+                    "resample it first."
+                )
+            blocks = audio.limit_seconds(recording.blocks, sample_rate, AudioPolicy.max_seconds)
+            return np.concatenate([audio.mix_down(block) for block in blocks])
     except audio.AudioError as error:
         raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None
-    if waveform.sample_rate != sample_rate:
-        raise UserError(
-            f"the prompt '{path}' has {waveform.sample_rate} Hz, but the model was trained at {sample_rate} Hz; "
-            "resample it first."
-        )
-    return audio.mix_down(waveform.samples)
 
 
 def _labels(words: tuple[str, ...]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What runs when no config file is named: the quickstart, or a model for any folder of sound."""
 
+import collections
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
+from jaxgen.data.spelling import display_name
+from jaxgen.data.store import AudioPolicy
 from jaxgen.data.synthetic import Plucked
 from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.errors import UserError
@@ -23,6 +27,7 @@ from jaxgen.recurrent import LSTM
 from jaxgen.remote import is_remote
 
 _HIGHEST_RATE = 22_050
+_MOST_OPENED = 1_000  # recordings
 _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
 (a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
 class takes another class by name: --model.cell GRU."""
@@ -43,7 +48,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     elif name is not None:
         default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
     elif root is not None:
-        default, stem = any_sound(Folder(root=root), cache_dir), Path(root).resolve().name
+        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name)
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _USAGE)
@@ -73,8 +78,8 @@ def quickstart() -> Config:
 
 
 def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
-    """Log-mel frames at the recordings' own rate (at most 22,050 Hz) and an LSTM: a start for any kind of sound."""
-    rate = min(_first_rate(data.fetched(cache_dir)), _HIGHEST_RATE)
+    """A start for any kind of sound: an LSTM, log-mel frames at the rate of most recordings, at most 22,050 Hz."""
+    rate = min(_usual_rate(data.fetched(cache_dir)), _HIGHEST_RATE)
     n_fft = 1 << (rate // 20).bit_length() - 1  # 32 to 50 ms
     return Config(
         data=data,
@@ -84,15 +89,15 @@ def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
     )
 
 
-def _first_rate(data: Dataset) -> int:
-    """Sample rate in Hz of the first recording that can be opened."""
-    for clip in data.clips():
-        try:
-            with clip.open() as recording:
-                return recording.sample_rate
-        except AudioError:
-            continue
-    return _HIGHEST_RATE  # nothing can be opened: preparing the data will say so, file by file
+def _usual_rate(data: Dataset) -> int:
+    """The sample rate in Hz that most hours of the recordings have, by the headers of at most `_MOST_OPENED` of them."""
+    clips = data.clips()
+    seconds = collections.defaultdict[int, float](float)
+    for clip in clips[:: -(-len(clips) // _MOST_OPENED)]:
+        with contextlib.suppress(AudioError), clip.open() as recording:
+            seconds[recording.sample_rate] += min(recording.stated_seconds, AudioPolicy.max_seconds)
+    # where nothing can be opened, preparing the data will say so, file by file
+    return max(seconds, key=lambda rate: (seconds[rate], rate), default=_HIGHEST_RATE)
 
 
 def _value(args: Sequence[str], option: str) -> str | None:

@@ -74,8 +74,13 @@ def _comment(content: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> dict[str, Any] | None:
     """The mark inside an audio file; None where it carries none. Raises audio.AudioError where it is no audio file."""
+    return parse(audio.read_comment(path))
+
+
+def parse(comment: str) -> dict[str, Any] | None:
+    """The mark in a comment of an audio file's metadata; None where it holds none."""
     try:
-        content = json.loads(audio.read_comment(path))
-    except json.JSONDecodeError:
+        content = json.loads(comment)
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and content.get("synthetic") is True else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgen.audio import Recording, Waveform
+from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -43,6 +44,10 @@ class SplitRule:
         """Whether the clip belongs. Raises UserError where the rule cannot tell."""
         raise NotImplementedError
 
+    def after(self, other: "SplitRule") -> "SplitRule":
+        """This rule for the clips that another leaves. Raises UserError where both name the same clips."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class HashFraction(SplitRule):
@@ -50,13 +55,31 @@ class HashFraction(SplitRule):
 
     fraction: float = 0.1
     """Share of the clips, 0 to 1."""
+    start: float = 0.0
+    """Where the share begins: two that do not overlap have no clip in common."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
             raise UserError(f"a split's fraction is {self.fraction}, expected at least 0 and below 1.")
+        if self.start < 0 or self.stop > 1:
+            raise UserError(
+                f"a split takes the share {self.start:g} to {self.stop:g} of the clips, expected 0 to 1; lower the "
+                "fraction of data.validation or data.test."
+            )
+
+    @property
+    def stop(self) -> float:
+        """Where the share ends."""
+        return self.start + self.fraction
 
     def holds(self, fields: Mapping[str, str], digest: str) -> bool:
-        return int(digest[:12], 16) < self.fraction * 16**12
+        return self.start * 16**12 <= int(digest[:12], 16) < self.stop * 16**12
+
+    def after(self, other: SplitRule) -> SplitRule:
+        """The next range of hashes, where this one overlaps that of `other`."""
+        if isinstance(other, HashFraction) and self.start < other.stop and other.start < self.stop:
+            return dataclasses.replace(self, start=other.stop)
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +92,7 @@ class FieldIn(SplitRule):
     """Values that belong to the split."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(str(value) for value in self.values))
+        object.__setattr__(self, "values", tuple(normalize(str(value)) for value in self.values))
 
     def holds(self, fields: Mapping[str, str], digest: str) -> bool:
         if self.field not in fields:
@@ -78,6 +101,16 @@ class FieldIn(SplitRule):
                 f"{', '.join(sorted(fields)) or 'no fields'}; name it in data.pattern or in the manifest."
             )
         return fields[self.field] in tuple(self.values)
+
+    def after(self, other: SplitRule) -> SplitRule:
+        if not isinstance(other, FieldIn) or other.field != self.field:
+            return self
+        if same := set(self.values) & set(other.values):
+            raise UserError(
+                f"data.validation and data.test both take {self.field} {', '.join(sorted(map(str, same))[:5])}; "
+                "a clip belongs to one split."
+            )
+        return self
 
 
 class Dataset:
@@ -107,14 +140,20 @@ class Dataset:
         """Whether nothing but a hash put the clip into its split, so that one may be moved where validation is empty."""
         return False
 
-    def not_audio(self) -> list[str]:
-        """Names of files beside the recordings that are not audio, for the report."""
+    def left_out(self) -> list[tuple[str, str]]:
+        """(name, reason) of what stands beside the clips and is none: other files, what cannot be read, runs."""
         return []
 
 
+_WORDS: Mapping[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
 def stated_split(value: str, name: str) -> Split:
-    """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS`."""
-    words: dict[str, Split] = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
-    if value.lower() not in words:
-        raise UserError(f"the split of '{name}' is '{value}', expected train, validation or test.")
-    return words[value.lower()]
+    """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS` nor one of its short forms."""
+    if (word := value.strip().lower()) not in _WORDS:
+        raise UserError(f"the split of '{name}' is '{value}', expected train, validation (val, dev) or test.")
+    return _WORDS[word]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen import audio
+from jaxgen import audio, provenance
 from jaxgen.audio import AudioError, Samples
 from jaxgen.data.clips import Clip
 from jaxgen.errors import UserError
@@ -30,12 +30,20 @@ class AudioPolicy:
     """Largest share of refused clips; above it nothing is trained."""
     min_seconds: float = 0.02
     """Shorter clips are refused."""
+    max_seconds: float = 14_400.0
+    """Longer clips are refused, as soon as so much is decoded: a small file may decode to any amount."""
     silence_dbfs: float = -60.0
     """Clips whose peak stays below this level are refused as silent."""
+    synthetic: Literal["refuse", "accept"] = "refuse"
+    """Clips whose own metadata says that a model made them, as those of jaxgen do: refuse or accept them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_refused <= 1:
             raise UserError(f"max_refused is {self.max_refused}; audio.max_refused is a share, from 0 to 1.")
+        if self.max_seconds <= self.min_seconds:
+            raise UserError(
+                f"audio.max_seconds is {self.max_seconds:g}, expected more than audio.min_seconds, {self.min_seconds:g}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +56,10 @@ class Block:
     source_rate: int
     """Sample rate of the recording in Hz."""
     source_channels: int
+    source_peak: float
+    """Largest amplitude of any channel so far, before it is mixed or resampled."""
+    peak: float
+    """Largest amplitude of the samples so far."""
 
 
 def decoded(
@@ -85,17 +97,47 @@ def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block
             raise AudioError(f"{channels} channels")
         if rate != sample_rate and policy.resample == "refuse":
             raise AudioError(f"{rate} Hz instead of {sample_rate} Hz")
-        mono = (audio.mix_down(b) if policy.channels == "mix" else b[:, 0] for b in recording.blocks)
-        num_samples, peak = 0, 0.0
+        if policy.synthetic == "refuse" and provenance.parse(recording.comment) is not None:
+            raise AudioError("made by a model, not recorded; --audio.synthetic accept takes it")
+        num_samples, peak, source = 0, 0.0, _Source()
+        mono = _mono(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), policy, source)
         for samples in audio.recut(audio.resample(mono, rate, sample_rate), _BLOCK):
             num_samples += len(samples)
-            peak = max(peak, float(np.abs(samples).max(initial=0.0)))
+            peak = max(peak, _peak(samples))
             if is_last := len(samples) < _BLOCK:
                 if num_samples < max(1.0, policy.min_seconds * sample_rate):
                     raise AudioError(f"too short ({num_samples / sample_rate:.3f} s)")
                 if decibels(peak) < policy.silence_dbfs:
-                    raise AudioError("silent")
-            yield Block(samples, is_last, rate, channels)
+                    raise AudioError(_why_silent(source.peak, channels, policy))
+            yield Block(samples, is_last, rate, channels, source.peak, peak)
+
+
+@dataclasses.dataclass
+class _Source:
+    """What has been read of a recording."""
+
+    peak: float = 0.0
+
+
+def _mono(blocks: Iterable[Samples], policy: AudioPolicy, source: _Source) -> Iterator[Samples]:
+    for block in blocks:
+        source.peak = max(source.peak, _peak(block))
+        yield audio.mix_down(block) if policy.channels == "mix" else block[:, 0]
+
+
+def _peak(samples: Samples) -> float:
+    return float(np.abs(samples).max(initial=0.0))
+
+
+def _why_silent(source_peak: float, channels: int, policy: AudioPolicy) -> str:
+    """Which silence it is: that of the recording, or of what is taken of it."""
+    if decibels(source_peak) < policy.silence_dbfs:
+        return "silent"
+    if channels == 1:
+        return "silent at this sample rate"
+    if policy.channels == "mix":
+        return "channels that cancel each other in the mix; --audio.channels first takes one"
+    return "first channel silent, others are not; --audio.channels mix takes all"
 
 
 def decibels(amplitude: float) -> float:

@@ -37,6 +37,16 @@ class SpeakerShare(SplitRule):
         place = int(hashlib.sha1(fields[self.field].encode()).hexdigest(), 16) % 2**27
         return self.start <= place * 100 / (2**27 - 1) < self.stop
 
+    def after(self, other: SplitRule) -> SplitRule:
+        if not isinstance(other, SpeakerShare) or other.field != self.field:
+            return self
+        if self.start < other.stop and other.start < self.stop:
+            raise UserError(
+                f"data.validation and data.test both take speakers of the per cent {max(self.start, other.start):g} to "
+                f"{min(self.stop, other.stop):g}; a clip belongs to one split."
+            )
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -134,6 +144,11 @@ class Named(Dataset):
                 "Pass --data.root the data set's own folder."
             )
         return clips
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """As of a `Folder`, and the other sounds of the archive."""
+        folder = self._folder(self._local_root() if self.root else self._fetched())
+        return folder.left_out() + [(clip.name, clip.refused) for clip in folder.clips() if clip.refused]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         return self._folder(Path(self.root)).split_of(fields, digest)

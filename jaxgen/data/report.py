@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
 _TICK_LENGTH = 24  # characters
 _BINS = 40
+_MUCH_WEAKER = 0.1  # of the recording's peak: 20 dB
+_MOST_KINDS = 5  # of reasons
 
 
 class Described(Protocol):
@@ -36,6 +39,10 @@ class Described(Protocol):
     def source_channels(self) -> int: ...
     @property
     def loudness_dbfs(self) -> float: ...
+    @property
+    def source_peak(self) -> float: ...
+    @property
+    def peak(self) -> float: ...
 
 
 def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sample_rate: int) -> dict[str, Any]:
@@ -44,6 +51,7 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
     loudness = np.array([clip.loudness_dbfs for clip in clips])
     trained = {clip.digest for clip in clips if clip.split == "train"}
     names = sorted({name for clip in clips for name in clip.fields} - {"licence", "split"})
+    loud = [clip.source_peak for clip in clips if clip.source_peak > 1]
     values = {name: _counts(clip.fields.get(name, "") for clip in clips) for name in names}
     return {
         "clips": len(clips),
@@ -52,10 +60,13 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
             split: {"clips": count, "hours": float(_total(clips, split) / sample_rate / 3600)}
             for split, count in _counts(clip.split for clip in clips).items()
         },
+        "sample_rate_hz": sample_rate,
         "sample_rates_hz": _counts(str(clip.source_rate) for clip in clips),
         "channels": _counts(str(clip.source_channels) for clip in clips),
         "resampled": sum(clip.source_rate != sample_rate for clip in clips),
         "mixed_down": sum(clip.source_channels > 1 for clip in clips),
+        "weakened": sum(clip.peak < _MUCH_WEAKER * clip.source_peak for clip in clips),
+        "above_full_scale": {"clips": len(loud), "peak": max(loud, default=0.0)},
         "duplicates": len(clips) - len({clip.digest for clip in clips}),
         "held_out_in_train": sum(clip.split != "train" and clip.digest in trained for clip in clips),
         "licences": _counts(clip.fields.get("licence", "not stated") for clip in clips),
@@ -63,28 +74,61 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
         "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
         "seconds": _histogram(seconds),
         "loudness_dbfs": _histogram(loudness),
-        "refused": [{"name": name, "reason": reason} for name, reason in refused],
+        "refused": _listing(refused),
     }
+
+
+def with_refused(report: Mapping[str, Any], others: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The report with more (name, reason) of what was not read."""
+    return {**report, "refused": [*report["refused"], *_listing(others)]}
+
+
+def _listing(refused: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "reason": reason} for name, reason in refused]
+
+
+def count_kinds(reasons: Iterable[str]) -> str:
+    """How often there is each kind of reason, the most frequent first, without what they say of single files."""
+    kinds = collections.Counter(re.split("[:;(]", reason)[0].strip() for reason in reasons).most_common()
+    rest = sum(count for _, count in kinds[_MOST_KINDS:])
+    return ", ".join([f"{count} {kind}" for kind, count in kinds[:_MOST_KINDS]] + [f"{rest} others"] * (rest > 0))
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The report as lines for a terminal."""
     seconds, loudness, refused = report["seconds"], report["loudness_dbfs"], report["refused"]
+    rate, loud = report["sample_rate_hz"], report["above_full_scale"]
     splits = ", ".join(f"{name} {s['clips']} ({s['hours']:.2f} h)" for name, s in report["splits"].items())
     lines = [
         f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
-        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled",
+        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate} Hz",
         f"channels: {_listed(report['channels'])}; {report['mixed_down']} mixed down",
         f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
         f"licences: {_listed(report['licences'])}",
         *(f"{name}: {_listed(counts)}" for name, counts in report["labels"].items()),
     ]
+    lower = {name: count for name, count in report["sample_rates_hz"].items() if int(name) < rate}
+    if lower:
+        lines.append(
+            f"warning: {sum(lower.values())} of the clips have lower rates and hold nothing above half of them"
+        )
+    if report["weakened"]:
+        lines.append(
+            f"warning: {report['weakened']} of the clips lost over 20 dB of their peak when mixed down or resampled"
+        )
+    if loud["clips"]:
+        lines.append(
+            f"above full scale: {loud['clips']} of the clips, up to {loud['peak']:.2f}; what is made ends at 1.00"
+        )
+    if "validation" not in report["splits"]:
+        lines.append("warning: no validation clip; see --data.validation")
     if report["duplicates"]:
         lines.append(f"duplicates: {report['duplicates']} clips have the content of another")
     if report["held_out_in_train"]:
         lines.append(f"warning: {report['held_out_in_train']} held-out clips have the content of a training clip")
-    lines.append(f"refused: {len(refused)}")
+    why = count_kinds(entry["reason"] for entry in refused)
+    lines.append(f"refused or left out: {len(refused)}{why and f' ({why})'}")
     lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
     if len(refused) > _SHOWN_REFUSED:
         lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
 
@@ -37,31 +38,34 @@ class DataSpec:
         Shares are divided by their sum; those that are not said are equal. Raises UserError as `label_index`, and for a
         share that is not a number above 0.
         """
-        if value in dict(self.vocabularies).get(name, ()) or not set(value) & set(",:"):
-            parts = {value: 1.0}
-        else:
-            parts = dict(map(_share, value.split(",")))
-        shares = np.zeros(1 + len(dict(self.vocabularies).get(name, ())), np.float32)
+        known = self._indices(name)
+        is_one = normalize(value) in known or not set(value) & set(",:")
+        parts = {value: 1.0} if is_one else dict(map(_share, value.split(",")))
+        shares = np.zeros(1 + len(known), np.float32)
         for part, share in parts.items():
             shares[self.label_index(name, part)] = share / sum(parts.values())
         return shares
 
     def label_index(self, name: str, value: str) -> int:
         """The index that models know a label value by. Raises UserError for a name or value never seen in training."""
-        known = dict(self.vocabularies)
-        if name not in known:
-            raise UserError(
-                f"the model knows no label '{name}'; it was trained with {', '.join(known) or 'no labels'}."
-            )
-        if value not in known[name]:
-            some = ", ".join(known[name][:20]) + (", ..." if len(known[name]) > 20 else "")
+        known = self._indices(name)
+        if not known:
+            labels = ", ".join(dict(self.vocabularies)) or "no labels"
+            raise UserError(f"the model knows no label '{name}'; it was trained with {labels}.")
+        if normalize(value) not in known:
+            some = ", ".join([*known][:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(f"'{value}' was never seen in training as {name}; expected one of {some}.")
-        return 1 + known[name].index(value)
+        return known[normalize(value)]
 
     def label_indices(self, name: str, values: Sequence[str]) -> np.ndarray:
         """The index of each value, int32 [n]; 0 for those never seen in training."""
-        known = {value: index for index, value in enumerate(dict(self.vocabularies)[name], start=1)}
-        return np.array([known.get(value, 0) for value in values], np.int32)
+        known = self._indices(name)
+        return np.array([known.get(normalize(value), 0) for value in values], np.int32)
+
+    def _indices(self, name: str) -> dict[str, int]:
+        """The index of each value of a label, in one spelling (NFC); none for a label that the model does not know."""
+        values = dict(self.vocabularies).get(name, ())
+        return {normalize(value): index for index, value in enumerate(values, start=1)}
 
     def drawn_labels(
         self, names: Sequence[str], rows: Sequence[Mapping[str, str]], seed: int

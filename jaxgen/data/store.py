@@ -1,6 +1,5 @@
 """Decoded data: samples and steps of every clip in files, made once for each content and settings, and verified."""
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -8,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +54,10 @@ class StoredClip:
     source_channels: int
     loudness_dbfs: float
     """Root mean square level."""
+    source_peak: float
+    """Largest amplitude of the recording, before it was mixed or resampled; full scale 1.0."""
+    peak: float
+    """Largest amplitude of the samples."""
 
 
 class Store:
@@ -182,15 +184,15 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         key = _hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
         directory, manifest_hash = cache / "store" / key, _hash(manifest)
-        if (store := _opened(directory, manifest_hash)) is not None:
-            return store
-        with writing(cache), unfinished(directory.parent) as partial:
-            stored, refused = _write_clips(partial, found, features, policy, pool)
-            _check_refused(len(found), refused, policy, cache / "refused.json")
-            others = [(name, "not an audio file") for name in dataset.not_audio()]
-            _write_index(partial, key, _with_validation(stored, dataset), [*refused, *others], features, manifest_hash)
-            _move(partial, directory)
-    return Store(directory)
+        if (store := _opened(directory, manifest_hash)) is None:
+            with writing(cache), unfinished(directory.parent) as partial:
+                stored, refused = _write_clips(partial, found, features, policy, pool)
+                _check_refused(len(found), refused, policy, cache / "refused.json")
+                _write_index(partial, key, _with_validation(stored, dataset), refused, features, manifest_hash)
+                _move(partial, directory)
+            store = Store(directory)
+    store.report = report.with_refused(store.report, dataset.left_out())  # may change while the clips do not
+    return store
 
 
 def _found(dataset: Dataset, cache: Path, pool: concurrent.futures.Executor) -> list["_Found"]:
@@ -331,6 +333,8 @@ def _write_clip(
         source_rate=block.source_rate,
         source_channels=block.source_channels,
         loudness_dbfs=decibels(math.sqrt(energy / num_samples)),
+        source_peak=block.source_peak,
+        peak=block.peak,
     )
 
 
@@ -393,8 +397,7 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
         return
     listed = [{"name": name, "reason": reason} for name, reason in refused]
     write_whole(listing, json.dumps(listed, indent=2) + "\n")
-    kinds = collections.Counter(re.split(r"[:(]", reason)[0].strip() for _, reason in refused)
-    why = f"{', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}; list in {listing}"
+    why = f"{report.count_kinds(reason for _, reason in refused)}; list in {listing}"
     if len(refused) == total:
         raise UserError(
             f"no audio to train on: all {total} files were refused ({why}). Pass --data.root a folder with .wav, .flac, "

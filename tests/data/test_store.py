@@ -146,7 +146,7 @@ def test_each_bad_file_is_refused_with_its_reason(tmp_path):
     }
     assert len(store.clips) == store.report["clips"] == 6
     converted = prepare(data, WAVE, LENIENT, tmp_path / "cache")
-    assert reasons(converted)["17_a.wav"] == "silent"  # nothing of it lies below 4 kHz
+    assert reasons(converted)["17_a.wav"] == "silent at this sample rate"  # nothing of it lies below 4 kHz
     assert {"15_a.wav", "16_a.wav"}.isdisjoint(reasons(converted))
 
 

@@ -1,0 +1,149 @@
+"""Manifests: `manifest.csv` or `manifest.jsonl`, which name the files of a folder and their fields."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jaxgen import audio
+from jaxgen.data.clips import stated_split
+from jaxgen.data.spelling import normalize
+from jaxgen.errors import UserError
+from jaxgen.files import cause, open_regular
+
+NAMES = ("manifest.csv", "manifest.jsonl")
+"""File names; where a folder holds both, the first is read."""
+
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")
+_MEANT = {"path": "path", "split": "split", "licence": "licence", "license": "licence"}
+_DELIMITERS = {";": "';'", "\t": "a tab", "|": "'|'"}
+
+
+def find(root: Path) -> Path | None:
+    """The manifest of a folder; None where there is none."""
+    return next((root / name for name in NAMES if os.path.lexists(root / name)), None)
+
+
+def read(manifest: Path) -> dict[str, dict[str, str]]:
+    """The other fields of each path. Paths are normalised (./a.wav is a.wav), and fields have one spelling (NFC).
+
+    Raises UserError, with the line, for what cannot be parsed, for a row without a path, and for two rows of one path.
+    """
+    try:
+        with open_regular(manifest) as file:
+            text = file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{manifest} cannot be read ({cause(error)}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}).") from None
+    rows = dict[str, dict[str, str]]()
+    for line, cells in (_csv_rows if manifest.suffix == ".csv" else _json_rows)(text, manifest):
+        row = _named(cells, f"{manifest}, line {line}")
+        written = row.pop("path", "")
+        path = str(PurePosixPath(written)) if written else ""
+        if not path or path in rows:
+            problem = "repeats the path of an earlier line" if path else f"has no `path`{_instead(row)}"
+            raise UserError(f"{manifest}, line {line} {problem}; each line names one audio file below the folder.")
+        if _NO_TEXT.search("".join([path, *row, *row.values()])):
+            raise UserError(f"{manifest}, line {line} holds a character that stands in no text (NUL or half a pair).")
+        if row.get("split"):
+            stated_split(row["split"], path)
+        rows[path] = row
+    if not rows:
+        raise UserError(f"{manifest} names no file; it needs a column `path`.")
+    return rows
+
+
+def _named(cells: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
+    """The cells of a row by their names. Raises UserError for a name that stands twice, is empty, or is nearly ours."""
+    row = dict[str, str]()
+    for column, (name, value) in enumerate(cells, start=1):
+        name = normalize(name.strip())
+        if not name:
+            raise UserError(f"{where}: column {column} of {len(cells)} has no name; is there a comma too many?")
+        if name in row:
+            raise UserError(f"{where}: two columns are named `{name}`; rename or remove one.")
+        if (meant := _MEANT.get(name.lower(), name)) != name:
+            raise UserError(f"{where}: a column is named `{name}`; write `{meant}`.")
+        row[name] = value if name == "path" else normalize(value)
+    return row
+
+
+def _instead(names: Iterable[str]) -> str:
+    """Which column may be meant for the paths."""
+    names = list(names)
+    near = [name for name in names if re.search("path|file|audio|wav", name, re.IGNORECASE)]
+    return f" but {', '.join(names)}; rename `{near[0]}` to `path`" if near else f" but {', '.join(names) or 'nothing'}"
+
+
+def _csv_rows(text: str, manifest: Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """(number of the line, (column, cell) of each column) of each row."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        _check_header(columns, manifest)
+        for row in reader:
+            if row and len(row) != len(columns):
+                hint = "remove the comma at its end" if len(row) == len(columns) + 1 and not row[-1].strip() else ""
+                raise UserError(
+                    f"{manifest}, line {reader.line_num} has {len(row)} cells, expected {len(columns)} "
+                    f"({', '.join(columns)}); {hint or 'put a cell that holds a comma in double quotes'}."
+                )
+            if row:
+                yield reader.line_num, [(name, cell.strip()) for name, cell in zip(columns, row, strict=True)]
+    except csv.Error as error:
+        raise UserError(f"{manifest}, line {reader.line_num} is not CSV ({error}).") from None
+
+
+def _check_header(columns: Sequence[str], manifest: Path) -> None:
+    """Raises UserError for a first line that is no header, or has other delimiters than commas."""
+    where = f"{manifest}, line 1"
+    if not columns:
+        return  # an empty file: it names nothing
+    _named([(name, "") for name in columns], where)
+    if "path" in columns:
+        return
+    line = ",".join(columns)
+    for delimiter, said in _DELIMITERS.items():
+        if delimiter in line:
+            raise UserError(f"{where}: columns are separated by {said}, expected commas, as in path,word,split.")
+    if any(PurePosixPath(name).suffix.lower() in audio.AUDIO_SUFFIXES for name in columns):
+        raise UserError(f"{where} names a file, expected the names of the columns, as in path,word,split.")
+    raise UserError(f"{where} has no `path`{_instead(columns)}.")
+
+
+def _json_rows(text: str, manifest: Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """(number of the line, (key, value) of each member) of each object; numbers as they are written."""
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            try:
+                row = _as_written.decode(content)
+                if not isinstance(row, _Members) or not all(isinstance(v, str) for k, v in row if k.strip() == "path"):
+                    raise UserError(f'{manifest}, line {line} is not a JSON object {{"path": "a/b.wav", ...}}.')
+                yield line, [(key, _text(value)) for key, value in row]
+            except (ValueError, RecursionError) as error:  # of its syntax, or its depth
+                raise UserError(f"{manifest}, line {line} is not JSON ({error}).") from None
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object, of which two may have one name."""
+
+
+_as_written = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_Members)
+
+
+def _text(value: Any) -> str:
+    """A value as it was written; what is no text, number or truth value, as JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Members):
+        return {key: _plain(item) for key, item in value}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
