@@ -140,7 +140,7 @@ class Worker:
 @contextlib.contextmanager
 def started(candidate: Candidate, threads: int) -> Iterator[Worker]:
     """The process of a candidate, with `threads` threads; it has ended when the context is left."""
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.processes"],
             cwd=_ROOT,
@@ -233,7 +233,7 @@ def _measured(facts: dict[str, Any], turns: Sequence[Turn]) -> Measured:
 def _busy_seconds() -> float | None:
     """Seconds that all cores together have worked since the machine started; None where Linux does not tell."""
     try:
-        words = Path("/proc/stat").read_text().split(maxsplit=9)
+        words = Path("/proc/stat").read_text(encoding="utf-8").split(maxsplit=9)
     except OSError:
         return None
     user, nice, system, _, _, irq, softirq, steal = map(int, words[1:9])
@@ -246,7 +246,7 @@ def resident_bytes(peak: bool = False) -> int:
     Linux counts in `getrusage` the memory of the parent that a process was started from; its own status file does not.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

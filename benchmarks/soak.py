@@ -146,12 +146,12 @@ def _figures(samples: np.ndarray, steps_per_epoch: float) -> Row:
 
 def _look(pid: int) -> tuple[float, ...]:
     """What `_figures` is told of a process, after seconds and step; nothing of one that has ended."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
     if "VmRSS" not in status:
         return ()
     resident, anonymous = (1024 * int(status[name].split()[0]) for name in ("VmRSS", "RssAnon"))
     ticks = (
-        Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
     )  # in this process, and in the kernel for it
     cpu_seconds = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     return cpu_seconds, resident, anonymous, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])

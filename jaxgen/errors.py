@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from jaxgen.environment import check_cache, check_flags, check_limits, open_streams, reason
+
 
 class UserError(Exception):
     """A mistake the user can mend. Its text is the whole message: what was got, what was expected, what to change."""
@@ -39,12 +41,25 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+def begin() -> None:
+    """To be called before a command imports anything: what stops it from there on is told in one line, too.
+
+    Raises what `reason` explains where the environment is such that XLA would abort.
+    """
+    open_streams()
+    sys.excepthook = lambda _, error, __: sys.exit(told(error))
+    check_cache()
+    check_flags()
+    check_limits()
+
+
 def run(main: Callable[[], int | None]) -> None:
-    """Runs an entry point: a `UserError` becomes one line on stderr and exit code 2 (75 for a `TryAgain`), anything else is
-    our bug.
+    """Runs an entry point: a `UserError`, or a mistake of the environment, becomes one line on stderr and exit code 2 (75
+    for a `TryAgain`), anything else is our bug.
 
     A signal that comes after the end of `main` ends the process at once, with the code that it has earned.
     """
+    open_streams()
     try:
         code = main()
     except Preempted as stop:
@@ -54,6 +69,11 @@ def run(main: Callable[[], int | None]) -> None:
         os._exit(code)  # threads that compile or import now would crash in the interpreter's end
     except (UserError, Diverged, KeyboardInterrupt) as error:
         code = told(error)
+    except Exception as error:
+        why = reason(error)
+        if why is None:
+            raise
+        code = told(UserError(why))
     for number in (signal.SIGINT, signal.SIGTERM):  # one that comes now would tear the interpreter's end apart
         signal.signal(number, lambda *_: os._exit(int(code or 0)))
     sys.exit(int(code or 0))
@@ -73,6 +93,9 @@ def told(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("\njaxgen: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+    if why := reason(error):
+        print(f"jaxgen: {printable(why)}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
     traceback.print_exception(error)
     return 1
 

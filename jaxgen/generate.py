@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
-from jaxgen import audio
+from jaxgen import audio, noise_clips
 from jaxgen.config import parse
 from jaxgen.data.store import AudioPolicy
 from jaxgen.distributions import Sampling
@@ -38,6 +39,9 @@ from jaxgen.sounding import open_vocoder, refined
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
+BATCH = 64
+"""Clips of a sequence model that are made at a time where nothing else is asked."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Drawing):
@@ -46,11 +50,13 @@ class Options(Drawing):
     workdir: str
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     num: int = 8
-    """Clips, all made in one batch."""
+    """Clips; the same seed makes the same first ones, however many they are."""
+    batch_size: int | None = None
+    """Clips that are made at a time: more are faster and take more memory. None takes 64; a model of noise has its own."""
     seconds: float | None = None
     """Longest clip in seconds, beyond the prompt; none takes the length of the training clips."""
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A label all clips shall have, as name=value; repeat the option for several. name=value:share,value:share
+    """A label all clips shall have, as name=value; repeat the option for further names. name=value:share,value:share
     mixes values."""
     prompt: str | None = None
     """Audio file that every clip begins with and continues."""
@@ -72,6 +78,8 @@ class Options(Drawing):
     def __post_init__(self) -> None:
         if self.num < 1:
             raise UserError(f"--num is {self.num}, expected at least 1 clip.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"--batch-size is {self.batch_size}, expected at least 1 clip at a time.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--seconds is {self.seconds:g}, expected a length above 0.")
         if self.interpolate is not None and (self.interpolate < 1 or self.num < 2):
@@ -93,9 +101,11 @@ def main() -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Coming:
-    """Clips that are about to be made."""
+class _Batch:
+    """Clips that are about to be made together."""
 
+    first: int
+    """Place of the first of them among all."""
     labels: Sequence[Mapping[str, str]]
     """Of each."""
     blocks: Iterable[Sequence[np.ndarray]]
@@ -116,7 +126,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         generator = Generator(trained.training.module, model, trained.spec, decoder)
         coming = _of_a_sequence(options, trained, generator, evaluation.sampling)
     elif isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
-        refuse(options, ("seconds", "prompt"), "makes whole clips of noise")
+        refuse(options, ("seconds", "prompt", "batch_size"), "makes whole clips of noise")
         noise = NoiseGenerator(trained.training.module, model, trained.spec, decoder)
         coming = _of_noise(options, trained, noise, evaluation.latents)
     else:
@@ -124,56 +134,88 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
             f"'{options.workdir}' holds a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
             "--vocoder, and as --workdir the run of a mel model."
         )
-    started = time.perf_counter()
+    total = options.num + (options.interpolate is not None)
     save = functools.partial(
-        trained.save_clips, labels=coming.labels, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder
+        trained.save_clips, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder, total=total
     )
-    with Interrupts(ExitCode.INTERRUPTED) as interrupts:
-        num_samples = write_as_made(coming.blocks, out, len(coming.labels), save, lambda: interrupts.requested)
+    started, num_clips, num_samples = time.perf_counter(), 0, 0
+    with Interrupts(ExitCode.INTERRUPTED) as interrupts, _progress(total, options.batch_size or BATCH) as bar:
+        for batch in coming:
+            keep = functools.partial(save, labels=batch.labels, first=batch.first)
+            made = write_as_made(batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested)
+            num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
+            bar.update(len(batch.labels))
+            if interrupts.requested:
+                break
     elapsed = time.perf_counter() - started
     if num_samples:
         print(
-            f"{len(coming.labels)} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
+            f"{num_clips} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
             f"real-time factor {num_samples / rate / elapsed:.1f})"
         )
     if interrupts.requested:
         kept = "the clips end where they were" if num_samples else "nothing was written"
-        print(f"jaxgen: interrupted; {kept}", file=sys.stderr)
+        missing = f", {total - num_clips} are missing" if 0 < num_clips < total else ""
+        print(f"jaxgen: interrupted; {kept}{missing}", file=sys.stderr)
     return ExitCode.INTERRUPTED if interrupts.requested else ExitCode.DONE
 
 
-def _of_a_sequence(options: Options, trained: Run, generator: Generator, sampling: Sampling) -> _Coming:
-    labels, features = [_labels(options.label)] * options.num, trained.spec.features
+def _progress(total: int, size: int) -> Any:
+    """A bar of the clips where they are made in batches of `size`; a single batch shows a bar of its steps."""
+    seconds = 0.1 if sys.stderr.isatty() else 60.0
+    return tqdm(total=total, unit="clip", desc="generating", mininterval=seconds, disable=total <= size)
+
+
+def _of_a_sequence(options: Options, trained: Run, generator: Generator, sampling: Sampling) -> Iterator[_Batch]:
+    row, features = _labels(options.label), trained.spec.features
     prompt = None if options.prompt is None else read_prompt(options.prompt, features.sample_rate)
     most = generator.num_steps(options.seconds) * features.samples_per_step
     _check_size(most, prompt, features.sample_rate)
-    stream = generator.stream(
-        trained.params,
-        labels,
-        seconds=options.seconds,
-        prompt=prompt,
-        sampling=sampling,
-        seed=options.seed,
-        progress=True,
-    )
-    return _Coming(labels, stream)
+    size = options.batch_size or BATCH
+    for first in range(0, options.num, size):
+        labels = [row] * min(size, options.num - first)
+        stream = generator.stream(
+            trained.params,
+            labels,
+            seconds=options.seconds,
+            prompt=prompt,
+            sampling=sampling,
+            seed=options.seed,
+            first=first,
+            progress=options.num <= size,
+        )
+        yield _Batch(first, labels, stream)
 
 
-def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents: Latents) -> _Coming:
+def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents: Latents) -> Iterator[_Batch]:
     """The clips asked for; with --interpolate one more, of them all in turn with what lies between them."""
-    asked = [_labels(options.label)] * options.num
-    labels = trained.spec.drawn_labels(trained.config.model.labels, asked, options.seed)
+    asked, steps = [_labels(options.label)] * options.num, options.interpolate
     settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
-    steps = options.interpolate
+    firsts, model = range(0, options.num, noise_clips.BATCH), trained.config.model
+    assert isinstance(model, NoiseConfig)
+    labels = trained.spec.drawn_labels(model.labels, asked, options.seed)
+    most = trained.spec.features.num_samples(model.num_steps)
+    if steps is not None and most * options.num * steps > audio.MOST_WAV_SAMPLES:
+        raise UserError(
+            f"the way through {options.num} clips in {steps} steps each may be longer than a wav file holds; lower --num or "
+            "--interpolate."
+        )
 
-    def made() -> Iterator[list[np.ndarray]]:
-        if steps is None:
-            yield generator(trained.params, labels, **settings).clips
-        else:
-            way = generator.way(trained.params, labels, steps, **settings)
-            yield [*way[::steps], generator.joined(way)]
+    def batch(first: int) -> Iterator[list[np.ndarray]]:
+        rows = labels[first : first + noise_clips.BATCH]
+        yield generator(trained.params, rows, first=first, **settings).clips
 
-    return _Coming(labels if steps is None else (*labels, {"interpolated": str(steps)}), made())
+    def way(steps: int) -> Iterator[list[np.ndarray]]:
+        for first in firsts:
+            rows = labels[first : first + noise_clips.BATCH + 1]  # the last begins the next stretch
+            clips = generator.way(trained.params, rows, steps, first=first, **settings)
+            clips[-1] = clips[-1][: None if first == firsts[-1] else 0]
+            yield [generator.joined(clips)]
+
+    for first in firsts:
+        yield _Batch(first, labels[first : first + noise_clips.BATCH], batch(first))
+    if steps is not None:
+        yield _Batch(options.num, [{"interpolated": str(steps)}], way(steps))
 
 
 def write_as_made(
@@ -235,10 +277,18 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
 
 
 def _labels(words: tuple[str, ...]) -> dict[str, str]:
+    labels: dict[str, str] = {}
     for word in words:
-        if "=" not in word:
+        name, _, value = word.partition("=")
+        if not name or not value:
             raise UserError(f"--label is '{word}', expected name=value, as in --label digit=3.")
-    return dict(word.split("=", 1) for word in words)
+        if name in labels:
+            raise UserError(
+                f"--label says {name} twice, '{labels[name]}' and '{value}'; leave one out, or mix them: --label "
+                f"{name}={labels[name]}:0.5,{value}:0.5."
+            )
+        labels[name] = value
+    return labels
 
 
 if __name__ == "__main__":

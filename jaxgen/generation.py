@@ -74,6 +74,7 @@ class Generator:
         prompt: np.ndarray | None = None,
         sampling: Sampling = Sampling(),
         seed: int = 0,
+        first: int = 0,
         progress: bool = False,
     ) -> Iterator[list[np.ndarray]]:
         """One clip for each mapping in `labels` (label name to value; a name that is missing is unknown), as it is made.
@@ -81,15 +82,16 @@ class Generator:
         Yields the next samples of every clip, float32 [any number] each, none for a clip that is over; holds none of
         those before, so that clips may be of any length.
 
-        Clip n depends on the seed and its place n, not on how many are drawn. It ends where the model ends it, at the
-        latest after `seconds` of new sound; by default the length of the longest training clip, or of the median one for
+        Clip n depends on the seed and its place, `first` + n, not on how many are drawn. It ends where the model ends it, at
+        the latest after `seconds` of new sound; by default the length of the longest training clip, or of the median one for
         a model that does not end clips. prompt: float32 [nsamp] at the features' sample rate, which every clip begins
         with and continues.
         Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short.
         """
-        num_steps, first = self.num_steps(seconds), self._prompt_steps(prompt)
-        lengths = np.full(len(labels), len(first) + num_steps)
-        steps = self._steps(params, first, self._conditions(labels), lengths, num_steps, sampling, seed, progress)
+        num_steps, before = self.num_steps(seconds), self._prompt_steps(prompt)
+        lengths, rows = np.full(len(labels), len(before) + num_steps), first + np.arange(len(labels))
+        conditions = self._conditions(labels)
+        steps = self._steps(params, before, conditions, rows, lengths, num_steps, sampling, seed, progress)
         return self._sound(steps, lengths)
 
     @property
@@ -121,6 +123,7 @@ class Generator:
         params: Any,
         first: np.ndarray,
         conditions: Labels,
+        rows: np.ndarray,
         lengths: np.ndarray,
         num_steps: int,
         sampling: Sampling,
@@ -132,7 +135,6 @@ class Generator:
         prompt = np.broadcast_to(first, (num_rows, *first.shape))
         if len(first):
             yield prompt
-        rows = np.arange(num_rows)
         if sampling.voiced_sharpness and not self._model.plans_voices:
             raise UserError(
                 "the model plans no voices that could be sharpened, as PlannedRNN does; leave out --voiced-sharpness."

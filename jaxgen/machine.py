@@ -15,7 +15,7 @@ def available_cores() -> int:
     """Processor cores that this process may keep busy, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
-        quota, period = map(int, _QUOTA.read_text().split())
+        quota, period = map(int, _QUOTA.read_text(encoding="utf-8").split())
         return max(1, min(cores, math.ceil(quota / period)))
     return cores
 

@@ -40,22 +40,24 @@ class NoiseGenerator:
         self._model, self._spec = model, spec
         self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
 
-    def __call__(self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0) -> Generated:
+    def __call__(
+        self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
+    ) -> Generated:
         """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
 
-        Clip n depends on its labels, the seed and its place n, not on how many are drawn (but for rounding, where the decoder
-        is a vocoder). It ends where the model ends it.
+        Clip n depends on its labels, the seed and its place, `first` + n, not on how many are drawn (but for rounding, where
+        the decoder is a vocoder). It ends where the model ends it.
         Raises UserError for a label never seen in training, or that is not said (see `DataSpec.drawn_labels`).
         """
-        drawn = self._drawn(latents, len(labels), seed)
+        drawn = self._drawn(latents, first + np.arange(len(labels)), seed)
         return self._sound(params, drawn, self._shares(labels))
 
     def way(
-        self, params: Any, labels: LabelRows, steps: int, *, latents: Latents = Latents(), seed: int = 0
+        self, params: Any, labels: LabelRows, steps: int, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
     ) -> list[np.ndarray]:
         """The clips of a call with these arguments, and `steps` - 1 on the way from each to the next, in their noise and
         labels alike: [(clips - 1) * steps + 1] of float32 [nsamp]."""
-        drawn, shares = self._drawn(latents, len(labels), seed), self._shares(labels)
+        drawn, shares = self._drawn(latents, first + np.arange(len(labels)), seed), self._shares(labels)
         places = np.arange(steps) / steps
         pairs = list(itertools.pairwise(range(len(labels))))
         on_the_way = [np.asarray(between(drawn[a], drawn[b], places)) for a, b in pairs]
@@ -71,8 +73,8 @@ class NoiseGenerator:
         gap = np.zeros(round(_GAP_SECONDS * self._spec.features.sample_rate), np.float32)
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
 
-    def _drawn(self, latents: Latents, count: int, seed: int) -> np.ndarray:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(count))
+    def _drawn(self, latents: Latents, places: np.ndarray, seed: int) -> np.ndarray:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), places)
         return np.asarray(jax.vmap(lambda key: latents.draw(key, self._model.latent_size))(keys))
 
     def _shares(self, labels: LabelRows) -> dict[str, np.ndarray]:

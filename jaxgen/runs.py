@@ -148,16 +148,20 @@ class Run:
         seed: int,
         prompt: str = "",
         vocoder: "Run | None" = None,
+        first: int = 0,
+        total: int = 0,
     ) -> None:
         """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
 
-        vocoder: the run that made sound of their frames, if one did.
+        vocoder: the run that made sound of their frames, if one did. first: place of the first of them among the `total`
+        of a command; names sort by it.
         """
         licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        for index, (clip, row) in enumerate(zip(clips, labels, strict=True)):
-            name = "_".join([f"{index:03d}", *(f"{key}-{value}" for key, value in row.items())])
+        digits = max(3, len(str(total - 1)))
+        for index, (clip, row) in enumerate(zip(clips, labels, strict=True), first):
+            name = "_".join([f"{index:0{digits}d}", *(f"{key}-{value}" for key, value in row.items())])
             provenance = Provenance(
                 model=type(self.config.model).__name__,
                 checkpoint=self.name,

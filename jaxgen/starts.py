@@ -67,7 +67,7 @@ def note_start(workdir: Path) -> None:
 def _holder(workdir: Path) -> str:
     """ " (process 7 on host, since ...)" of the last start, if there is one."""
     try:
-        last: dict[str, Any] = json.loads((workdir / _STARTS).read_text().splitlines()[-1])
+        last: dict[str, Any] = json.loads((workdir / _STARTS).read_text(encoding="utf-8").splitlines()[-1])
         return f" (process {last['pid']} on {last['host']}, since {last['time']})"
     except (OSError, ValueError, LookupError, TypeError):
         return ""

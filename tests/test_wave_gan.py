@@ -369,6 +369,20 @@ def test_clips_and_the_way_between_them_are_written(drums, command, tmp_path):
     assert not np.array_equal(kicks[0], audio.read(wavs[0]).samples)
 
 
+def test_clips_and_the_way_between_them_come_in_batches(drums, command, tmp_path, monkeypatch):
+    """However they are cut into batches, also where the last one has a single clip."""
+    made = []
+    for size in (32, 2):
+        monkeypatch.setattr(noise_clips, "BATCH", size)
+        out = tmp_path / str(size)
+        assert command(generate.main, "--workdir", drums, "--num", "5", "--out", out, "--interpolate", "2")[0] == 0
+        made.append({wav.name: audio.read(wav).samples for wav in out.glob("*.wav")})
+    assert made[0].keys() == made[1].keys()
+    assert len(made[0]) == 6
+    for name, clip in made[0].items():
+        np.testing.assert_allclose(made[1][name], clip, atol=1e-3)
+
+
 def test_the_speed_of_its_clips_is_measured(drums):
     (row,) = clips.main(["--runs", str(drums), "--num", "2", "--repeats", "1"])
     assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["seconds"])

@@ -135,6 +135,8 @@ def _machine() -> str:
     does not tell.
     """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         return ""

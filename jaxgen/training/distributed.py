@@ -141,7 +141,7 @@ def joined(mode: Mode, coordinator: str, num_processes: int | None, process_id: 
         return
     _initialise(found)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as quiet:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as quiet:
             if not is_first():
                 quiet.enter_context(contextlib.redirect_stdout(nowhere))
                 quiet.enter_context(contextlib.redirect_stderr(nowhere))

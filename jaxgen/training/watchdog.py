@@ -62,23 +62,28 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._patience / 10):
-            if (now := self._now) is None:
-                continue
-            what, began = now
-            waited, done = time.monotonic() - began, self._durations.get(what)
-            usual = statistics.median([*done]) if done else None
-            limit = _FIRST * self._patience if usual is None else max(self._patience, _UNUSUAL * usual)
-            if waited > max(limit, 2 * self._told):
-                self._told = waited
-                before = "the first time" if usual is None else f"usually {usual:.3g} s"
-                self._tell(f"jaxgen: {what} has taken {waited:.0f} s ({before}); it stands at\n{_where()}")
+            with contextlib.suppress(Exception):  # whatever goes wrong here costs neither the run nor the next look
+                self._look()
+
+    def _look(self) -> None:
+        if (now := self._now) is None:
+            return
+        what, began = now
+        waited, done = time.monotonic() - began, self._durations.get(what)
+        usual = statistics.median([*done]) if done else None
+        limit = _FIRST * self._patience if usual is None else max(self._patience, _UNUSUAL * usual)
+        if waited > max(limit, 2 * self._told):
+            self._told = waited
+            before = "the first time" if usual is None else f"usually {usual:.3g} s"
+            self._tell(f"jaxgen: {what} has taken {waited:.0f} s ({before}); it stands at\n{_where()}")
 
 
 def _where() -> str:
     """The innermost lines of the threads that training waits for."""
     frames, lines = sys._current_frames(), []
     for thread in threading.enumerate():
-        if thread is threading.main_thread() or thread.name.startswith("batches"):
+        followed = thread is threading.main_thread() or thread.name.startswith("batches")
+        if followed and (frame := frames.get(thread.ident or 0)):  # none for one that has just begun
             lines.append(f"  {thread.name}:")
-            lines += traceback.format_stack(frames[thread.ident or 0])[-_FRAMES:]
+            lines += traceback.format_stack(frame)[-_FRAMES:]
     return "\n".join(line.rstrip("\n") for line in lines)

@@ -212,7 +212,7 @@ def _counter(builder: ir.IRBuilder, counters: ir.Value, index: ir.Value) -> ir.V
 
 @functools.cache
 def _interface_version() -> tuple[int, int]:
-    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
     major, minor = (re.findall(rf"define XLA_FFI_API_{part} (\d+)", header)[0] for part in ("MAJOR", "MINOR"))
     return int(major), int(minor)
 
