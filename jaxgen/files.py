@@ -13,7 +13,6 @@ from typing import Annotated
 
 from jaxgen.errors import UserError
 
-
 UserPath = Annotated[str, "of a file or folder"]
 """The type of an option that holds a path, or an address in an object store: `~` is written out where it is parsed."""
 
