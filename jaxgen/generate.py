@@ -9,7 +9,6 @@ import functools
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import writing
+from jaxgen.files import unfinished, writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
@@ -231,10 +230,10 @@ def write_as_made(
     added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends, or between two of its
     blocks when `stop` says so; nothing does where it raises, or before the first block.
     """
-    unfinished, num_samples = out / f".unfinished.{os.getpid()}", 0
-    try:
-        save(unfinished, [np.zeros(0, np.float32)] * num)
-        wavs = sorted(unfinished.glob("*.wav"), key=lambda wav: int(re.split(r"\D", wav.name)[0]))
+    num_samples = 0
+    with unfinished(out) as partial:
+        save(partial, [np.zeros(0, np.float32)] * num)
+        wavs = sorted(partial.glob("*.wav"), key=lambda wav: int(re.split(r"\D", wav.name)[0]))
         for block in stream:
             for wav, samples in zip(wavs, block, strict=True):
                 audio.append(wav, samples)
@@ -246,8 +245,6 @@ def write_as_made(
                 for wav in wavs:
                     for path in (wav.with_suffix(".json"), wav):  # no interruption leaves a wav without its mark
                         os.replace(path, out / path.name)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return num_samples
 
 

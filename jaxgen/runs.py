@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-from jaxgen.files import write_whole, writing
+from jaxgen.files import file_name, write_whole, writing
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
@@ -30,7 +29,6 @@ from jaxgen.training.telemetry import read_metrics
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
 
-_UNNAMEABLE = re.compile(r'[/\\:*?"<>|]')  # what a file's name may not hold on every system
 _PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
     [*_PLACE, "data.root", "evaluation", "model.refinements"]
@@ -153,15 +151,16 @@ class Run:
     ) -> None:
         """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
 
-        vocoder: the run that made sound of their frames, if one did. first: place of the first of them among the `total`
-        of a command; names sort by it.
+        A file's name is its place, by which names sort, and as much of its labels as a name can hold; the JSON beside it has
+        them whole. vocoder: the run that made sound of their frames, if one did. first: place of the first of them among
+        the `total` of a command.
         """
         licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         digits = max(3, len(str(total - 1)))
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True), first):
-            name = "_".join([f"{index:0{digits}d}", *(f"{key}-{value}" for key, value in row.items())])
+            name = file_name("_".join([f"{index:0{digits}d}", *(f"{key}-{value}" for key, value in row.items())]))
             provenance = Provenance(
                 model=type(self.config.model).__name__,
                 checkpoint=self.name,
@@ -174,7 +173,7 @@ class Run:
                 prompt=prompt,
                 vocoder="" if vocoder is None else vocoder.name,
             )
-            mark(folder / f"{_UNNAMEABLE.sub('-', name)}.wav", clip, self.spec.features.sample_rate, provenance)
+            mark(folder / f"{name}.wav", clip, self.spec.features.sample_rate, provenance)
 
 
 def _all_damaged(workdir: Path, option: str) -> UserError:

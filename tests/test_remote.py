@@ -216,6 +216,20 @@ def test_what_is_written_to_a_store_and_what_is_read_from_it_need_no_copy_before
     assert files(found) == {"a/0.wav": b"sound"}
 
 
+def test_objects_with_names_that_are_no_paths_here_are_told_and_left_out(server, tmp_path, capsys):
+    outside = tmp_path / "outside.wav"
+    names = {f"/{outside}", "a//b.wav", "a/../../../b.wav", "./c.wav", "d", "d/e.wav", "\\f.wav", "g.wav"}
+    for name in names:
+        put(f"s3://bucket/odd/{name}", b"sound")
+    assert names <= objects("s3://bucket/odd")
+    found = fetched("s3://bucket/odd", tmp_path / "cache", lambda name: True)
+    assert set(files(found)) == {"g.wav", "d/e.wav", "\\f.wav"}
+    assert not outside.exists()
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "5 objects of 's3://bucket/odd' are left out: their names (" in said
+
+
 def test_local_folders_keep_the_name_and_differ_by_address(tmp_path):
     assert local_folder("runs/a", tmp_path) == Path("runs/a")
     a, b = local_folder("s3://x/a/", tmp_path), local_folder("s3://y/a", tmp_path)

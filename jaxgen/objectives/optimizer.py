@@ -29,7 +29,7 @@ class AdamW:
     b2: float = 0.99
     """Decay of the second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, on matrices only: not on biases, gains or the carry that sequences start from."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
 
@@ -59,9 +59,14 @@ class AdamW:
                 b1=self.b1,
                 b2=self.b2,
                 weight_decay=self.weight_decay,
-                mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+                mask=lambda params: jax.tree_util.tree_map_with_path(_is_matrix, params),
             ),
         )
+
+
+def _is_matrix(path: jax.tree_util.KeyPath, param: jax.Array) -> bool:
+    """Whether a parameter is decayed. Cells keep a vector for each state in `initial`, [num_states, H]."""
+    return param.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) != "initial"
 
 
 def learning_rate(opt_state: Any, schedule: optax.Schedule) -> jax.Array:

@@ -13,19 +13,20 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
-from jaxgen.errors import UserError
-from jaxgen.files import write_whole, writing
+from jaxgen.errors import UserError, printable
+from jaxgen.files import LeavesFolder, expand, file_name, inside, write_whole, writing
 from jaxgen.remote.lease import leased
 from jaxgen.remote.store import Gone, ObjectStore, is_remote
 
 _AT_ONCE = 16  # transfers
 _CHECKPOINT = re.compile(r"(checkpoints/\d+)/")
+_BEING_WRITTEN = re.compile(r"checkpoints/[^/]+\.orbax-checkpoint-tmp")
 _WHOLE = ".whole"
 
 
@@ -37,9 +38,8 @@ def local_folder(path: str, cache_dir: str | Path, use: str = "runs") -> Path:
     if not is_remote(path):
         return Path(path)
     url = path.rstrip("/")
-    return (
-        Path(cache_dir).expanduser() / "remote" / use / hashlib.sha256(url.encode()).hexdigest()[:16] / Path(url).name
-    )
+    place = hashlib.sha256(url.encode(errors="backslashreplace")).hexdigest()[:16]
+    return Path(expand(cache_dir)) / "remote" / use / place / _folder_name(url)
 
 
 def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> Path:
@@ -49,7 +49,7 @@ def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> P
     """
     mirror = Mirror(url, local_folder(url, cache_dir, "data"))
     with mirror.alone():
-        if not mirror.fetch(wanted):
+        if not mirror.fetch(lambda name, _: wanted(name)):
             raise UserError(f"nothing to use at '{url}'; check the address.")
     return mirror.folder
 
@@ -79,7 +79,7 @@ def delivered(path: str | Path) -> Iterator[Path]:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="jaxgen-") as temporary:
-        mirror = Mirror(str(path), Path(temporary) / Path(path).name)
+        mirror = Mirror(str(path), Path(temporary) / _folder_name(str(path)))
         with _at_the_end(mirror.push_files):
             yield mirror.folder
 
@@ -117,6 +117,20 @@ def _at_the_end(push: Callable[[], None]) -> Iterator[None]:
     push()
 
 
+def _folder_name(url: str) -> str:
+    return file_name(url.rstrip("/").rpartition("/")[2])
+
+
+def _is_whole(name: str, listed: Iterable[str]) -> bool:
+    """Whether a run's object counts: not of a checkpoint that is not whole, nor what says of one that it is."""
+    match = _CHECKPOINT.match(name)
+    return match[1] + _WHOLE in listed if match else not name.endswith(_WHOLE)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))  # .. is not, it leads out
+
+
 class Mirror:
     """The files below an address, and their copy in `folder`. Names with a part that starts with a dot are not copied."""
 
@@ -124,11 +138,13 @@ class Mirror:
         self.store, self.folder = ObjectStore(url), folder
         self.check: Callable[[], None] = lambda: None
         """Raises UserError where nothing must be uploaded any more."""
+        self._told: set[str] = set()
         self._known_path = folder.with_name(f".{folder.name}.json")
-        try:
-            self._known: dict[str, list[Any]] = json.loads(self._known_path.read_text())
-        except (OSError, ValueError):
-            self._known = {}  # of files that are the same here and there: what the store tells, and the file's size and time
+        self._known: dict[str, list[Any]] = {}
+        """Of files that are the same here and there: what the store tells, and the file's size and time."""
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # none, or damaged
+            known = json.loads(self._known_path.read_text()).items()
+            self._known = {name: [told, size, time] for name, (told, size, time) in known}
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -143,16 +159,18 @@ class Mirror:
 
     def is_ahead(self) -> bool:
         """Whether the store is as this folder left it, and the folder has changed since."""
-        listed, here = self.store.list(), self._files()
+        listed, here = self._listed(), self._files()
         told = {name: about[0] for name, about in self._known.items()}
-        in_store = {name: about for name, about in listed.items() if _is_whole(name, listed) and not _is_hidden(name)}
+        in_store = {name: about for name, about in listed.items() if _is_whole(name, listed)}
         kept = all(name in here for name in told if not _CHECKPOINT.match(name))  # nobody has emptied it
         return bool(told) and in_store == told and kept and not all(self._is_known(name, here) for name in here)
 
-    def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
+    def fetch(self, wanted: Callable[[str, Mapping[str, str]], bool] = _is_whole) -> int:
         """Makes the folder hold what the store holds, and nothing else; how many files that is.
 
-        Raises UserError where the store cannot be reached or the disk is full.
+        wanted: whether to copy an object, by its name and the list of all; none takes those of a run, but for checkpoints
+        that are not whole. Objects whose names no file can have here are left out, which is said. Raises UserError where
+        the store cannot be reached or the disk is full.
         """
         try:
             return self._fetch(wanted)
@@ -190,22 +208,50 @@ class Mirror:
             self.store.remove(step + _WHOLE)
             _in_threads(self.store.remove, steps_there[step], "removing")
 
-    def _fetch(self, wanted: Callable[[str], bool]) -> int:
-        listed = self.store.list()
-        names = {name for name in listed if _is_whole(name, listed) and not _is_hidden(name) and wanted(name)}
+    def _fetch(self, wanted: Callable[[str, Mapping[str, str]], bool]) -> int:
+        listed = self._listed()
+        names = {name for name in listed if wanted(name, listed)}
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        here = self._files()
-        for name in here.keys() - names:
-            (self.folder / name).unlink()
+            here = self._files()
+            for name in here.keys() - names:
+                (self.folder / name).unlink()
+        self._remove_empty_folders()  # a file may come in the place of one
         new = [name for name in sorted(names) if not self._is_known(name, here) or self._known[name][0] != listed[name]]
         done: list[str] = []
         try:
             _in_threads(lambda name: done.append(self._download(name)), new, "downloading")
         finally:
-            self._remember(done, self._files(), listed)
-        self._remove_empty_folders()
+            here = self._files()
+            self._remember(done, here, listed)
+        self._tell_left_out(
+            names - here.keys(), "are those of others on this disk, which ignores case; use another cache_dir"
+        )
         return len(names)
+
+    def _listed(self) -> dict[str, str]:
+        """What the store lists and this disk can hold; the rest, but for hidden names, is told."""
+        listed = {name: about for name, about in self.store.list().items() if not _is_hidden(name)}
+        usable = {name for name in listed if self._can_hold(name)}
+        usable -= {above.as_posix() for name in usable for above in PurePosixPath(name).parents}
+        self._tell_left_out(listed.keys() - usable, "cannot be those of files here; rename them")
+        return {name: about for name, about in listed.items() if name in usable}
+
+    def _can_hold(self, name: str) -> bool:
+        try:
+            return inside(self.folder, name).relative_to(self.folder).as_posix() == name  # not a//b, which is a/b
+        except LeavesFolder:
+            return False
+
+    def _tell_left_out(self, names: Set[str], why: str) -> None:
+        """Says once of each which names are not copied."""
+        if new := sorted(names - self._told):
+            self._told |= names
+            shown = ", ".join(f"'{name[:100]}'" for name in new[:3]) + (", ..." if len(new) > 3 else "")
+            line = (
+                f"jaxgen: warning: {len(new)} objects of '{self.store.url}' are left out: their names ({shown}) {why}."
+            )
+            print(printable(line), file=sys.stderr)
 
     def _is_known(self, name: str, here: Mapping[str, tuple[int, int]]) -> bool:
         """Whether the file is as it was when it was last the same here and there."""
@@ -216,7 +262,7 @@ class Mirror:
     ) -> None:
         """Notes which files are the same here and there."""
         listed = self.store.list() if listed is None else listed
-        self._known |= {name: [listed[name], *here[name]] for name in same if name in listed}
+        self._known |= {name: [listed[name], *here[name]] for name in same if name in listed and name in here}
         self._known = {name: about for name, about in self._known.items() if name in here}
         write_whole(self._known_path, json.dumps(self._known))
 
@@ -226,7 +272,7 @@ class Mirror:
         for folder, _, files in os.walk(self.folder):
             for path in (Path(folder, name) for name in files):
                 name = path.relative_to(self.folder).as_posix()
-                if not _is_hidden(name) and (not name.startswith("checkpoints/") or _CHECKPOINT.match(name)):
+                if not _is_hidden(name) and not _BEING_WRITTEN.match(name):
                     with contextlib.suppress(FileNotFoundError):
                         found[name] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
@@ -235,8 +281,8 @@ class Mirror:
         self.store.upload(self.folder / name, name)
 
     def _download(self, name: str) -> str:
-        path = self.folder / name
-        partial = path.with_name(f".{path.name}.tmp")
+        path = inside(self.folder, name)
+        partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.tmp")  # of any length
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -259,15 +305,6 @@ def _by_step(names: Iterable[str]) -> dict[str, list[str]]:
         if match := _CHECKPOINT.match(name):
             found.setdefault(match[1], []).append(name)
     return found
-
-
-def _is_whole(name: str, listed: Iterable[str]) -> bool:
-    match = _CHECKPOINT.match(name)
-    return match[1] + _WHOLE in listed if match else not name.endswith(_WHOLE)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _in_threads(work: Callable[[str], object], names: list[str], what: str) -> None:

@@ -1,0 +1,233 @@
+"""Names that come from outside: no text of anybody's leads out of a folder, ends a run or removes what is the user's."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jaxgen.audio import read
+from jaxgen.data.spec import DataSpec
+from jaxgen.errors import UserError
+from jaxgen.files import LeavesFolder, expand, file_name, inside, unfinished, write_whole
+from jaxgen.generate import write_as_made
+from jaxgen.presets import quickstart
+from jaxgen.remote import local_folder, mirror
+from jaxgen.runs import Run
+
+ANY = st.text(st.characters())  # with halves of pairs, NUL, and what turns the direction of writing
+PART = (
+    st.sampled_from(["..", ".", "", "a", "A", "e\u0301", "\u00e9", "C:", "~", "-", "\\", "x" * 256, "\0", "\ud800"])
+    | ANY
+)
+NAMES = st.lists(PART, max_size=5).map("/".join)
+COMMON = settings(max_examples=150, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder that stands beside things that are not to be touched."""
+    around = tmp_path_factory.mktemp("around")
+    (around / "beside").write_text("mine")
+    (around / "folder").mkdir()
+    return around / "folder"
+
+
+@COMMON
+@given(NAMES)
+@example("/etc/passwd")
+@example("a/../../beside")
+@example(".")
+def test_a_name_is_below_its_folder_or_an_error_of_one_line(folder, name):
+    try:
+        path = inside(folder, name)
+    except LeavesFolder:
+        leads = Path(os.path.abspath(os.path.join(folder, name)))
+        assert folder not in leads.parents or ".." in name or not all(map(can_be_a_file, name.split("/")))
+    else:
+        assert folder in Path(os.path.abspath(path)).parents
+        assert not path.exists()  # and no error of another kind
+
+
+def can_be_a_file(part):
+    try:
+        os.stat("/" + part)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@COMMON
+@given(
+    ANY
+    | st.text("ab.- ", max_size=400)
+    | st.sampled_from(["..", ".", "", " ", "\0", "/", "x" * 300, "\U0001f600" * 300])
+)
+def test_any_text_makes_a_name_that_any_system_takes(folder, text):
+    name = file_name(text)
+    assert name == file_name(name)
+    assert name.isprintable()
+    assert not set(name) & set('/\\:*?"<>|')
+    assert 0 < len(os.fsencode(name)) <= 120
+    assert name[-1] not in ". "
+    path = inside(folder, name)
+    assert path.parent == folder
+    write_whole(path.with_name(name + ".json"), "whole")
+    assert path.with_name(name + ".json").read_text() == "whole"
+    path.with_name(name + ".json").unlink()
+
+
+def test_a_short_name_stays_as_it_is():
+    for name in ("000_digit-3_speaker-theo", "café au lait", "x.y", "日本語", "🎵"):
+        assert file_name(name) == name
+
+
+LABELS = st.dictionaries(ANY | NAMES, ANY | NAMES, max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(LABELS, min_size=1, max_size=4))
+@example(rows=[{"caption": "x" * 260}, {"caption": "x" * 260}])
+@example(rows=[{f"label{number}": "a value" for number in range(100)}])
+@example(rows=[{"a": "\n"}, {"\ud800": "../../b"}, {"n": "NUL"}, {"d": "dots..."}, {}])
+def test_clips_of_any_labels_are_written_in_order_beside_the_whole_labels(tmp_path_factory, rows):
+    config, out = quickstart(), tmp_path_factory.mktemp("clips")
+    run = Run(Path("run"), 1, config, DataSpec(config.features), training=None, params=None)  # type: ignore[arg-type]
+
+    def save(folder, clips):
+        run.save_clips(folder, clips, rows, seed=0)
+
+    made = [np.full(place + 1, 0.5, np.float32) for place in range(len(rows))]
+    assert write_as_made([made], out, len(rows), save, lambda: False) == sum(map(len, made))
+    wavs = sorted(out.glob("*.wav"))
+    assert sorted(out.iterdir()) == sorted([*wavs, *(wav.with_suffix(".json") for wav in wavs)])
+    for place, (wav, row) in enumerate(zip(wavs, rows, strict=True)):
+        assert json.loads(wav.with_suffix(".json").read_text())["labels"] == row
+        assert len(read(wav).samples) == place + 1
+
+
+# object stores
+
+
+@dataclasses.dataclass
+class Objects:
+    """An object store of a process."""
+
+    content: dict[str, bytes]
+    url: str = "s3://bucket/run"
+
+    def list(self):
+        return {name: f"{name} {len(content)}" for name, content in self.content.items()}
+
+    def download(self, name, path):
+        path.write_bytes(self.content[name])
+
+
+def fetched(content: dict[str, bytes], folder: Path) -> tuple[set[str], str]:
+    """The names of the files in a folder that is made what a store with these objects holds, and what is said."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.setattr(mirror, "ObjectStore", lambda url: Objects(content))
+        mirror.Mirror("s3://bucket/run", folder).fetch(lambda name, _: True)
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert all(content[name] == each for name, each in found.items())
+    return set(found), said.getvalue()
+
+
+PLAIN = st.lists(st.text("abA", min_size=1, max_size=2), min_size=1, max_size=3).map("/".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sets(NAMES | PLAIN, max_size=8), min_size=2, max_size=2))
+@example([{"/etc/passwd", "a//b", "a/b", "../beside", "b/./c", "a"}, {"a/b/c", "a", "./a"}])
+def test_objects_of_any_names_stay_in_the_copy_or_are_told(tmp_path_factory, runs):
+    around = tmp_path_factory.mktemp("around")
+    (around / "beside").write_text("mine")
+    for names in runs:  # one after the other in the same folder
+        found, said = fetched({name: name.encode(errors="replace") for name in names}, around / "copy")
+        shown = {name for name in names if not re.search(r"(^|/)\.+[^./]", name)}
+        left_out = sum(int(number) for number in re.findall(r"^jaxgen: warning: (\d+) objects", said, re.MULTILINE))
+        assert left_out == len(shown - found)
+        assert not found - shown
+        plain = {name for name in names if re.fullmatch("[abcA/]+", name) and not re.search("//|^/|/$", name)}
+        assert {name for name in plain if not any(each.startswith(name + "/") for each in names)} <= found
+        assert {path.name for path in around.iterdir()} <= {"beside", "copy", ".copy.json"}
+        assert (around / "beside").read_text() == "mine"
+
+
+def test_names_that_a_disk_takes_for_one_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror.Mirror, "_can_hold", lambda self, name: True)
+    monkeypatch.setattr(mirror, "inside", lambda folder, name: folder / name.lower())  # as where case is ignored
+    found, said = fetched({"a.wav": b"the same", "A.wav": b"the same"} | {"b.wav": b"another"}, tmp_path / "copy")
+    assert found == {"a.wav", "b.wav"}
+    assert "('A.wav') are those of others" in said
+
+
+@COMMON
+@given(ANY | st.sampled_from(["..", ".", "x" * 300, "", "a\\..\\b", "~", "\udc80"]), st.sampled_from(["", "/", "/.."]))
+def test_the_copy_of_any_address_is_deep_in_the_cache(folder, name, end):
+    copy = Path(os.path.abspath(local_folder(f"s3://bucket/{name}{end}", folder)))
+    assert len(copy.relative_to(folder).parts) == 4
+    assert all(len(os.fsencode(part)) < 200 for part in copy.parts)
+
+
+@pytest.mark.parametrize("known", ["[]", "{", '{"a": 1}', '{"a": []}', '{"a": [1, 2]}', '{"a": {"x": 1}}', "null", "7"])
+def test_a_damaged_memory_of_what_was_copied_is_made_anew(tmp_path, known):
+    for _ in range(2):
+        assert fetched({"a": b"content"}, tmp_path / "copy")[0] == {"a"}
+        (tmp_path / ".copy.json").write_text(known)
+
+
+# what is left over
+
+
+def test_only_our_own_left_overs_are_removed(tmp_path):
+    mine = {name: tmp_path / name for name in (".git", ".venv", ".hidden", ".unfinished.7", ".jaxgen", ".tmpabcd")}
+    for path in mine.values():
+        path.mkdir()
+        (path / "precious").write_text("mine")
+    with unfinished(tmp_path) as left:
+        (left / "half").write_text("half")
+        killed = tmp_path / left.name.replace(left.name[-4:], "0000")  # as a process leaves it that is killed
+        killed.mkdir()
+        (killed / "half").write_text("half")
+    with unfinished(tmp_path) as first, unfinished(tmp_path) as second:
+        assert not killed.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert sorted(tmp_path.iterdir()) == sorted(mine.values())
+    assert all((path / "precious").read_text() == "mine" for path in mine.values())
+
+
+def test_what_another_process_makes_is_left_alone(tmp_path):
+    with unfinished(tmp_path) as other:
+        pass
+    other.mkdir()
+    with filelock.FileLock(other / ".lock"), unfinished(tmp_path):
+        assert other.is_dir()
+
+
+# homes
+
+
+@pytest.mark.parametrize(("home", "path"), [("", "~/x"), ("rel", "~/x"), ("~", "~"), ("/h", "~nobody-of-this-name/x")])
+def test_a_home_that_is_not_known_is_one_line(monkeypatch, home, path):
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(UserError, match=r"home folder of '~.*set HOME"):
+        expand(path)
+
+
+@COMMON
+@given(ANY)
+def test_only_a_tilde_at_the_start_is_expanded(text):
+    assert expand("x" + text) == "x" + text
+    assert expand("~/" + text) == os.path.expanduser("~") + "/" + text
