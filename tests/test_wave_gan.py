@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import clips
-from jaxgen import audio, generate, train
+from jaxgen import audio, generate, noise_clips, train
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
