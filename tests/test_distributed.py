@@ -52,6 +52,13 @@ def found(environment, mode="auto", coordinator="", num_processes=None, process_
             {},
             {"local_device_ids": []},
         ),  # one on a node has all its GPUs
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}, {}, {}),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, {}, None),  # srun -n 1 in a job of two
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "4"}, {}, {"num_processes": 4}),
+        (SLURM | {"SLURM_PTY_PORT": "40000"}, {}, None),  # srun --pty bash: tasks, but one person who types
+        (SLURM | {"SLURM_STEP_ID": "4294967290"}, {}, None),  # salloc
+        (SLURM | {"SLURM_STEP_ID": "0"}, {}, {}),
+        (SLURM | {"SLURM_PTY_PORT": "40000"}, {"mode": "on"}, {}),
         (SLURM, {"mode": "off"}, None),
         (MPI, {}, {}),
         (MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, {}, {"local_device_ids": []}),
@@ -274,3 +281,28 @@ def test_a_coordinator_that_is_not_there_is_told():
     assert "joined" not in done.stdout
     assert done.stderr.startswith("jaxgen: the processes do not meet")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_waits_for_others_says_so_and_heeds_signals(number):
+    """As with the variables of four tasks of Slurm, of which one is started."""
+    script = (
+        "from jaxgen.errors import run\n"
+        "from jaxgen.training import distributed\n"
+        "from jaxgen.training.interrupts import preemptible\n"
+        "distributed._SAID_AFTER = 0.5\n"
+        "def main():\n"
+        "    with preemptible(), distributed.joined('auto', '', None, None):\n"
+        "        print('joined')\n"
+        "run(main)\n"
+    )
+    slurm = SLURM | {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "localhost"}
+    line = [sys.executable, "-c", script]
+    with subprocess.Popen(line, env=os.environ | slurm, stderr=subprocess.PIPE, text=True, cwd=ROOT) as waiting:
+        said = waiting.stderr.readline()
+        waiting.send_signal(number)
+        assert waiting.wait(30) == 75
+        rest = waiting.stderr.read()
+    assert said.startswith("waiting for 3 other processes at localhost:")
+    assert "--distributed off" in said
+    assert rest == f"\njaxgen: stopped by {number.name}; the same command goes on.\n"

@@ -23,6 +23,7 @@ from jaxgen.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, t
 Mode = Literal["auto", "off", "on"]
 
 _JOIN_SECONDS = 300  # until the last process has come
+_SAID_AFTER, _SAID_AFTER_BY_OTHERS = 2.0, 30.0  # seconds until a process says that it waits
 _HEARTBEAT_SECONDS = 60  # of silence until a process counts as dead
 _LEAVE_SECONDS = 24 * 3600  # until the first process, which others wait for at the end, has written its report
 
@@ -33,6 +34,7 @@ _LOST = re.compile(
 )
 """What XLA says where a process does not answer; its other errors are bugs, or a lack of memory."""
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # what jax reads
+_INTERACTIVE_STEPS = ("4294967290", "interactive")  # of salloc
 _NUMBERS = (
     ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
     ("SLURM_NTASKS", "SLURM_PROCID"),
@@ -67,8 +69,12 @@ def meeting(
     address = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
     if address or asked:
         return _explicit(address, num_processes, process_id, environment)
-    if all(name in environment for name in _SLURM) and _number(environment, "SLURM_NTASKS") != 1:
-        return _devices_of_the_node(environment)
+    if all(name in environment for name in _SLURM) and (mode == "on" or not _interactive(environment)):
+        tasks, of_step = (_number(environment, name) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"))
+        if of_step not in (None, tasks):  # jax takes those of the job, of which this step has another number
+            return None if of_step == 1 else {"num_processes": of_step} | _devices_of_the_node(environment)
+        if tasks != 1:
+            return _devices_of_the_node(environment)
     if (_number(environment, "OMPI_COMM_WORLD_SIZE") or 1) > 1:
         if "OMPI_MCA_orte_hnp_uri" not in environment:
             raise UserError("this Open MPI does not say where its processes meet; pass --coordinator HOST:PORT.")
@@ -110,6 +116,11 @@ def _explicit(
         )
     place = {"coordinator_address": address, "num_processes": num_processes, "process_id": process_id}
     return place | _devices_of_the_node(environment)
+
+
+def _interactive(environment: Mapping[str, str]) -> bool:
+    """Whether a person types in this step of Slurm: then its tasks are not processes of ours, however many there are."""
+    return "SLURM_PTY_PORT" in environment or environment.get("SLURM_STEP_ID") in _INTERACTIVE_STEPS
 
 
 def _devices_of_the_node(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -156,9 +167,25 @@ def joined(mode: Mode, coordinator: str, num_processes: int | None, process_id: 
 
 
 def _initialise(found: dict[str, Any]) -> None:
+    """Meets the others, heeding signals meanwhile: what jax waits in does not."""
     late = threading.Timer(_JOIN_SECONDS, _not_met, [f"no answer for {_JOIN_SECONDS} s"])
     late.daemon = True  # it comes before jax's own, which aborts with a dump of its stack
     late.start()
+    first, others = _place(found, os.environ)
+    said = threading.Timer(_SAID_AFTER if first else _SAID_AFTER_BY_OTHERS, _say_waiting, [others])
+    said.daemon = True
+    said.start()
+    meets = threading.Thread(target=_meet, args=[found], daemon=True)
+    meets.start()
+    try:
+        while meets.is_alive():
+            meets.join(0.2)
+    finally:
+        said.cancel()
+        late.cancel()
+
+
+def _meet(found: dict[str, Any]) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     try:
@@ -171,7 +198,26 @@ def _initialise(found: dict[str, Any]) -> None:
         jax.devices()  # all processes tell each other of their devices
     except Exception as error:  # of whatever kind: jax asks drivers, metadata servers and interfaces of clusters
         _not_met(_brief(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
-    late.cancel()
+
+
+def _place(found: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[bool, int | None]:
+    """Whether this is the first process, and how many others there are, where that is known."""
+    counts = [found.get("num_processes"), *(_number(environment, count) for count, _ in _NUMBERS)]
+    indices = [found.get("process_id"), *(_number(environment, index) for _, index in _NUMBERS)]
+    count = next((each for each in counts if each is not None), None)
+    return next((each for each in indices if each is not None), 0) == 0, None if count is None else count - 1
+
+
+def _say_waiting(others: int | None) -> None:
+    from jax._src.distributed import global_state  # jax tells nobody else where it waits
+
+    who = "the other processes" if others is None else f"{others} other processes" if others > 1 else "another process"
+    where = global_state.coordinator_address
+    print(
+        f"waiting for {who} at {where}, up to {_JOIN_SECONDS} s; --distributed off trains in this process alone",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _not_met(reason: str, code: ExitCode = ExitCode.PREEMPTED) -> None:
