@@ -84,8 +84,8 @@ def _csv_rows(text: str, manifest: Path) -> Iterator[tuple[int, list[tuple[str, 
     """(number of the line, (column, cell) of each column) of each row."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        columns = [name.strip() for name in next(reader, [])]
-        _check_header(columns, manifest)
+        columns = [name.strip() for name in next(filter(None, reader), [])]
+        _check_header(columns, f"{manifest}, line {reader.line_num}")
         for row in reader:
             if row and len(row) != len(columns):
                 hint = "remove the comma at its end" if len(row) == len(columns) + 1 and not row[-1].strip() else ""
@@ -99,9 +99,8 @@ def _csv_rows(text: str, manifest: Path) -> Iterator[tuple[int, list[tuple[str, 
         raise UserError(f"{manifest}, line {reader.line_num} is not CSV ({error}).") from None
 
 
-def _check_header(columns: Sequence[str], manifest: Path) -> None:
+def _check_header(columns: Sequence[str], where: str) -> None:
     """Raises UserError for a first line that is no header, or has other delimiters than commas."""
-    where = f"{manifest}, line 1"
     if not columns:
         return  # an empty file: it names nothing
     _named([(name, "") for name in columns], where)

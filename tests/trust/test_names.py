@@ -151,6 +151,7 @@ def test_other_words_are_errors(word):
         ("path,license\na.wav,CC0\n", "a column is named `license`; write `licence`"),
         ("file_name,word\na.wav,x\n", "line 1 has no `path` but file_name, word; rename `file_name` to `path`"),
         ("word,filename\nx,a.wav\n", "rename `filename` to `path`"),
+        ("\n\nid,word\n1,x\n", "line 3 has no `path` but id, word"),
         ("id,word\n1,x\n", "line 1 has no `path` but id, word"),
         ("a.wav,yes\nb.wav,no\n", "line 1 names a file, expected the names of the columns"),
         ("path\na.wav\n./a.wav\n", "line 3 repeats the path"),

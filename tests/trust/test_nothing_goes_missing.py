@@ -22,6 +22,7 @@ from jaxgen.data.tree import walk
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.files import open_regular
+from jaxgen.generate import read_prompt
 from jaxgen.presets import any_sound, quickstart
 from jaxgen.provenance import Provenance, mark
 from jaxgen.runs import save_config
@@ -290,6 +291,16 @@ def test_a_recording_is_decoded_no_further_than_it_may_last(suffix, tmp_path, mo
     assert [clip.name for clip in store.clips] == ["short.wav"]
     assert sum(blocks) < 2 * 3 * 8_000
     assert (store.directory / "samples.bin").stat().st_size == 2 * 8_000 * 4
+
+
+def test_a_prompt_lasts_no_longer_than_a_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr(AudioPolicy, "max_seconds", 1.5)
+    assert len(read_prompt(str(record(tmp_path / "short.wav", tone(1))), 8_000)) == 8_000
+    with pytest.raises(UserError, match=r"cannot be read \(longer than --audio.max-seconds 1.5\)"):
+        read_prompt(str(record(tmp_path / "long.flac", tone(2))), 8_000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(UserError, match="a named pipe, not a regular file"):
+        read_prompt(str(tmp_path / "pipe.wav"), 8_000)
 
 
 def test_a_header_that_lies_about_the_length_is_not_believed(tmp_path):
