@@ -30,6 +30,7 @@ from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.pictures import drawing
 from jaxgen.recurrent import GRU, LSTM, RGLRU, Cell, MinGRU
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def num_parameters(model: WaveRNN, spec: DataSpec) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
+@drawing()
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Bits/sample against seconds and against updates, side by side."""
     from matplotlib.figure import Figure

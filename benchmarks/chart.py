@@ -1,7 +1,6 @@
 """Pictures of what was measured: `python -m benchmarks.chart --json FILE --chart FILE` draws that of `benchmarks.step`."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from benchmarks.measure import Row
 from jaxgen.config import parse
 from jaxgen.errors import UserError
 from jaxgen.files import write_whole
+from jaxgen.pictures import drawing, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
+@drawing()
 def ratios(rows: Sequence[Row], path: Path) -> None:
     """How many times the throughput of each peer jaxgen has, a line a row. Raises UserError where no row has a peer."""
     from matplotlib.figure import Figure
@@ -72,6 +73,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
+@drawing()
 def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Seconds and memory of a step against one size at a time, on log axes.
 
@@ -94,6 +96,7 @@ def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
             axis.set_title(f"{exponents[0]}  (theory {exponents[1]})", fontsize=9)
             axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
             axis.minorticks_off()
+            axis.yaxis.set_major_formatter("{x:g}")
             _quiet(axis)
         axes[1, column].set_xlabel(what)
     axes[0, 0].set_ylabel("seconds a step")
@@ -104,9 +107,7 @@ def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
 
 def save(figure: "Figure", path: Path) -> None:
     """Writes the picture whole or not at all. Raises UserError where it cannot."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=130)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, rendered(figure, dpi=130, kind=path.suffix.removeprefix(".") or "png"))
 
 
 def _label(row: str) -> str:

@@ -25,6 +25,7 @@ from jaxgen.data.store import prepare
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.pictures import drawing
 from jaxgen.serial import to_json
 
 OURS, PEER = "jaxgen", "PyTorch LSTM"
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
+@drawing()
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Median bits/sample against minutes of training, and between the lowest and the highest of the seeds."""
     from matplotlib.figure import Figure

@@ -1,10 +1,8 @@
 """The data report: what was found, what was refused and why; as JSON, as a picture, and as text."""
 
 import collections
-import io
 import json
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +11,12 @@ import numpy as np
 
 from jaxgen.errors import printable
 from jaxgen.files import write_whole, writing
+from jaxgen.pictures import drawing, rendered, short
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
-_TICK_LENGTH = 24  # characters
+_TICK_LENGTH = 25  # characters
+_NAME_LENGTH = 60
 _BINS = 40
 _MUCH_WEAKER = 0.1  # of the recording's peak: 20 dB
 _MOST_KINDS = 5  # of reasons
@@ -143,6 +143,7 @@ def write(report: Mapping[str, Any], directory: Path) -> None:
     write_whole(directory / "data_report.png", _picture(report))
 
 
+@drawing()
 def _picture(report: Mapping[str, Any]) -> bytes:
     """Histograms of length and loudness and the counts of each label, as the bytes of a PNG file."""
     from matplotlib.figure import Figure  # slow to import
@@ -158,19 +159,14 @@ def _picture(report: Mapping[str, Any]) -> bytes:
         axis.set(xlabel=label, ylabel="clips")
     for place, (name, counts) in enumerate(labels.items()):
         axis = figure.add_subplot(grid[1 + place // 2, place % 2])
-        values = [printable(value) for value in counts]
-        ticks = [value if len(value) <= _TICK_LENGTH else value[:_TICK_LENGTH] + "…" for value in values]
+        ticks = [short(value, _TICK_LENGTH) for value in counts]
         upright = sum(map(len, ticks)) > 60
         axis.bar(range(len(counts)), list(counts.values()), color="#72b7b2")
-        axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0, parse_math=False)
-        axis.set_xlabel(printable(name), parse_math=False)
+        axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0)
+        axis.set_xlabel(short(name, _NAME_LENGTH))
         axis.set_ylabel("clips")
     figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a script that the font lacks is drawn as boxes
-        figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    return rendered(figure, dpi=100)
 
 
 def _histogram(values: np.ndarray) -> dict[str, Any]:

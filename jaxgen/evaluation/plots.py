@@ -1,6 +1,5 @@
 """Pictures for reports and TensorBoard: spectrograms and training curves. matplotlib is imported on first use."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.evaluation.metrics import FLOOR_DB, FRAME_SECONDS, Samples, log_mel_db
+from jaxgen.pictures import drawing, rendered, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +20,14 @@ _N_MELS = 80
 _RANGE_DB = 70.0
 _QUIETEST_TOP_DB = -40.0  # colours reach down from the loudest level, but faint noise must not be painted as loud
 _MOST_COLUMNS = 1024
+_LONGEST_TITLE = 36  # characters
+_LONGEST_TICK = 24
 _COLOURS = "magma"
 _TRAIN, _VALIDATION = "#4c78a8", "#e45756"
 _DPI = 110
 
 
+@drawing()
 def spectrogram_grid(
     clips: Sequence[tuple[str, Samples]],
     sample_rate: int,
@@ -60,7 +63,7 @@ def spectrogram_grid(
             vmax=top,
             extent=(0, max(len(samples) / sample_rate, FRAME_SECONDS), 0, _N_MELS),
         )
-        axis.set_title(name if len(name) <= 36 else f"…{name[-35:]}", fontsize=8, parse_math=False)
+        axis.set_title(short(name, _LONGEST_TITLE), fontsize=8)
         axis.tick_params(labelsize=7, labelbottom=place + columns >= len(clips))
         axis.set_facecolor("0.9")  # where this clip has ended and another goes on
     for axis in axes.flat[len(clips) :]:
@@ -74,10 +77,11 @@ def spectrogram_grid(
         bar.set_label("dB, full-scale sine = 0", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     if title:
-        figure.suptitle(title, fontsize=10, parse_math=False)
+        figure.suptitle(short(title, columns * _LONGEST_TITLE), fontsize=10)
     return figure
 
 
+@drawing()
 def spectrogram_mosaic(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -105,8 +109,10 @@ def spectrogram_mosaic(
     axis = figure.subplots()
     axis.imshow(canvas, cmap=_COLOURS, vmin=bottom, vmax=top, aspect="auto", interpolation="nearest")
     axis.set_facecolor("0.9")
-    axis.set_xticks((np.arange(len(columns)) + 0.5) * wide, columns, fontsize=8)
-    axis.set_yticks((np.arange(len(rows)) + 0.5) * tall, rows, fontsize=8)
+    axis.set_xticks(
+        (np.arange(len(columns)) + 0.5) * wide, [short(name, _LONGEST_TICK) for name in columns], fontsize=8
+    )
+    axis.set_yticks((np.arange(len(rows)) + 0.5) * tall, [short(name, _LONGEST_TICK) for name in rows], fontsize=8)
     axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axis.set_xlabel(f"a column is {width * FRAME_SECONDS:.2f} s wide; 0 to {sample_rate / 2:,.0f} Hz", fontsize=8)
     return figure
@@ -118,16 +124,16 @@ def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
     samples: float32 [nsamp], full scale 1.0; NaN and infinity are drawn as silence.
     Returns uint8 [160, W, 3]; two columns every 10 ms up to 10 s, the loudest of neighbours beyond.
     """
-    import matplotlib
-
     levels = _levels(samples, sample_rate)
     levels = np.maximum.reduceat(levels, np.arange(0, len(levels), math.ceil(len(levels) / _MOST_COLUMNS)))
     bottom, top = _colour_range([levels])
     scaled = np.clip((levels - bottom) / (top - bottom), 0, 1)
-    pixels = matplotlib.colormaps[_COLOURS](scaled.T[::-1], bytes=True)[..., :3]
+    with drawing() as matplotlib:
+        pixels = matplotlib.colormaps[_COLOURS](scaled.T[::-1], bytes=True)[..., :3]
     return np.ascontiguousarray(pixels.repeat(2, axis=0).repeat(2, axis=1))
 
 
+@drawing()
 def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
     """Training and validation values of a metric that is better when lower, the gap between them, the best validation.
 
@@ -170,9 +176,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
 
 def png(figure: "Figure") -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return rendered(figure, dpi=_DPI)
 
 
 def _levels(samples: Samples, sample_rate: int) -> NDArray[np.float32]:

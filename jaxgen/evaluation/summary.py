@@ -121,7 +121,7 @@ def _pairs(findings: Findings, sample_rate: int, count: int) -> "Figure":
     clips = {column.name: column.clips[:count] for column in findings.columns}
     titles = _titles(findings, count)
     pairs = zip(titles, clips["held-out data"], clips["generated"], strict=True)
-    named = [pair for title, real, made in pairs for pair in ((f"{title}: real", real), (f"{title}: generated", made))]
+    named = [pair for title, real, made in pairs for pair in ((f"real: {title}", real), (f"generated: {title}", made))]
     return spectrogram_grid(named, sample_rate, columns=4)
 
 
@@ -149,6 +149,8 @@ def _listening_grid(findings: Findings, sample_rate: int) -> list[Grid]:
         if all(name in labels for name in names):
             row, column = (f"{name} {labels[name]}" for name in names)
             cells.setdefault((row, column), (_heard(pair[0], sample_rate), _heard(pair[1], sample_rate)))
+    if not cells:
+        return []
     rows, columns = (sorted({place[axis] for place in cells})[:most] for axis, most in ((0, 12), (1, 8)))
     cells = {place: pair for place, pair in cells.items() if place[0] in rows and place[1] in columns}
     players = {
