@@ -49,7 +49,9 @@ def _read(path: str) -> Mapping[str, Any]:
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read as a report ({error}); pass the report.json of an evaluation.") from None
+        raise UserError(
+            f"'{path}' cannot be read as a report ({error}); pass the report.json of an evaluation."
+        ) from None
     if not isinstance(report, dict) or not {"about", "metrics", "table"} <= report.keys():
         raise UserError(f"'{path}' is no report of jaxgen; pass the report.json of an evaluation.")
     return report

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent / "_extensions")]
 
-import jaxgen
+import jaxgen  # noqa: E402
 
 project = "jaxgen"
 author = "the jaxgen authors"

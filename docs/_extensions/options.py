@@ -3,27 +3,19 @@
 Both land in `docs/reference/generated`, which git ignores.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import io
 import os
 import pkgutil
 import re
-import subprocess
-import sys
 import types
 import typing
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-COMMANDS = {
-    "train": ["-m", "jaxgen.train"],
-    "generate": ["-m", "jaxgen.generate"],
-    "evaluate": ["-m", "jaxgen.evaluate"],
-    "prepare": ["-m", "jaxgen.prepare"],
-}
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -34,9 +26,8 @@ def setup(app: Any) -> dict[str, Any]:
 def _write(app: Any) -> None:
     folder = Path(app.srcdir) / "reference" / "generated"
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
-        for name, text in zip(COMMANDS, pool.map(_help, COMMANDS.values()), strict=True):
-            _replace(folder / f"{name}.txt", text)
+    for name, text in help_pages().items():
+        _replace(folder / f"{name}.txt", text)
     _replace(folder / "config.md", config_page())
 
 
@@ -46,14 +37,39 @@ def _replace(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _help(command: list[str]) -> str:
-    surroundings = os.environ | {"COLUMNS": "96", "NO_COLOR": "1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, *command, "--help"], env=surroundings, capture_output=True, text=True, check=True
-    )
-    lines = [line.rstrip("│ ").removeprefix("│ ") for line in done.stdout.splitlines()]
-    boxes = [re.sub(r"^[╭] (.*?) ?─*╮?$", r"\1:", line) for line in lines if not re.fullmatch(r"[╰─╯ ]+", line)]
-    return "\n".join(boxes) + "\n"
+def help_pages() -> dict[str, str]:
+    """What `--help` of each command prints."""
+    from jaxgen import evaluate, generate
+    from jaxgen.config import parse
+    from jaxgen.presets import load_config
+
+    return {
+        "train": _printed(lambda: load_config(["--help"], "python -m jaxgen.train")),
+        "generate": _printed(lambda: parse(generate.Options, None, ["--help"], "python -m jaxgen.generate")),
+        "evaluate": _printed(lambda: parse(evaluate.Options, None, ["--help"], "python -m jaxgen.evaluate")),
+    }
+
+
+def _printed(show: Callable[[], object]) -> str:
+    """What is printed on a plain terminal of 96 columns, without the frames around groups of options."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # tyro draws as the encoding allows
+    before = dict(os.environ)
+    os.environ |= {"COLUMNS": "96", "NO_COLOR": "1"}
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            show()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    out.seek(0)
+    lines = [_plain(line) for line in out.read().splitlines() if not re.fullmatch(r"[╰─╯│ ]+", line)]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(line: str) -> str:
+    if line.startswith("╭"):
+        return "\n" + line.strip("╭─╮ ").upper()
+    return line.strip("│").rstrip() if line.startswith("│") else line
 
 
 def config_page() -> str:
@@ -92,9 +108,8 @@ def _classes(hint: Any) -> Iterator[type]:
 
 
 def _concrete(base: type) -> Iterator[type]:
-    if dataclasses.is_dataclass(base) and not inspect.isabstract(base) and not base.__name__.startswith("_"):
-        if dataclasses.fields(base) or not base.__subclasses__():
-            yield base
+    if dataclasses.is_dataclass(base) and not inspect.isabstract(base) and not base.__subclasses__():
+        yield base
     for derived in base.__subclasses__():
         yield from _concrete(derived)
 
@@ -131,17 +146,17 @@ def _said(cls: type, name: str) -> str:
 
 
 def _type(hint: Any) -> str:
-    text = hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
     return re.sub(r"\b(?:jaxgen|typing|collections)\.(?:\w+\.)*", "", text).replace("|", r"\|")
 
 
 def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        text = repr(field.default)
-        if dataclasses.is_dataclass(field.default):
-            text = f"{type(field.default).__name__}(...)" if dataclasses.fields(field.default) else f"{type(field.default).__name__}()"
-        return f"`{text}`".replace("|", r"\|")
-    return "required" if field.default_factory is dataclasses.MISSING else "(made anew)"
+    value = field.default
+    if value is dataclasses.MISSING:
+        return "required" if field.default_factory is dataclasses.MISSING else "(made anew)"
+    if dataclasses.is_dataclass(value):
+        return f"`{type(value).__name__}({'...' if dataclasses.fields(value) else ''})`"
+    return f"`{value!r}`".replace("|", r"\|")
 
 
 def _cell(text: str) -> str:
