@@ -3,7 +3,7 @@
 python -m jaxgen.train --config configs/digits_wave.py --data.root DIR
 
 About 15 min (9.2 steps/s on one thread) on 2 CPU cores. Validation, without labels and after 8,270 updates: 4.013
-bits/sample where unigrams score 7.166 and bigrams 5.403 (`benchmarks.quality`, docs/results.md, 2026-11-25).
+bits/sample where unigrams score 7.166 and bigrams 5.403 (`benchmarks.quality`, docs/results/digits_wave.md, 2026-11-25).
 """
 
 from jaxgen.config import Config

@@ -42,7 +42,7 @@ COMMANDS = {
     "jobset.yaml": split_values(CONTAINER["command"]),
     "slurm.sh": commands((DEPLOY / "slurm.sh").read_text())[0],
     **{path.name: commands(path.read_text())[0] for path in SKY},
-    "cloud.md": commands((ROOT / "docs" / "cloud.md").read_text())[0],
+    "spot-machine.md": commands((ROOT / "docs" / "how-to" / "spot-machine.md").read_text())[0],
 }
 
 
