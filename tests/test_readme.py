@@ -32,7 +32,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_names_a_module_and_options_that_exist(line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(presets, "_first_rate", lambda data: 8_000)  # its folders are not there
+    monkeypatch.setattr(presets, "_usual_rate", lambda data: 8_000)  # its folders are not there
     _, _, call = line.partition("python -m ")
     module, *options = shlex.split(call)
     assert importlib.util.find_spec(module) is not None
