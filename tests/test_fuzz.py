@@ -28,6 +28,7 @@ from jaxgen import audio, generate, prepare, train
 from jaxgen.config import _options
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
+from jaxgen.data.spelling import display_name
 from jaxgen.data.store import AudioPolicy
 from jaxgen.data.store import prepare as prepared
 from jaxgen.errors import run
@@ -151,7 +152,7 @@ def test_a_folder_of_damaged_recordings(contents):
         (folder / "sound" / "good.wav").write_bytes(recording("WAV", "PCM_16", 1, 4_000))
         for index, (name, content) in enumerate(contents):
             (folder / "sound" / f"{index}{name}.wav").write_bytes(content)
-        files = {path.relative_to(folder / "sound").as_posix() for path in (folder / "sound").iterdir()}
+        files = {display_name(path.relative_to(folder / "sound").as_posix()) for path in (folder / "sound").iterdir()}
         policy = AudioPolicy(max_refused=1.0)
         store = prepared(Folder(root=str(folder / "sound")), MuLaw(sample_rate=8_000), policy, folder / "cache")
         refused = {entry["name"] for entry in store.report["refused"]}
