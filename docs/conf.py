@@ -10,7 +10,7 @@ import jaxgen  # noqa: E402
 project = "jaxgen"
 author = "the jaxgen authors"
 release = version = jaxgen.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "plain_docstrings", "options"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "plain_docstrings", "options", "audio_players"]
 exclude_patterns = ["_build", "_extensions", "reference/generated"]
 toc_object_entries = False  # a page of the API has hundreds of names
 
