@@ -72,7 +72,7 @@ def opened(path: str | Path) -> Iterator[Recording]:
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            source = _Source(stack.enter_context(reading(path, lambda: Path(path).open("rb"))), path)
+            source = _Source(stack.enter_context(reading(path, functools.partial(Path(path).open, "rb"))), path)
             if source.seek(0, os.SEEK_END) == 0:
                 raise AudioError("empty file")
             source.seek(0)
