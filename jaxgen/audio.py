@@ -72,15 +72,16 @@ def opened(path: str | Path) -> Iterator[Recording]:
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            source = _Source(stack.enter_context(reading(path, functools.partial(Path(path).open, "rb"))), path)
+            file = stack.enter_context(reading(path, lambda: open(path, "rb")))  # noqa: SIM115
+            source = _Source(file, path)
             if source.seek(0, os.SEEK_END) == 0:
                 raise AudioError("empty file")
             source.seek(0)
             with source.in_use():
-                file = stack.enter_context(soundfile.SoundFile(source))
-        if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
-            raise AudioError(f"sample rate of {file.samplerate} Hz")
-        yield Recording(file.samplerate, file.channels, _decoded(file, source))
+                sound = stack.enter_context(soundfile.SoundFile(source))
+        if not LEAST_RATE <= sound.samplerate <= HIGHEST_RATE:
+            raise AudioError(f"sample rate of {sound.samplerate} Hz")
+        yield Recording(sound.samplerate, sound.channels, _decoded(sound, source))
 
 
 def read(path: str | Path) -> Waveform:

@@ -84,9 +84,9 @@ class BlockArray:
         pieces = []
         while start < stop:
             try:
-                piece = os.pread(self._file, stop - start, start)
-            except OSError:
                 piece = reading(self._path, functools.partial(os.pread, self._file, stop - start, start))
+            except OSError as error:
+                raise unreadable(self._path, error) from None
             if not piece:
                 raise Corrupt(f"'{self._path}' ends at byte {start:,}, expected {self.size:,}")
             pieces.append(piece)
