@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from jaxgen.audio import AudioError
 from jaxgen.data import report
-from jaxgen.data.blocks import BlockFile, block_hashes
+from jaxgen.data.blocks import BlockArray, block_hashes
 from jaxgen.data.clips import Clip, Dataset, Split
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
@@ -78,11 +78,10 @@ class Store:
             self.manifest_hash: str = index["manifest_hash"]
             self.report: dict[str, Any] = index["report"]
             self._moments = index["mean"], index["std"]
-            hashes = {name: list(index["hashes"][name]) for name in ("samples", "steps")}
+            hashes = [list(index["hashes"][name]) for name in ("samples", "steps")]
             num_samples, num_steps = (
                 sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps")
             )
-            sizes = {"samples": num_samples * _SAMPLE.itemsize, "steps": num_steps * _step_bytes(self.features)}
         except (
             UserError,
             ValueError,
@@ -93,7 +92,9 @@ class Store:
             RecursionError,
         ) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        self._files = {name: BlockFile(directory / f"{name}.bin", size, hashes[name]) for name, size in sizes.items()}
+        step = self.features.step_shape, self.features.step_dtype
+        self._samples = BlockArray(directory / "samples.bin", num_samples, (), _SAMPLE, hashes[0])
+        self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.directory,)
@@ -101,32 +102,30 @@ class Store:
     @property
     def size(self) -> int:
         """Bytes of its arrays."""
-        return sum(file.size for file in self._files.values())
+        return self._samples.size + self._steps.size
 
     def verify(self) -> None:
         """Compares all of it with what was written. Raises Corrupt."""
-        for file in self._files.values():
-            file.verify()
+        self._samples.verify()
+        self._steps.verify()
 
     def samples(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 [nsamp] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by default."""
         entry = self.clips[clip]
-        content = self._read("samples", entry.sample_offset, entry.num_samples, start, stop, _SAMPLE.itemsize)
-        return np.frombuffer(content, _SAMPLE)
+        return self._read(self._samples, entry.sample_offset, entry.num_samples, start, stop)
 
     def steps(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """[nstep, *step_shape] in the features' dtype: steps start..stop of a clip, all by default."""
         entry = self.clips[clip]
-        content = self._read("steps", entry.step_offset, entry.num_steps, start, stop, _step_bytes(self.features))
-        return np.frombuffer(content, self.features.step_dtype).reshape(-1, *self.features.step_shape)
+        return self._read(self._steps, entry.step_offset, entry.num_steps, start, stop)
 
-    def _read(self, name: str, offset: int, length: int, start: int, stop: int | None, size: int) -> bytes:
-        """Items start..stop of `length` items of `size` bytes, of which the first is item `offset` of the file."""
-        file, places = self._files[name], range(offset, offset + length)[start:stop]
+    def _read(self, array: BlockArray, offset: int, length: int, start: int, stop: int | None) -> np.ndarray:
+        """Items start..stop of the `length` items from `offset` on."""
+        stop = length if stop is None else min(stop, length)
         try:
-            return file.read(places.start * size, places.stop * size)
+            return array.read(offset + min(start, stop), offset + stop)
         except Corrupt as damage:
-            if file.is_in_place():  # else there is another store by now
+            if array.is_in_place():  # else there is another store by now
                 with contextlib.suppress(OSError):
                     (self.directory / "index.json").unlink()
             raise TryAgain(f"{damage}; run the same command again, which makes the store anew.") from None
