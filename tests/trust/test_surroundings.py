@@ -5,6 +5,8 @@ import io
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,13 @@ def test_a_folder_for_programs_is_made(monkeypatch, tmp_path):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         check_cache()
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_checkout_named_as_the_package_hides_nothing(tmp_path):
+    """From the folder that it is in: an editable install is a folder of the path, which setuptools makes it only so."""
+    (tmp_path / "jaxgen").symlink_to(ROOT)
+    found = PathFinder.find_spec("jaxgen", [str(tmp_path), str(ROOT)])
+    assert found is not None
+    assert found.origin == str(ROOT / "jaxgen" / "__init__.py")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}
