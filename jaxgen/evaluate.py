@@ -13,6 +13,7 @@ from jaxgen.drawing import Drawing
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.files import UserPath
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.sounding import open_vocoder, refined
@@ -24,7 +25,7 @@ from jaxgen.training.telemetry import read_metrics
 class Data:
     """What the model is measured on."""
 
-    root: str | None = None
+    root: UserPath | None = None
     """Folder whose every clip is test data; none takes the run's own validation clips."""
     pattern: str | None = None
     """Fields in the file names of that folder; none takes the run's pattern."""
@@ -34,14 +35,14 @@ class Data:
 class Options(Drawing):
     """Measures a trained run: report.json and report.html."""
 
-    workdir: str
+    workdir: UserPath
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     data: Data = Data()
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside the run's own, by class: Judged, Prosody; PocketSphinx and DNSMOS, judges of speech from
     `pip install 'jaxgen[judges]'`; for a vocoder also PitchErrors, and Pesq and Stoi from `pip install 'jaxgen[copies]'`."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
@@ -49,7 +50,7 @@ class Options(Drawing):
     """Clips to generate; none takes the config's."""
     seed: int = 0
     """The same seed generates the same clips."""
-    vocoder: str | None = None
+    vocoder: UserPath | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import shutil
 import sys
 import uuid
@@ -65,6 +66,12 @@ def expand(path: str | Path) -> str:
             f"the home folder of '{path}' is not known; set HOME, or write the path out ('./{path}' is a folder of that name)."
         )
     return expanded
+
+
+def quoted(path: str | Path) -> str:
+    """The path as a word of a printed command, which a shell and our options read as this path again."""
+    path = os.fspath(path)
+    return shlex.quote(f"./{path}" if path.startswith(("-", "~")) else path)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-from jaxgen.files import file_name, write_whole, writing
+from jaxgen.files import expand, file_name, write_whole, writing
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 _PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
-    [*_PLACE, "data.root", "evaluation", "model.refinements"]
+    [*_PLACE, "data.root", "data.cache_dir", "evaluation", "model.refinements"]
     + [
         f"train.{name}"
         for name in (
@@ -185,7 +185,7 @@ def keep_compiled(cache_dir: str) -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = Path(cache_dir).expanduser() / "compiled"
+    folder = Path(expand(cache_dir)) / "compiled"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     if os.access(folder, os.W_OK):

@@ -14,6 +14,7 @@ from typing import Literal
 from jaxgen import audio, remote
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
 from jaxgen.errors import UserError
+from jaxgen.files import UserPath
 from jaxgen.remote import is_remote
 
 _MANIFESTS = ("manifest.csv", "manifest.jsonl")
@@ -30,7 +31,7 @@ class Folder(Dataset):
     rules, a column `licence` before the option.
     """
 
-    root: str = ""
+    root: UserPath = ""
     """Folder of .wav, .flac, .ogg or .mp3 files, nested or not, also in an object store (s3://..., gs://...)."""
     pattern: str | None = None
     """Fields in the file names, as {digit}_{speaker}_{index}; with a slash it describes the path below the root."""

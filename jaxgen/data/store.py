@@ -26,7 +26,7 @@ from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import unfinished, write_whole, writing
+from jaxgen.files import expand, unfinished, write_whole, writing
 from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     """
     dataset = dataset.fetched(cache_dir)
     clips = dataset.clips()
-    cache = Path(cache_dir).expanduser()
+    cache = Path(expand(cache_dir))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = _digests(dataset, clips, cache, pool)
         found = [
