@@ -31,6 +31,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
+from jaxgen.files import UserPath, expand
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
@@ -61,7 +62,7 @@ class Config:
     """What is made and measured."""
     audio: AudioPolicy = AudioPolicy()
     """How recordings are decoded, and which are refused."""
-    workdir: str = ""
+    workdir: UserPath = ""
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name); none takes runs/ and the name of
     the config file or data folder."""
     cache_dir: str = "~/.cache/jaxgen"
@@ -123,7 +124,8 @@ def _line_of(error: Exception, path: Path) -> str:
 def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, description: str | None = None) -> T:
     """Reads options into a dataclass, starting from `default`. description: what --help says above the options.
 
-    Raises UserError for an unknown option (naming the nearest) and for a value of the wrong type.
+    `~` is written out in every path. Raises UserError for an unknown option (naming the nearest) and for a value of the
+    wrong type.
     """
     args = split_values(args)
     if default is not None:
@@ -152,7 +154,22 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
     except UserError as error:
         raise UserError(_as_asked(str(error), known, args)) from None
     _check_numbers(parsed)
-    return parsed
+    return typing.cast(T, _expanded(parsed))
+
+
+def _expanded(value: Any) -> Any:
+    """A dataclass, and all that it holds, with `~` written out in its paths."""
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    if not dataclasses.is_dataclass(value):
+        return value
+    changed = {}
+    for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
+        old = getattr(value, name)
+        is_path = old is not None and UserPath in (hint, *typing.get_args(hint))
+        if (new := expand(old) if is_path else _expanded(old)) != old:
+            changed[name] = new
+    return dataclasses.replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 def _as_asked(message: str, known: Sequence[str], args: Sequence[str]) -> str:

@@ -4,8 +4,9 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
-from jaxgen.config import Config, named, parse
+from jaxgen.config import named, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
@@ -13,6 +14,7 @@ from jaxgen.drawing import Drawing
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.files import UserPath
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run
 from jaxgen.sounding import open_vocoder, refined
@@ -24,8 +26,9 @@ from jaxgen.training.telemetry import read_metrics
 class Data:
     """What the model is measured on."""
 
-    root: str | None = None
-    """Folder whose every clip is test data; none takes the run's own validation clips."""
+    root: UserPath | None = None
+    """Folder whose every clip is test data; none takes the run's own validation clips. Also where the run's own data is
+    now, if it has moved."""
     pattern: str | None = None
     """Fields in the file names of that folder; none takes the run's pattern."""
 
@@ -34,14 +37,14 @@ class Data:
 class Options(Drawing):
     """Measures a trained run: report.json and report.html."""
 
-    workdir: str
+    workdir: UserPath
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     data: Data = Data()
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside the run's own, by class: Judged, Prosody; PocketSphinx and DNSMOS, judges of speech from
     `pip install 'jaxgen[judges]'`; for a vocoder also PitchErrors, and Pesq and Stoi from `pip install 'jaxgen[copies]'`."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
@@ -49,7 +52,7 @@ class Options(Drawing):
     """Clips to generate; none takes the config's."""
     seed: int = 0
     """The same seed generates the same clips."""
-    vocoder: str | None = None
+    vocoder: UserPath | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
@@ -82,14 +85,13 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         trained = refined(trained, options.refinements)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
-    training = _training_data(config)
-    trained.check_data(training)
+    training, root = _training_data(trained, options.data.root)
     for metric in metrics:
         metric.check(training)
     store, clips = training, training.indices("validation")
-    if options.data.root is not None:
+    if root is not None:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
-        store = prepare(_test_data(config.data, options.data), config.features, policy, config.cache_dir)
+        store = prepare(_test_data(config.data, root, options.data.pattern), config.features, policy, config.cache_dir)
         clips = tuple(range(len(store.clips)))
     evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.training,
@@ -114,7 +116,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
             "run": options.workdir,
             **({} if options.vocoder is None else {"vocoder": options.vocoder}),
             **options.asked,
-            "held-out data": options.data.root or "the run's validation clips",
+            "held-out data": root or "the run's validation clips",
             "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
         },
     )
@@ -125,18 +127,40 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     return ExitCode.DONE
 
 
-def _training_data(config: Config) -> Store:
-    """The clips that the run was trained on; floors and the search for copies need them."""
+def _training_data(trained: Run, root: str | None) -> tuple[Store, str | None]:
+    """The clips that the run was trained on, and the folder of test data: none where `root` is where those clips are now.
+
+    Floors and the search for copies need them. Raises UserError where they are neither where they were nor in `root`.
+    """
+
+    def read(data: Dataset) -> Store:
+        config = trained.config
+        store = prepare(data, config.features, config.audio, config.cache_dir)
+        trained.check_data(store)
+        return store
+
+    data: Any = trained.config.data
     try:
-        return prepare(config.data, config.features, config.audio, config.cache_dir)
+        return read(data), root
     except UserError as error:
-        raise UserError(f"the data that this run was trained on cannot be read again: {error}") from None
+        lost = UserError(f"the data that this run was trained on cannot be read again: {error}")
+    if not hasattr(data, "root"):
+        raise lost
+    if root is None:
+        raise UserError(f"{lost} If it has moved, pass --data.root its new folder.")
+    try:
+        moved = read(dataclasses.replace(data, root=root))
+    except UserError as error:
+        raise UserError(f"{lost} Nor does --data.root hold it: {error}") from None
+    print(f"the run's own data is in '{root}' now; its validation clips are held out", file=sys.stderr)
+    return moved, None
 
 
-def _test_data(trained_on: Dataset, asked: Data) -> Folder:
+def _test_data(trained_on: Dataset, root: str, pattern: str | None) -> Folder:
     """The folder asked for, its names read as those of the training data."""
-    pattern = asked.pattern or trained_on.pattern
-    return Folder(root=asked.root or "", pattern=pattern, unmatched="unlabelled", validation=HashFraction(0.0))
+    return Folder(
+        root=root, pattern=pattern or trained_on.pattern, unmatched="unlabelled", validation=HashFraction(0.0)
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -122,6 +123,12 @@ def expand(path: str | Path) -> str:
             f"the home folder of '{path}' is not known; set HOME, or write the path out ('./{path}' is a folder of that name)."
         )
     return expanded
+
+
+def quoted(path: str | Path) -> str:
+    """The path as a word of a printed command, which a shell and our options read as this path again."""
+    path = os.fspath(path)
+    return shlex.quote(f"./{path}" if path.startswith(("-", "~")) else path)
 
 
 @contextlib.contextmanager

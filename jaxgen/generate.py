@@ -27,7 +27,7 @@ from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import unfinished, writing
+from jaxgen.files import UserPath, unfinished, writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
@@ -46,7 +46,7 @@ BATCH = 64
 class Options(Drawing):
     """New clips from a trained run, with a provenance file beside each."""
 
-    workdir: str
+    workdir: UserPath
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     num: int = 8
     """Clips; the same seed makes the same first ones, however many they are."""
@@ -57,17 +57,17 @@ class Options(Drawing):
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A label all clips shall have, as name=value; repeat the option for further names. name=value:share,value:share
     mixes values."""
-    prompt: str | None = None
+    prompt: UserPath | None = None
     """Audio file that every clip begins with and continues."""
     interpolate: int | None = None
     """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
     """The same seed gives the same clips."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder of the clips; none takes generated/seed_N in the run's folder."""
     step: int | None = None
     """Checkpoint to use; none takes the best."""
-    vocoder: str | None = None
+    vocoder: UserPath | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""

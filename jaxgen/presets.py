@@ -20,6 +20,7 @@ from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
+from jaxgen.files import expand
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
@@ -38,8 +39,8 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
     """
     args = split_values(argv)
-    path = _value(args, "--config")
-    root, name = _value(args, "--data.root"), _value(args, "--data.name")
+    path, root = (value and expand(value) for value in (_value(args, "--config"), _value(args, "--data.root")))
+    name = _value(args, "--data.name")
     cache_dir = _value(args, "--cache-dir") or Config.cache_dir
     if path is not None:
         at = args.index("--config")
@@ -48,7 +49,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     elif name is not None:
         default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
     elif root is not None:
-        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name)
+        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name) or "data"
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _USAGE)

@@ -18,7 +18,7 @@ from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
-from jaxgen.files import file_name, write_whole, writing
+from jaxgen.files import expand, file_name, write_whole, writing
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 _PLACE = ("workdir", "cache_dir", "profile", "distributed", "coordinator", "num_processes", "process_id")
 _MAY_DIFFER = frozenset(
-    [*_PLACE, "data.root", "evaluation", "model.refinements"]
+    [*_PLACE, "data.root", "data.cache_dir", "evaluation", "model.refinements"]
     + [
         f"train.{name}"
         for name in (
@@ -187,7 +187,7 @@ def keep_compiled(cache_dir: str) -> None:
     cannot be written is left alone.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        keep_programs(Path(cache_dir).expanduser() / "compiled")
+        keep_programs(Path(expand(cache_dir)) / "compiled")
 
 
 def bind(config: Config, spec: DataSpec) -> Training:

@@ -22,6 +22,7 @@ from jaxgen.data.store import Store, prepare
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.findings import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.files import quoted
 from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.objective import Training
 from jaxgen.presets import load_config
@@ -218,8 +219,8 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
 def _next_commands(config: Config) -> str:
     return (
         "Next:\n"
-        f"  {config.evaluation.next_command.format(workdir=config.workdir)}\n"
-        f"  tensorboard --logdir {config.folder / 'tensorboard'}   (pip install tensorboard)\n"
+        f"  {config.evaluation.next_command.format(workdir=quoted(config.workdir))}\n"
+        f"  tensorboard --logdir {quoted(config.folder / 'tensorboard')}   (pip install tensorboard)\n"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )
 

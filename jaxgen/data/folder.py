@@ -14,7 +14,7 @@ from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, sta
 from jaxgen.data.spelling import display_name, normalize
 from jaxgen.data.tree import Tree, walk
 from jaxgen.errors import UserError
-from jaxgen.files import LeavesFolder, cause, inside, open_regular, reading
+from jaxgen.files import LeavesFolder, UserPath, cause, inside, open_regular, reading
 from jaxgen.remote import is_remote
 
 _SUFFIXES = ".wav, .flac, .ogg or .mp3"
@@ -29,7 +29,7 @@ class Folder(Dataset):
     rules, a column `licence` before the option.
     """
 
-    root: str = ""
+    root: UserPath = ""
     """Folder of .wav, .flac, .ogg or .mp3 files, nested or not, also in an object store (s3://..., gs://...)."""
     pattern: str | None = None
     """Fields in the file names, as {digit}_{speaker}_{index}; with a slash it describes the path below the root."""

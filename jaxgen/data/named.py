@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
 from jaxgen.data.folder import Folder, fetched_root
 from jaxgen.errors import UserError
+from jaxgen.files import UserPath, expand, unfinished
 
 _RETRIES = 2
 
@@ -112,7 +112,7 @@ class Named(Dataset):
 
     name: str = "fsdd"
     """fsdd, speech_commands, yesno or ljspeech."""
-    root: str = ""
+    root: UserPath = ""
     """A local copy, unpacked: with it nothing is downloaded."""
     cache_dir: str = "~/.cache/jaxgen/datasets"
     """Where downloads are kept."""
@@ -165,14 +165,14 @@ class Named(Dataset):
 
     def _local_root(self) -> Path:
         """The folder of recordings in a copy that starts at the archive's root, or that folder itself."""
-        root = Path(self.root).expanduser()
+        root = Path(expand(self.root))
         inside = root / SOURCES[self.name].folder
         return inside if inside.is_dir() else root
 
     def _fetched(self) -> Path:
         """The folder of recordings in the cache, downloaded and unpacked on first use."""
         source = SOURCES[self.name]
-        cache = Path(self.cache_dir).expanduser()
+        cache = Path(expand(self.cache_dir))
         unpacked = cache / f"{self.name}-{source.sha256[:12]}"
         if not unpacked.is_dir():
             archive = _download(self.name, source, cache)
@@ -208,12 +208,17 @@ def _download(name: str, source: Source, cache: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a tar archive into a new folder that appears only once it is complete."""
+    """Unpacks a tar archive into a new folder that appears only once it is complete.
+
+    Raises UserError where it cannot be, or has a member that would lead out of the folder.
+    """
     try:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        with unfinished(folder.parent) as partial:
             with tarfile.open(archive) as tar:
-                tar.extractall(Path(partial, "content"), filter="data")
-            os.replace(Path(partial, "content"), folder)
+                tar.extractall(partial / "content", filter="data")
+            os.replace(partial / "content", folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}); pass --data.root a copy you trust.") from None
     except OSError as error:
         if not folder.is_dir():  # another process may have been first
             raise UserError(

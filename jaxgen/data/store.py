@@ -23,7 +23,7 @@ from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import TryAgain, UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
+from jaxgen.files import Corrupt, expand, read_sealed, unfinished, write_sealed, write_whole, writing
 from jaxgen.serial import from_json, to_json
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     Raises UserError where there is nothing to decode, too many clips are refused, or the cache cannot be written.
     """
     dataset = dataset.fetched(cache_dir)
-    cache = Path(cache_dir).expanduser()
+    cache = Path(expand(cache_dir))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = _found(dataset, cache, pool)
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]

@@ -68,7 +68,7 @@ class EvaluationConfig(abc.ABC):
     """Further metrics that know this kind of data."""
 
     next_command: ClassVar[str]
-    """What to do with a trained run, `{workdir}`."""
+    """What to do with a trained run, `{workdir}`, which is quoted."""
     makes_copies: ClassVar[bool] = False
     """Whether its clips are copies of held-out recordings."""
 

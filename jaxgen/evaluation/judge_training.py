@@ -38,7 +38,7 @@ from jaxgen.evaluation.classifier import (
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.files import Corrupt
+from jaxgen.files import Corrupt, expand
 
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from
@@ -91,7 +91,7 @@ def judge_path(store: Store, training: JudgeTraining, cache_dir: str | Path) -> 
     """Where the judge of a data set and settings is kept."""
     settings = [FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    return Path(cache_dir).expanduser() / "judges" / f"{name}.npz"
+    return Path(expand(cache_dir)) / "judges" / f"{name}.npz"
 
 
 def data_hash(store: Store) -> str:

@@ -18,6 +18,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Refere
 from jaxgen.evaluation.classifier import Judge, Verdict
 from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
 from jaxgen.evaluation.metrics import frechet_distance
+from jaxgen.files import UserPath
 
 Probabilities = NDArray[np.floating]
 """What a judge says of n clips, [n, K]; rows sum to 1."""
@@ -40,7 +41,7 @@ class Judged(AudioMetric):
     within_labels_distance: mean distance of the embeddings of two clips with all labels equal: how varied they are.
     """
 
-    judge: str = ""
+    judge: UserPath = ""
     """File of a judge; none takes the one of the training data from the cache, or trains it."""
 
     def check(self, training: Store) -> None:

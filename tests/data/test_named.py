@@ -104,13 +104,27 @@ def test_wrong_checksum_keeps_nothing(server, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "cache") == []
 
 
-def test_members_outside_the_folder_are_refused(tmp_path):
-    archive(tmp_path / "evil.tar.gz", {"good.wav": wav(), "../../escaped.wav": wav()})
+@pytest.mark.parametrize("name", ["../../escaped.wav", "/../../../escaped.wav", "a/../../../escaped.wav", ".."])
+def test_members_outside_the_folder_are_refused_in_one_line(name, tmp_path):
+    archive(tmp_path / "evil.tar.gz", {"good.wav": wav(), name: wav()})
     (tmp_path / "cache" / "deep").mkdir(parents=True)
-    with pytest.raises(tarfile.OutsideDestinationError):
+    with pytest.raises(UserError, match=r"evil.tar.gz cannot be unpacked .*--data\.root") as caught:
         named._unpack(tmp_path / "evil.tar.gz", tmp_path / "cache" / "deep" / "evil")
+    assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("escaped.wav"))
     assert os.listdir(tmp_path / "cache" / "deep") == []
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        named._unpack(tmp_path / "evil.tar", tmp_path / "evil")
+    (tmp_path / "cut.tar.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        named._unpack(tmp_path / "cut.tar.gz", tmp_path / "evil")
 
 
 @pytest.mark.parametrize("inside", ["", SOURCES["fsdd"].folder])

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import filelock
@@ -14,12 +15,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jaxgen import evaluate, generate, train
 from jaxgen.audio import read
+from jaxgen.config import parse
+from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
+from jaxgen.evaluation.copy_synthesis import CopySynthesis
+from jaxgen.evaluation.findings import EvaluationConfig
+from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.runner import Evaluation
 from jaxgen.files import LeavesFolder, expand, file_name, inside, unfinished, write_whole
 from jaxgen.generate import write_as_made
-from jaxgen.presets import quickstart
+from jaxgen.presets import load_config, quickstart
 from jaxgen.remote import local_folder, mirror
 from jaxgen.runs import Run
 
@@ -146,7 +154,7 @@ def fetched(content: dict[str, bytes], folder: Path) -> tuple[set[str], str]:
 PLAIN = st.lists(st.text("abA", min_size=1, max_size=2), min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sets(NAMES | PLAIN, max_size=8), min_size=2, max_size=2))
 @example([{"/etc/passwd", "a//b", "a/b", "../beside", "b/./c", "a"}, {"a/b/c", "a", "./a"}])
 def test_objects_of_any_names_stay_in_the_copy_or_are_told(tmp_path_factory, runs):
@@ -231,3 +239,81 @@ def test_a_home_that_is_not_known_is_one_line(monkeypatch, home, path):
 def test_only_a_tilde_at_the_start_is_expanded(text):
     assert expand("x" + text) == "x" + text
     assert expand("~/" + text) == os.path.expanduser("~") + "/" + text
+
+
+HOMELY = ["~", "~/x", "~root/a b", "x/~", "./~", "s3://bucket/~", "~nobody-of-this-name"]
+
+
+@pytest.mark.parametrize("path", HOMELY)
+def test_every_option_that_is_a_path_is_expanded(path):
+    def options(**given):
+        return [word for name, value in given.items() for word in (f"--{name}", value)]
+
+    for cls, names in (
+        (generate.Options, ["workdir", "prompt", "out", "vocoder"]),
+        (evaluate.Options, ["workdir", "out"]),
+    ):
+        try:
+            expected = expand(path)
+        except UserError:
+            with pytest.raises(UserError, match="home folder of '~nobody"):
+                parse(cls, None, options(**dict.fromkeys(names, path)), "test")
+            continue
+        parsed = parse(cls, None, options(**dict.fromkeys(names, path)), "test")
+        assert [getattr(parsed, name) for name in names] == [expected] * len(names)
+
+
+def test_paths_in_a_config_file_are_expanded_and_what_only_looks_like_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "my.py").write_text(
+        "import dataclasses\n"
+        "from jaxgen.data.folder import Folder\n"
+        "from jaxgen.evaluation.judged import Judged\n"
+        "from jaxgen.presets import quickstart\n"
+        "base = quickstart()\n"
+        "CONFIG = dataclasses.replace(\n"
+        "    base, data=Folder(root='~/sounds', pattern='~{a}', licence='~'), workdir='~/runs/x',\n"
+        "    evaluation=dataclasses.replace(base.evaluation, metrics=(Judged(judge='~/judge.npz'),)),\n"
+        ")\n"
+    )
+    config = load_config(["--config", "~/my.py"], "test")
+    assert config.workdir == f"{tmp_path}/runs/x"
+    assert config.data == Folder(root=f"{tmp_path}/sounds", pattern="~{a}", licence="~")
+    assert config.evaluation.metrics[0].judge == f"{tmp_path}/judge.npz"
+    assert load_config(["--config", "~/my.py", "--workdir=~"], "test").workdir == str(tmp_path)
+    assert config.cache_dir == "~/.cache/jaxgen"  # of each machine its own
+    assert local_folder("s3://a/b", config.cache_dir).is_relative_to(tmp_path / ".cache")
+
+
+# printed commands
+
+FOLDERS = ["-x", "--num=3", "$(touch x)", "a 'b' \"c\"", "a\nb", "~", "~root/x", "a;b", "\\"]
+
+
+def printed(evaluation: EvaluationConfig, workdir: str) -> tuple[list[str], Path]:
+    """The words of the command that is printed for what comes next, and the folder that TensorBoard is to read."""
+    config = dataclasses.replace(quickstart(), evaluation=evaluation, workdir=workdir)
+    words = shlex.split(train._next_commands(config))
+    start, end = words.index("jaxgen.generate") + 1, words.index("tensorboard")
+    return words[start:end], Path(words[end + 2])
+
+
+@COMMON
+@given(ANY.filter(lambda text: "\0" not in text and text.strip("./")) | st.sampled_from(FOLDERS))
+def test_a_printed_command_names_the_folder_as_a_shell_reads_it(workdir):
+    command, logs = printed(Evaluation(), workdir)
+    assert command[0] == "--workdir"
+    assert os.path.abspath(expand(command[1])) == os.path.abspath(workdir)
+    assert os.path.abspath(logs) == os.path.join(os.path.abspath(workdir), "tensorboard")
+
+
+@pytest.mark.parametrize("workdir", FOLDERS)
+@pytest.mark.parametrize(
+    "evaluation", [Evaluation(), CopySynthesis(), FromNoise()], ids=lambda each: type(each).__name__
+)
+def test_a_printed_command_is_one_that_we_take(evaluation, workdir):
+    options = parse(generate.Options, None, printed(evaluation, workdir)[0], "test")
+    named = options.vocoder if evaluation.makes_copies else options.workdir
+    assert named is not None
+    assert os.path.abspath(named) == os.path.abspath(workdir)
