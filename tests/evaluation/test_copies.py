@@ -43,7 +43,7 @@ def test_nothing_with_a_pitch_has_no_pitch_error():
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
 def test_more_noise_is_heard(recordings, metric, package):
     """Also where each clip is shorter than the package can judge."""
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="pip install 'jaxgen[copies]'")
     import soundfile
 
     files = sorted((recordings / "fsdd").rglob("*.wav"))[:24]
@@ -61,7 +61,7 @@ def test_more_noise_is_heard(recordings, metric, package):
 
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
 def test_what_is_silent_or_too_short_has_no_score_and_a_long_clip_is_cut(metric, package):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="pip install 'jaxgen[copies]'")
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
     words = noise * (np.arange(len(noise)) % 7_200 < 3_600)  # more than PESQ has room for at once
     ((name, score),) = _figures(metric, [words], [words + 0.01 * noise]).items()

@@ -28,6 +28,10 @@ _LINE = 8  # 64-bit words of a cache line: what threads write to apart should li
 _PATIENCE = 1_000  # looks before a waiting thread lets others run
 _BYTE = ir.IntType(8)
 
+# LLVM's features with vectors wider than those of SSE, and those that each instruction set of XLA's has of them.
+_WIDE = re.compile(r"avx|fma|f16c|vaes|vpclmulqdq|xop|amx|sha512|sm[34]")
+_WITHIN = {"SSE4_2": frozenset[str](), "AVX": frozenset({"avx"}), "AVX2": frozenset({"avx", "avx2", "fma", "f16c"})}
+
 _engines: list[llvm.ExecutionEngine] = []  # what they compiled must outlive every use of it
 _names: set[str] = set()
 
@@ -51,12 +55,28 @@ def available() -> bool:
 
 
 @functools.cache
+def features() -> llvm.FeatureMap:
+    """What kernels may use of this processor: all it has, or as much as `--xla_cpu_max_isa` in XLA_FLAGS leaves to XLA.
+
+    Empty where LLVM cannot tell, as on some systems for arm64: there the processor's name stands for what each has.
+    """
+    try:
+        found = llvm.get_host_cpu_features()
+    except RuntimeError:
+        return llvm.FeatureMap()
+    limit = re.search(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
+    within = _WITHIN.get(limit[1].upper()) if limit else None
+    if within is not None:
+        found.update({name: False for name in found if _WIDE.match(name) and name not in within})
+    return found
+
+
+@functools.cache
 def machine() -> Machine:
     """The processor this runs on."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+    if features().get("avx512f"):
         return Machine(lanes=16, registers=32)
-    if features.get("avx"):
+    if features().get("avx"):
         return Machine(lanes=8, registers=16)
     wide = llvm.get_process_triple().startswith(("aarch64", "arm64"))
     return Machine(lanes=4, registers=32 if wide else 16)
@@ -82,7 +102,7 @@ def register(module: ir.Module, work: ir.Function, threads: int, row_groups: int
     """
     _handler(module, work, threads, row_groups)
     code = str(module)
-    name = f"jaxgen_{work.name}_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+    name = f"jaxgen_{work.name}_{hashlib.sha256((code + features().flatten()).encode()).hexdigest()[:16]}"
     if name not in _names:
         address = _compile(code)
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.CFUNCTYPE(None)(address)), platform="cpu")
@@ -95,9 +115,7 @@ def _compile(code: str) -> int:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple())
-    host = target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
-    )
+    host = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features().flatten(), opt=3, jit=True)
     module = llvm.parse_assembly(code)
     module.verify()
     passes = llvm.create_pass_builder(host, llvm.create_pipeline_tuning_options(speed_level=3))
