@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"errors"},
-    {"files", "machine", "spread"},
+    {"files", "machine", "numerics", "spread"},
     {"serial", "remote", "audio", "features", "recurrent", "convolution", "distributions", "prediction"},
     {"data", "provenance", "heads", "recent", "source_filter"},
     {"models"},

@@ -27,11 +27,11 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
 from jaxgen.files import unfinished, write_whole, writing
-from jaxgen.serial import from_json, to_json
+from jaxgen.serial import from_json, parsed, to_json
 
 T = TypeVar("T")
 
-_VERSION = 3  # of the files below; a change makes every store anew
+_VERSION = 4  # of the files below; a change makes every store anew
 _SAMPLE = np.dtype(np.float32)
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
@@ -63,9 +63,9 @@ class Store:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        index = json.loads((directory / "index.json").read_text())
-        self.features: FeatureSpec = from_json(index["features"])
-        self.clips = tuple(StoredClip(**clip) for clip in index["clips"])
+        index, source = parsed((directory / "index.json").read_bytes(), str(directory)), f"the store '{directory}'"
+        self.features = from_json(index["features"], FeatureSpec, source)
+        self.clips = tuple(from_json(clip, StoredClip, source) for clip in index["clips"])
         self.manifest_hash: str = index["manifest_hash"]
         self.report: dict[str, Any] = index["report"]
         self._moments = index["mean"], index["std"]
@@ -283,7 +283,7 @@ def _write_index(
         "mean": mean,
         "std": std,
         "report": report.describe(stored, refused, features.sample_rate),
-        "clips": [dataclasses.asdict(clip) for clip in stored],
+        "clips": [to_json(clip) for clip in stored],
     }
     (directory / "index.json").write_text(json.dumps(index))
 
