@@ -7,13 +7,10 @@ holds a dataclass can be swapped for a sibling class by name (`--model.cell GRU`
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import importlib.util
-import inspect
 import io
 import json
 import math
-import pkgutil
 import re
 import sys
 import traceback
@@ -36,7 +33,7 @@ from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
 from jaxgen.remote import local_folder
-from jaxgen.serial import to_json
+from jaxgen.serial import subclasses, to_json
 from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
 
@@ -235,7 +232,7 @@ def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
     rest: list[str] = []
     for word in args:
         if rest and (field := _swappable(default, rest[-1])) is not None:
-            classes = {cls.__name__: cls for cls in _subclasses(field.base)}
+            classes = {cls.__name__: cls for cls in subclasses(field.base)}
             if word not in classes:
                 raise UserError(f"{rest[-1]} is '{word}', expected one of {', '.join(sorted(classes))}.")
             ours, theirs = (typing.get_type_hints(cls) for cls in (type(field.value), classes[word]))
@@ -278,7 +275,7 @@ def named(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:
 
     Raises UserError for a name that none has, or that of a class which has no defaults.
     """
-    classes = {cls.__name__: cls for cls in _subclasses(base)}
+    classes = {cls.__name__: cls for cls in subclasses(base)}
     found = []
     for name in names:
         if name not in classes:
@@ -288,20 +285,6 @@ def named(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:
         except TypeError as error:
             raise UserError(f"{option} {name} needs more than the command line gives ({error}).") from None
     return tuple(found)
-
-
-def _subclasses(cls: type[Any]) -> list[type[Any]]:
-    """The dataclasses that derive from a class, or the class itself, where they can be made; modules beside its own are
-    imported to find them.
-    """
-    package = cls.__module__.rpartition(".")[0]  # none for a class of a config file
-    if package not in ("", "jaxgen"):
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
-            importlib.import_module(module.name)
-    found: list[type[Any]] = [cls] if dataclasses.is_dataclass(cls) and not cls.__subclasses__() else []
-    for derived in cls.__subclasses__():
-        found += [derived, *_subclasses(derived)]
-    return [each for each in found if not inspect.isabstract(each)]
 
 
 def _replace(value: Any, path: Sequence[str], new: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxgen.config import named, parse
+from jaxgen.config import load, named, parse
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
@@ -15,8 +15,9 @@ from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.files import UserPath
+from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered
-from jaxgen.runs import Run
+from jaxgen.runs import Run, keep_compiled
 from jaxgen.sounding import open_vocoder, refined
 from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
@@ -56,8 +57,10 @@ class Options(Drawing):
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
+    config: str | None = None
+    """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
     cache_dir: str = "~/.cache/jaxgen"
-    """Folder of the local copy of a run in an object store."""
+    """Folder of decoded data, judges and compiled programs, and of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         if self.num_clips is not None and self.num_clips < 1:
@@ -67,6 +70,10 @@ class Options(Drawing):
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
+    fix_settings()
+    keep_compiled(options.cache_dir)
+    if options.config is not None:
+        load(options.config)
     with (
         copied(options.workdir, options.cache_dir) as folder,
         delivered(options.out or folder / "evaluation") as out,
@@ -85,13 +92,13 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         trained = refined(trained, options.refinements)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
-    training, root = _training_data(trained, options.data.root)
+    training, root = _training_data(trained, options.data.root, options.cache_dir)
     for metric in metrics:
         metric.check(training)
     store, clips = training, training.indices("validation")
     if root is not None:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
-        store = prepare(_test_data(config.data, root, options.data.pattern), config.features, policy, config.cache_dir)
+        store = prepare(_test_data(config.data, root, options.data.pattern), config.features, policy, options.cache_dir)
         clips = tuple(range(len(store.clips)))
     evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.training,
@@ -100,7 +107,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         batch_size=config.train.batch_size,
         seq_len=config.train.seq_len,
         seed=options.seed,
-        cache_dir=config.cache_dir,
+        cache_dir=options.cache_dir,
         decoder=decoder,
     )
     findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
@@ -127,7 +134,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     return ExitCode.DONE
 
 
-def _training_data(trained: Run, root: str | None) -> tuple[Store, str | None]:
+def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Store, str | None]:
     """The clips that the run was trained on, and the folder of test data: none where `root` is where those clips are now.
 
     Floors and the search for copies need them. Raises UserError where they are neither where they were nor in `root`.
@@ -135,7 +142,7 @@ def _training_data(trained: Run, root: str | None) -> tuple[Store, str | None]:
 
     def read(data: Dataset) -> Store:
         config = trained.config
-        store = prepare(data, config.features, config.audio, config.cache_dir)
+        store = prepare(data, config.features, config.audio, cache_dir)
         trained.check_data(store)
         return store
 

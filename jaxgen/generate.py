@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxgen import audio, noise_clips
-from jaxgen.config import parse
+from jaxgen.config import load, parse
 from jaxgen.data.store import AudioPolicy
 from jaxgen.distributions import Sampling
 from jaxgen.drawing import Drawing, refuse
@@ -32,8 +32,9 @@ from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.noise_clips import NoiseGenerator
+from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered
-from jaxgen.runs import Run
+from jaxgen.runs import Run, keep_compiled
 from jaxgen.sounding import open_vocoder, refined
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
@@ -71,8 +72,10 @@ class Options(Drawing):
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
+    config: str | None = None
+    """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
     cache_dir: str = "~/.cache/jaxgen"
-    """Folder of the local copy of a run in an object store."""
+    """Folder of compiled programs, and of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -90,6 +93,10 @@ class Options(Drawing):
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.generate")
+    fix_settings()
+    keep_compiled(options.cache_dir)
+    if options.config is not None:
+        load(options.config)
     use_all_cores()
     shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
     with (

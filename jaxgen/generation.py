@@ -19,6 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import Decoder
 from jaxgen.machine import available_cores
 from jaxgen.models.sequence import Labels, RunState, SequenceConfig, SequenceModel
+from jaxgen.numerics import random_key
 
 _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 
@@ -150,7 +151,7 @@ class Generator:
         if not self._module(params).uses_all_cores(sampling):
             params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt), copies)
         state = self._consume(params, prompt, conditions)
-        key, count = jax.random.key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
+        key, count = random_key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
         visible = progress and sys.stderr.isatty()
         with tqdm(total=num_steps, unit=features.step_unit, desc="generating", disable=not visible) as bar:
             for start in range(0, num_steps, count):

@@ -13,6 +13,7 @@ from jaxgen.errors import UserError
 from jaxgen.features import Decoder
 from jaxgen.generation import Generated
 from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
+from jaxgen.numerics import random_key
 
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
@@ -74,7 +75,7 @@ class NoiseGenerator:
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
 
     def _drawn(self, latents: Latents, places: np.ndarray, seed: int) -> np.ndarray:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), places)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), places)
         return np.asarray(jax.vmap(lambda key: latents.draw(key, self._model.latent_size))(keys))
 
     def _shares(self, labels: LabelRows) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import sys
 from jaxgen.data import report
 from jaxgen.data.store import prepare
 from jaxgen.errors import ExitCode, run
+from jaxgen.numerics import fix_settings
 from jaxgen.presets import load_config
 from jaxgen.remote import delivered
 from jaxgen.runs import keep_compiled
@@ -12,6 +13,7 @@ from jaxgen.runs import keep_compiled
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
+    fix_settings()
     keep_compiled(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     with delivered(config.workdir) as out:

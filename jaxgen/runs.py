@@ -1,5 +1,6 @@
 """A run on disk: its folder, what is stored with each checkpoint, and how to open it again."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.files import expand, file_name, write_whole, writing
+from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
 from jaxgen.serial import from_json, to_json
@@ -81,33 +83,45 @@ class Run:
         checkpoints = checkpoints_of(workdir)
         if checkpoints is None or not checkpoints.steps():
             raise UserError(f"no checkpoint in '{workdir}'. Pass {option} the folder of a run of jaxgen.train.")
-        try:
-            newest = checkpoints.newest_run()
-            if newest is None:
-                raise _all_damaged(workdir, option)
-            best = checkpoints.best(_described(newest[1])[0].train.best_metric)
-            if step is not None and step not in checkpoints.steps():
-                kept = ", ".join(map(str, checkpoints.steps()))
-                raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
-            wanted = [step] if step is not None else [best or newest[0], *reversed(checkpoints.steps())]
-            return cls._first_whole(workdir, checkpoints, wanted, option if step is None else f"{option} or --step")
-        finally:
-            checkpoints.close()
+        with contextlib.closing(checkpoints):
+            listed: list[int] = []
+            while listed != (steps := checkpoints.reload()):  # of a run that goes on, checkpoints come and go
+                if step is not None and step not in steps:
+                    kept = ", ".join(map(str, steps))
+                    raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
+                if (run := cls._first_whole(workdir, checkpoints, step)) is not None:
+                    return run
+                listed = steps
+        raise UserError(
+            f"none of the checkpoints in '{workdir}' is whole; train again, or pass another {option}"
+            f"{'' if step is None else ' or --step'}."
+        )
 
     @classmethod
-    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", steps: Sequence[int], option: str) -> "Run":
+    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", step: int | None) -> "Run | None":
+        """The checkpoint of a step, or the best of all, or the newest whole one; None where there is none."""
         from jaxgen.training.checkpoint import Damaged
 
-        for step in dict.fromkeys(steps):
-            try:
-                config, spec = _described(checkpoints.run(step))
-                keep_compiled(config.cache_dir)
-                training = bind(config, spec)
-                state = checkpoints.restore(step, jax.eval_shape(training.init, jax.random.key(0))).state
-                return cls(workdir, step, config, spec, training, state.average)
-            except Damaged as damage:
-                print(f"jaxgen: the checkpoint of step {step} in '{workdir}' is damaged ({damage})", file=sys.stderr)
-        raise _all_damaged(workdir, option)
+        wanted, damages = [step], dict[int, Damaged]()
+        if step is None:
+            newest = checkpoints.newest_run()
+            best = None if newest is None else checkpoints.best(_described(newest[1], workdir)[0].train.best_metric)
+            wanted = [best, *reversed(checkpoints.steps())]
+        try:
+            for each in dict.fromkeys(step for step in wanted if step is not None):
+                try:
+                    config, spec = _described(checkpoints.run(each), workdir)
+                    training = bind(config, spec)
+                    shapes = jax.eval_shape(training.init, random_key(0))
+                    average = checkpoints.restore_average(each, shapes.average)
+                    return cls(workdir, each, _placed_anew(config), spec, training, average)
+                except Damaged as damage:
+                    damages[each] = damage
+            return None
+        finally:
+            for each in damages.keys() & set(checkpoints.reload()):  # others were removed by a run that goes on
+                said = f"the checkpoint of step {each} in '{workdir}' is damaged ({damages[each]})"
+                print(f"jaxgen: {said}", file=sys.stderr)
 
     @property
     def name(self) -> str:
@@ -116,7 +130,7 @@ class Run:
 
     def untrained(self) -> Any:
         """The parameters that this run started from."""
-        return jax.jit(self.training.init)(jax.random.key(self.config.train.seed)).average
+        return jax.jit(self.training.init)(random_key(self.config.train.seed)).average
 
     def check_data(self, store: Store) -> None:
         """Raises UserError where the store holds other clips than this run was trained on."""
@@ -176,13 +190,10 @@ class Run:
             mark(folder / f"{name}.wav", clip, self.spec.features.sample_rate, provenance)
 
 
-def _all_damaged(workdir: Path, option: str) -> UserError:
-    return UserError(f"none of the checkpoints in '{workdir}' is whole; train again, or pass another {option}.")
-
-
 def keep_compiled(cache_dir: str) -> None:
     """Has jax keep every program that it compiles, in `compiled` in the cache: the next process loads it from there.
 
+    cache_dir: the caller's, never that of a run which is opened: what is loaded from there is machine code.
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false turns this off. A cache that
     cannot be written is left alone.
     """
@@ -238,7 +249,7 @@ def is_finished(config: Config) -> bool:
         newest = checkpoints.newest_run()
         if newest is None:
             return False
-        latest, (saved, _) = newest[0], _described(newest[1])
+        latest, (saved, _) = newest[0], _described(newest[1], config.folder)
     finally:
         checkpoints.close()
     if changed := differences(saved, config, _MAY_DIFFER):
@@ -257,7 +268,7 @@ def check_data(config: Config, spec: DataSpec) -> None:
         return
     try:
         newest = checkpoints.newest_run()
-        saved = spec if newest is None else _described(newest[1])[1]
+        saved = spec if newest is None else _described(newest[1], config.folder)[1]
     finally:
         checkpoints.close()
     _check_manifest(config.workdir, saved, spec.manifest_hash)
@@ -278,6 +289,18 @@ def save_config(config: Config, folder: Path) -> None:
     write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _described(run: Any) -> tuple[Config, DataSpec]:
-    """What the `run` of a checkpoint describes."""
-    return from_json(run["config"]), from_json(run["data"])
+def _described(run: Any, workdir: Path) -> tuple[Config, DataSpec]:
+    """What the `run` of a checkpoint in a workdir describes."""
+    source, parts = f"what '{workdir}' says of its run", run if isinstance(run, dict) else {}
+    return from_json(parts.get("config"), Config, source), from_json(parts.get("data"), DataSpec, source)
+
+
+def _placed_anew(config: Config) -> Config:
+    """The config of an opened run without the places it was trained in: whoever opens a run says where files go."""
+    return _with_defaults(dataclasses.replace(config, data=_with_defaults(config.data, ("cache_dir",))), _PLACE)
+
+
+def _with_defaults(value: Any, names: Sequence[str]) -> Any:
+    """A dataclass with the defaults of those fields."""
+    defaults = {field.name: field.default for field in dataclasses.fields(value) if field.name in names}
+    return dataclasses.replace(value, **defaults)

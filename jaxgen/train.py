@@ -24,6 +24,7 @@ from jaxgen.evaluation.findings import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.files import quoted
 from jaxgen.machine import keep_freed_memory
+from jaxgen.numerics import fix_settings
 from jaxgen.objectives.objective import Training
 from jaxgen.presets import load_config
 from jaxgen.remote import Mirror, is_remote, trained_in
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
+    fix_settings()
     with (
         preemptible(),
         joined(config.distributed, config.coordinator, config.num_processes, config.process_id),

@@ -171,13 +171,13 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_json_round_trip(config):
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), Config, "it") == config
 
 
 def test_json_of_another_installation():
     unknown = to_json(quickstart()) | {"model": {"class": "jaxgen.models.mel_rnn.Gone"}}
-    with pytest.raises(UserError, match=r"mel_rnn\.Gone, which this installation cannot build"):
-        from_json(unknown)
+    with pytest.raises(UserError, match=r"model\.class is \"jaxgen\.models\.mel_rnn\.Gone\", expected a class that"):
+        from_json(unknown, Config, "it")
 
 
 def test_differences_name_the_path_and_both_values():

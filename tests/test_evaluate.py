@@ -70,7 +70,7 @@ def test_predictions_belong_to_their_clip(wave, wave_store):
     assert some.metrics == alone.metrics
 
 
-def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path):
+def test_the_command_scores_every_clip_of_a_folder(quickstart, command, cache, tmp_path):
     folder = tmp_path / "test_data"
     folder.mkdir()
     clips = Plucked(num_clips=3, seconds=0.4, seed=5).clips()
@@ -78,7 +78,7 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path
         audio.write(folder / f"anything {index}.wav", clip.load().samples[:, 0], 8_000)
     audio.write(folder / "silent.wav", np.zeros(4_000, np.float32), 8_000)
     options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report", "--spread", "0.5"]
-    code, out, _ = command(evaluate.main, *options)
+    code, out, _ = command(evaluate.main, "--cache-dir", cache, *options)
     assert code == 0
     assert "held-out nats_per_frame" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -92,21 +92,23 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, tmp_path
     assert page.count("data:image/png") >= 3
 
 
-def test_the_runs_own_validation_clips_are_scored_by_default(quickstart, command, tmp_path):
-    code, _, _ = command(evaluate.main, "--workdir", quickstart, "--out", tmp_path)
+def test_the_runs_own_validation_clips_are_scored_by_default(quickstart, command, cache, tmp_path):
+    code, _, _ = command(evaluate.main, "--cache-dir", cache, "--workdir", quickstart, "--out", tmp_path)
     assert code == 0
     own = json.loads((quickstart / "report.json").read_text())["metrics"]
     again = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert again == pytest.approx(own, nan_ok=True)
 
 
-def test_of_a_long_recording_an_excerpt_is_heard_and_all_of_it_scored(quickstart, command, tmp_path, monkeypatch):
+def test_of_a_long_recording_an_excerpt_is_heard_and_all_of_it_scored(
+    quickstart, command, cache, tmp_path, monkeypatch
+):
     for module in ("held_out", "runner"):
         monkeypatch.setattr(f"jaxgen.evaluation.{module}.EXCERPT_SECONDS", 0.3)
     (tmp_path / "long").mkdir()
     audio.write(tmp_path / "long" / "a.wav", Plucked(seconds=2).clips()[0].load().samples[:, 0], 8_000)
     options = ["--workdir", quickstart, "--data.root", tmp_path / "long", "--out", tmp_path / "report"]
-    assert command(evaluate.main, *options)[0] == 0
+    assert command(evaluate.main, "--cache-dir", cache, *options)[0] == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["notes"]["likelihood"].startswith(f"{1 + 16_000 // 400} frames of 1 clip")
     seconds = {name: column["seconds_per_clip"] for name, column in report["table"].items()}

@@ -29,7 +29,7 @@ from jaxgen.recurrent import LSTM
 from jaxgen.starts import locked
 from jaxgen.training import board, checkpoint
 from jaxgen.training.board import Board
-from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed, fingerprint
+from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed
 from jaxgen.training.interrupts import Interrupts, preemptible
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
@@ -185,16 +185,6 @@ STATE = {
     "half": jnp.ones(3, jnp.bfloat16),
     "flag": jnp.array([True, False]),
 }
-
-
-@pytest.mark.parametrize("name", STATE)
-def test_any_flipped_bit_changes_the_fingerprint(name):
-    array = np.asarray(STATE[name])
-    for place in range(array.size):
-        for bit in [0] if array.dtype == bool else range(8 * array.dtype.itemsize):
-            flipped = array.copy()
-            flipped.view(f"u{array.dtype.itemsize}").reshape(-1)[place] ^= 1 << bit
-            assert fingerprint(STATE | {name: jnp.asarray(flipped)}) != fingerprint(STATE)
 
 
 @pytest.fixture

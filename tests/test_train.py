@@ -15,6 +15,8 @@ from conftest import TINY
 
 from jaxgen import train
 from jaxgen.audio import read
+from jaxgen.config import Config
+from jaxgen.data.spec import DataSpec
 from jaxgen.provenance import read as read_mark
 from jaxgen.runs import bind
 from jaxgen.serial import from_json
@@ -27,7 +29,7 @@ def _final_state(workdir: Path):
     """(state, data position) of the newest checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     latest, run = checkpoints.newest_run()
-    training = bind(from_json(run["config"]), from_json(run["data"]))
+    training = bind(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run"))
     saved = checkpoints.restore(latest, jax.eval_shape(training.init, jax.random.key(0)))
     checkpoints.close()
     return saved.state, saved.data

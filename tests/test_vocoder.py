@@ -229,7 +229,7 @@ def test_each_term_has_its_own_options(config):
         load_config(["--config", str(config), "--objective.terms.7.weight", "3"], "test")
 
 
-def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path):
+def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, cache, tmp_path):
     report = json.loads((vocoder / "report.json").read_text())
     assert list(report["table"]) == [
         "held-out data",
@@ -248,12 +248,14 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path
     page = (vocoder / "report.html").read_text()
     assert "the copy of the recording on its left" in page
     assert "Nearest training clips" not in page
-    code, _, _ = command(evaluate.main, "--workdir", vocoder, "--refinements", "8", "--out", tmp_path)
+    code, _, _ = command(
+        evaluate.main, "--cache-dir", cache, "--workdir", vocoder, "--refinements", "8", "--out", tmp_path
+    )
     assert code == 0
     refined = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert refined["mel_distance_nats"] < report["metrics"]["mel_distance_nats"]
     assert refined["loss"] == pytest.approx(report["metrics"]["loss"])
-    code, out, _ = command(evaluate.main, "--workdir", vocoder, "--out", tmp_path)
+    code, out, _ = command(evaluate.main, "--cache-dir", cache, "--workdir", vocoder, "--out", tmp_path)
     assert code == 0
     again = json.loads((tmp_path / "report.json").read_text())["metrics"]
     for name, value in report["metrics"].items():
@@ -262,7 +264,7 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, tmp_path
     assert "Griffin-Lim, 2 iterations" in out
 
 
-def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, tmp_path):
+def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, cache, tmp_path):
     made = {}
     by_vocoder = ("--vocoder", vocoder)
     for name, more in {"griffin": (), "vocoder": by_vocoder, "refined": (*by_vocoder, "--refinements", "3")}.items():
@@ -276,7 +278,7 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
     assert np.abs(made["griffin"] - made["vocoder"]).max() > 0
     assert np.abs(made["refined"] - made["vocoder"]).max() > 0
     report = ("--workdir", quickstart, "--vocoder", vocoder, "--num-clips", "2", "--out", tmp_path)
-    assert command(evaluate.main, *report)[0] == 0
+    assert command(evaluate.main, "--cache-dir", cache, *report)[0] == 0
     sounding, plain = (json.loads((path / "report.json").read_text()) for path in (tmp_path, quickstart))
     assert sounding["about"]["vocoder"] == str(vocoder)
     assert sounding["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"])
@@ -305,7 +307,9 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err
         assert "Traceback" not in err
-    code, _, err = command(evaluate.main, "--workdir", vocoder, "--vocoder", vocoder, "--out", tmp_path / "report")
+    code, _, err = command(
+        evaluate.main, "--cache-dir", cache, "--workdir", vocoder, "--vocoder", vocoder, "--out", tmp_path / "report"
+    )
     assert (code, "leave --vocoder out" in err) == (2, True), err
     asked = ("--config", config, "--workdir", tmp_path / "run", "--cache-dir", cache)
     for swapped, says in (

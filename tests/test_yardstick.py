@@ -17,6 +17,7 @@ from benchmarks.recurrent_work import RECURRENT, RecurrentWork
 from benchmarks.step_peers import flax_linen
 from benchmarks.step_peers import given as given_module
 from benchmarks.step_rows import ROWS
+from benchmarks.step_work import StepWork
 from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.errors import UserError
 from jaxgen.serial import from_json, to_json
@@ -219,7 +220,7 @@ def test_growth_is_fitted_for_each_size_alone(monkeypatch, tmp_path):
         found = {}
         for candidate in candidates:
             if "work" in candidate.spec:
-                work = from_json(candidate.spec["work"])
+                work = from_json(candidate.spec["work"], StepWork, "the order")
                 seconds = work.batch_size * work.seq_len**2 * work.hidden_size**0.5 * work.num_layers * 1e-6
                 facts = {"parameters": 9, "planned_bytes": work.batch_size * 2 * 2**20}
                 found[candidate.name] = measured([seconds] * repeats, facts)

@@ -32,7 +32,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     """
     keep_freed_memory()
     began = time.perf_counter()
-    config: Config = from_json(spec["config"])
+    config = from_json(spec["config"], Config, "the order")
     store = prepare_store(config.data, config.features, config.audio, config.cache_dir)
     data = store.spec(config.model.labels)
     planned = max(

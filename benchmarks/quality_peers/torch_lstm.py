@@ -32,7 +32,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
     `turns` of training in all; `hidden_size`, `num_layers`, `embedding_size`; and `peak`, the highest learning rate.
     """
     began = time.perf_counter()
-    config: Config = from_json(spec["config"])
+    config = from_json(spec["config"], Config, "the order")
     _Learner(config, spec).update()  # the first one is slower
     learner = _Learner(config, spec)
     facts = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.step_work import start
+from benchmarks.step_work import StepWork, start
 from jaxgen.machine import keep_freed_memory
 from jaxgen.serial import from_json
 
@@ -13,7 +13,7 @@ from jaxgen.serial import from_json
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
     """spec: `work`, a `StepWork` as `jaxgen.serial` writes it."""
     keep_freed_memory()
-    work = from_json(spec["work"])
+    work = from_json(spec["work"], StepWork, "the order")  # type: ignore[type-abstract]
     training, batch = work.bound(), work.batch()
     state = start(training)
     step = jax.jit(training.train_step, donate_argnums=0).lower(state, batch).compile()

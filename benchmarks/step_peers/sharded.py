@@ -33,7 +33,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[
 
     Raises UserError where the rows or the cores cannot be split evenly.
     """
-    work, devices, processes = from_json(spec["work"]), spec["devices"], spec["processes"]
+    work: StepWork = from_json(spec["work"], StepWork, "the order")  # type: ignore[type-abstract]
+    devices, processes = spec["devices"], spec["processes"]
     if work.batch_size % (devices * processes):
         raise UserError(f"{work.name} has {work.batch_size} rows, which {devices * processes} devices cannot share.")
     jax.config.update("jax_num_cpu_devices", devices)
@@ -90,7 +91,7 @@ def _together(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dic
     threads = concurrent.futures.ThreadPoolExecutor(len(partners))
     ready = [threads.submit(_or_end, partner, lambda partner: partner.ready(600)) for partner in partners]
     _meet(address, processes, 0)
-    facts, run_own = _running(from_json(spec["work"]))
+    facts, run_own = _running(from_json(spec["work"], StepWork, "the order"))  # type: ignore[type-abstract]
 
     def run(times: int) -> dict[str, Any]:
         turns = [threads.submit(_or_end, partner, lambda partner: partner.run(times)) for partner in partners]

@@ -24,7 +24,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.errors import TryAgain, UserError
 from jaxgen.features import FeatureSpec
 from jaxgen.files import Corrupt, expand, read_sealed, unfinished, write_sealed, write_whole, writing
-from jaxgen.serial import from_json, to_json
+from jaxgen.serial import from_json, parsed, to_json
 
 T = TypeVar("T")
 
@@ -71,10 +71,10 @@ class Store:
         self.directory = directory
         content = read_sealed(directory / "index.json")
         try:
-            index = json.loads(content)
+            index, source = parsed(content, str(directory)), f"the store '{directory}'"
             self.key: str = index["key"]
-            self.features: FeatureSpec = from_json(index["features"])
-            self.clips = tuple(StoredClip(**clip) for clip in index["clips"])
+            self.features = from_json(index["features"], FeatureSpec, source)
+            self.clips = tuple(from_json(clip, StoredClip, source) for clip in index["clips"])
             self.manifest_hash: str = index["manifest_hash"]
             self.report: dict[str, Any] = index["report"]
             self._moments = index["mean"], index["std"]
@@ -82,15 +82,7 @@ class Store:
             num_samples, num_steps = (
                 sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps")
             )
-        except (
-            UserError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
+        except (UserError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
         step = self.features.step_shape, self.features.step_dtype
         self._samples = BlockArray(directory / "samples.bin", num_samples, (), _SAMPLE, hashes[0])
@@ -357,7 +349,7 @@ def _write_index(
         "mean": mean,
         "std": std,
         "report": report.describe(stored, refused, features.sample_rate),
-        "clips": [dataclasses.asdict(clip) for clip in stored],
+        "clips": [to_json(clip) for clip in stored],
         "hashes": {name: block_hashes(directory / f"{name}.bin") for name in ("samples", "steps")},
     }
     write_sealed(directory / "index.json", json.dumps(index))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from jaxgen.errors import UserError
 from jaxgen.evaluation.metrics import Samples, log_mel_db
 from jaxgen.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.numerics import random_key
 from jaxgen.objectives.optimizer import AdamW
 
 Levels = NDArray[np.float32]
@@ -193,12 +194,12 @@ class Judge:
 
 def first_params(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
     """The parameters that training starts from."""
-    return nnx.state(Network(training, labels, nnx.Rngs(training.seed)), nnx.Param)
+    return nnx.state(Network(training, labels, nnx.Rngs(random_key(training.seed))), nnx.Param)
 
 
 def graph_of(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
     """The network without its parameters, for `nnx.merge`."""
-    return nnx.graphdef(nnx.eval_shape(lambda: Network(training, labels, nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: Network(training, labels, nnx.Rngs(random_key(0)))))
 
 
 def _named(params: Any) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from jaxgen.errors import ExitCode, run
 from jaxgen.evaluation.classifier import JudgeTraining
 from jaxgen.evaluation.judge_training import judge_of, judge_path
 from jaxgen.machine import keep_freed_memory
+from jaxgen.numerics import fix_settings
 from jaxgen.presets import load_config
 from jaxgen.runs import keep_compiled
 
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.evaluation.judge")
+    fix_settings()
     keep_compiled(config.cache_dir)
     keep_freed_memory()
     store = prepare(config.data, config.features, config.audio, config.cache_dir)

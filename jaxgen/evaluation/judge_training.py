@@ -39,6 +39,7 @@ from jaxgen.evaluation.classifier import (
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.files import Corrupt, expand
+from jaxgen.numerics import random_key
 
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from
@@ -217,7 +218,7 @@ def _trained(
     steps = min(training.steps, math.ceil(_MOST_HEARD * len(clean) / training.batch_size))
     graph, params = graph_of(training, labels), jax.jit(lambda: first_params(training, labels))()
     optimizer = training.optimizer.make(steps)
-    keys = jax.random.key(training.seed)
+    keys = random_key(training.seed)
 
     def loss(params: Any, levels: jax.Array, real: jax.Array, targets: Mapping[str, jax.Array], key: jax.Array):
         change, drop = jax.random.split(key)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgen.features.fourier import framed, griffin_lim, hann, pad_last
 from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.numerics import random_key
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings
@@ -186,7 +187,7 @@ class LogMel(FeatureSpec):
     def _sound(self, frames: jax.Array, iterations: int = 64, known: jax.Array | None = None) -> jax.Array:
         """Samples [..., (nframe - 1) * hop_length] of frames [..., nframe, n_mels], beginning with those that are known."""
         magnitude = mel_to_magnitude(frames, self, _NNLS_ITERATIONS)
-        turns = jax.random.uniform(jax.random.key(0), magnitude.shape[-2:])
+        turns = jax.random.uniform(random_key(0), magnitude.shape[-2:])
         start = magnitude * jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64)
         sizes = (self.n_fft, self.hop_length, self.win_length)
         return griffin_lim(start, lambda _: magnitude, *sizes, iterations, known=known)

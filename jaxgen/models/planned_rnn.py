@@ -24,6 +24,7 @@ from jaxgen.features.mu_law import compand, expand
 from jaxgen.models.mel_rnn import FrameScale, MelModule, MelRNN
 from jaxgen.models.sample_rnn import SampleRNN, Told
 from jaxgen.models.sequence import Carry, Labels, SequenceConfig, SequenceModel, end_log_prob, guided, join
+from jaxgen.numerics import random_key
 from jaxgen.recent import Foretold
 from jaxgen.source_filter import SourceFilter
 
@@ -173,7 +174,7 @@ class PlannedModule(SequenceModel):
             planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
             planned = guided(planned, sampling.guidance, self.plan.unguided)
             seeds = jax.lax.bitcast_convert_type(noise[:, -1], jnp.uint32)
-            frame_noise = jax.vmap(lambda seed: self.plan.noise(jax.random.key(seed)))(seeds)
+            frame_noise = jax.vmap(lambda seed: self.plan.noise(random_key(seed)))(seeds)
             frame, _ = self.plan.sample(planned, frame_noise, sampling)
             return self.filling(carry | {"plan": plan}, planned, frame)
 

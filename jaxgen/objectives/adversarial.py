@@ -24,6 +24,7 @@ from jaxgen.models.critics import WaveCritic
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import Critic, SoundConfig, SoundModel, View
+from jaxgen.numerics import key_of, random_key
 from jaxgen.objectives.contest import Contest, LeastSquares, Penalty
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
@@ -189,7 +190,7 @@ class AdversarialTraining(Training):
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update of both, or none where it would spoil the parameters (`Guard`). batch: see `jaxgen.data.excerpts`."""
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(key_of(state.key), state.step)
         count = self.config.critic_steps
         keys = jax.random.split(key, count + 1)
         parts = jax.tree.map(lambda array: split_rows(array, count), dict(batch))
@@ -283,7 +284,7 @@ class AdversarialTraining(Training):
 
         The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
         """
-        made = self.module(params).imitate(batch, jax.random.key(0))
+        made = self.module(params).imitate(batch, random_key(0))
         heard = Heard(self.module(params).real(batch), made)
         rows = {term.name: distance(heard) for term, distance in self._terms if not term.hears_critic}
         return rows | {"loss": self._sum(rows)}

@@ -17,6 +17,7 @@ from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
+from jaxgen.numerics import key_of
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
 from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
@@ -138,7 +139,7 @@ class LikelihoodTraining(Training):
 
         Metrics are means over the batch's real steps, and the guard's counts.
         """
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(key_of(state.key), state.step)
         parts = jax.tree.map(lambda array: split_rows(array, self.config.accumulation), (dict(batch), state.carry))
         keys = jax.random.split(key, self.config.accumulation)
 

@@ -11,6 +11,7 @@ from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.config import ModelConfig
+from jaxgen.numerics import random_key
 from jaxgen.objectives.state import TrainState
 
 Batch = Mapping[str, Any]
@@ -86,9 +87,9 @@ class Blueprint(Generic[M]):
 
     def __init__(self, build: Callable[[nnx.Rngs], M]):
         self._build = build
-        self._graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        self._graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(random_key(0)))))
         # jit computes nothing of this build but the constants
-        self._constants = jax.jit(lambda: nnx.split(build(nnx.Rngs(0)), nnx.Param, ...)[2:])()
+        self._constants = jax.jit(lambda: nnx.split(build(nnx.Rngs(random_key(0))), nnx.Param, ...)[2:])()
 
     def init(self, key: jax.Array) -> Any:
         """First parameters, a plain dictionary."""

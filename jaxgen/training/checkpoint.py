@@ -1,35 +1,35 @@
 """Checkpoints of a run. The only file that knows orbax."""
 
-import asyncio
 import contextlib
 import dataclasses
-import errno
-import hashlib
+import functools
 import json
 import logging
 import math
 import os
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxgen.errors import SaveFailed, UserError
-from jaxgen.files import writing
+from jaxgen.files import inside, writing
+from jaxgen.numerics import other_settings
+from jaxgen.serial import from_json, parsed, to_json
 from jaxgen.training.distributed import from_first, gathered, several
+from jaxgen.training.seals import About, Damaged, Hashes, described, digest, hashes_of, opened, sealed
 
-_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ETIMEDOUT)
+T = TypeVar("T")
+
+_FORMAT = 2  # of a checkpoint's folder
+_HASHES = "hashes.json"
 _ROOM = 1.5  # times the state's own size, for the files around it
-
-
-class Damaged(Exception):
-    """A checkpoint is not what was saved; the text says how."""
 
 
 class Saved(NamedTuple):
@@ -45,20 +45,26 @@ class Checkpoints:
     """The checkpoints in `directory`: the newest `keep` and the one with the lowest validation metric.
 
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
-    and asynchronously: a checkpoint is either whole or absent. Seals over all of it, written with it, tell whether what
-    is read is what was saved. `keep` None only reads: a run that trains meanwhile is not disturbed. To save, all processes
+    and asynchronously: a checkpoint is either whole or absent. Hashes of its files, written with it, tell whether what is
+    read is what was saved: a file that is gone, or holds other bytes, is damage, and nothing else is. `keep` None only
+    reads: a run that trains meanwhile is not disturbed. To save, all processes
     that train meet here, at the same calls, unless this one is to be `alone`; each reads on its own.
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss", alone: bool = False):
         for name in ("absl", "asyncio"):  # what fails is told by us, once
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        _quieten_closed_loops()
         self.directory, self.best_metric = directory, best_metric
         self._together = keep is not None and several() and not alone
+        processes = _all_processes() if self._together or not several() else _this_process()
+        self._handler = _HashedArrays(multiprocessing_options=processes)
+        self._handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        self._handlers.add("state", ocp.args.PyTreeSave, self._handler)
         self._options = ocp.CheckpointManagerOptions(
             read_only=keep is None,
             create=self._together or not several(),  # orbax cannot where not all processes meet
-            multiprocessing_options=_all_processes() if self._together else _this_process(),
+            multiprocessing_options=processes,
             cleanup_tmp_directories=keep is not None,  # what a killed save left
             preservation_policy=_NewestAndBest(self, keep or 1),
         )
@@ -74,7 +80,7 @@ class Checkpoints:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self.directory.absolute(), options=self._options)
+        return ocp.CheckpointManager(self.directory.absolute(), options=self._options, handler_registry=self._handlers)
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:
         """Starts a save. metrics: the validation figures at this step, if it was validated.
@@ -82,38 +88,58 @@ class Checkpoints:
         Raises SaveFailed where this save, or the one before, which went on while training did, cannot be written.
         """
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        about = {"position": data, "metrics": metrics, "fingerprint": int(fingerprint(state))}
+        finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
+        about = to_json(About(position=data, metrics=finite, arrays=described(state)))
         with self._saving():
             free = from_first(self._free) if self._together else self._free()
             if free < needed:  # orbax fails loudly, from its threads
                 raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {needed / 1e6:.1f} MB")
             self.manager.wait_until_finished()
             self.best(self.best_metric)  # read now: orbax asks for it in the middle of the save
-            self._figures[step] = metrics or {}
+            self._figures[step] = finite
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(_sealed(about)),
-                    run=ocp.args.JsonSave(_sealed(run)),
+                    state=ocp.args.PyTreeSave(state),
+                    data=ocp.args.JsonSave(sealed(about)),
+                    run=ocp.args.JsonSave(sealed({"format": _FORMAT, "of": run})),
                 ),
                 force=True,  # else orbax says nothing where a later step is there
             )
 
     def restore(self, step: int, state: Any) -> Saved:
         """The checkpoint of a step; `state` gives structure, shapes and dtypes, and where its arrays lie: for shapes
-        alone, on one device of this process. Raises Damaged.
+        alone, on one device of this process.
+
+        Raises Damaged, and UserError where the state is of another structure, or cannot be read now.
         """
+        self.manager.wait_until_finished()
+        about = self._about(step)
+        self._check_files(step)
+        return Saved(step, self._arrays(step, about, state), about.position)
+
+    def restore_average(self, step: int, average: Any) -> Any:
+        """The averaged parameters of a step's state alone; `average` and errors as for `restore`."""
+        about = self._about(step)
+        self._check_files(step)
+        return self._arrays(step, about, {"average": average}, partial_restore=True)["average"]
+
+    def _arrays(self, step: int, about: About, wanted: Any, **options: Any) -> Any:
+        """The state, or parts of it, like `wanted`; its files have been checked."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def target_of(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
 
-        target = jax.tree.map(target_of, state)
-        saved = self._read(step, "data", "run", state=ocp.args.StandardRestore(target))
-        if int(fingerprint(saved["state"])) != saved["data"]["fingerprint"]:
-            raise Damaged("its arrays are not what was saved")
-        return Saved(step, saved["state"], saved["data"]["position"])
+        self._check_alike(step, about.arrays, described(wanted), whole=not options)
+        target = jax.tree.map(target_of, wanted)
+        places = ocp.checkpoint_utils.construct_restore_args(target)
+        read = ocp.args.PyTreeRestore(target, restore_args=places, **options)
+        try:
+            return self._handler.restore(self.manager.directory / str(step) / "state", args=read)
+        except Exception as error:  # orbax's and tensorstore's, of any kind
+            self._check_files(step)  # while the bytes are those that were saved it is not damage
+            raise self._unreadable(step, error) from None
 
     def restore_newest(self, state: Any) -> Saved | None:
         """The newest whole checkpoint, or None where there is none. Damaged ones are told and moved beside, to
@@ -123,7 +149,10 @@ class Checkpoints:
             step = from_first(lambda: _newest_whole(self.directory, state))
             self.manager.reload()
             try:
-                return None if step is None else self.restore(step, state)
+                if step is None:
+                    return None
+                about = self._about(step)
+                return Saved(step, self._arrays(step, about, state), about.position)
             except Damaged as damage:
                 raise UserError(
                     f"the checkpoint of step {step} in '{self.directory}' can be read by process 0, not by process "
@@ -138,8 +167,15 @@ class Checkpoints:
         return None
 
     def run(self, step: int) -> Any:
-        """What `save` was given as `run`. Raises Damaged."""
-        return self._read(step, "run")["run"]
+        """What `save` was given as `run`. Raises Damaged, and UserError where another version saved it."""
+        run = self._sealed(step, "run/metadata")
+        if not isinstance(run, dict) or run.get("format") != _FORMAT:
+            raise UserError(
+                f"the checkpoint of step {step} in '{self.directory}' was saved by another version of jaxgen (its format is "
+                f"{run.get('format', 1) if isinstance(run, dict) else 1}, this version reads {_FORMAT}); use that version, or "
+                "train again in another --workdir."
+            )
+        return run.get("of")
 
     def newest_run(self) -> tuple[int, Any] | None:
         """The newest step whose `run` is what was saved, and it; None where there is none."""
@@ -152,6 +188,11 @@ class Checkpoints:
         """All steps kept, oldest first."""
         return sorted(self.manager.all_steps())
 
+    def reload(self) -> list[int]:
+        """As `steps`, looked up anew: another process may have saved and removed some."""
+        self.manager.reload()
+        return self.steps()
+
     def best(self, metric: str) -> int | None:
         """Step with the lowest validation metric of this name, or None where none was validated."""
         values = {step: self.figures(step).get(metric, math.nan) for step in self.steps()}
@@ -162,7 +203,7 @@ class Checkpoints:
         """The validation figures at a step; empty where it was not validated, or its checkpoint is damaged."""
         if step not in self._figures:
             try:
-                self._figures[step] = self._read(step, "data")["data"]["metrics"] or {}
+                self._figures[step] = dict(self._about(step).metrics)
             except Damaged:
                 self._figures[step] = {}
         return self._figures[step]
@@ -204,18 +245,57 @@ class Checkpoints:
         except OSError:
             return math.inf
 
-    def _read(self, step: int, *sealed: str, **items: Any) -> dict[str, Any]:
-        """Parts of a checkpoint, by name: JSON under its seal, and others. Raises Damaged."""
-        items |= {name: ocp.args.JsonRestore() for name in sealed}
+    def _about(self, step: int) -> About:
+        """What `save` wrote of the state. Raises Damaged, and UserError where another version saved it."""
+        self.run(step)
+        return from_json(self._sealed(step, "data/metadata"), About, f"{self.directory / str(step) / 'data'}")
+
+    def _sealed(self, step: int, name: str) -> Any:
+        """The content of a JSON file of a checkpoint, under its seal. Raises Damaged."""
+        content = self._read(step, name, Path.read_bytes)
         try:
-            found = self.manager.restore(step, args=ocp.args.Composite(**items))
-            return {name: _opened(found[name]) if name in sealed else found[name] for name in items}
-        except Exception as error:  # orbax, tensorstore and json: what they raise of damaged files is not written down
-            if _says_nothing_of_the_files(error):
-                raise UserError(
-                    f"the checkpoint of step {step} in '{self.directory}' cannot be read now ({_reason(error)}); try again."
-                ) from None
-            raise Damaged(_reason(error)) from None
+            return opened(parsed(content, name))
+        except UserError as error:
+            raise Damaged(str(error).rstrip(".")) from None
+
+    def _check_files(self, step: int) -> None:
+        """Raises Damaged where a file of the state is not what was saved."""
+        hashes = from_json(self._sealed(step, f"state/{_HASHES}"), Hashes, str(self.directory / str(step) / _HASHES))
+        for name, sha256 in hashes.sha256.items():
+            if self._read(step, f"state/{name}", digest) != sha256:
+                raise Damaged(f"{name} is not what was saved")
+
+    def _read(self, step: int, name: str, read: Callable[[Path], T]) -> T:
+        """What `read` makes of a file of a checkpoint. Raises Damaged where it is gone, or is no file: a pipe would be
+        waited for.
+        """
+        path = inside(self.directory / str(step), name)
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                return read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Damaged(f"{name} is gone") from None
+        except OSError as error:
+            raise self._unreadable(step, error) from None
+        raise Damaged(f"{name} is not a file")
+
+    def _check_alike(self, step: int, saved: Mapping[str, str], wanted: Mapping[str, str], *, whole: bool) -> None:
+        """Raises UserError where arrays that are wanted are not those saved."""
+        names = sorted(saved.keys() | wanted.keys() if whole else wanted.keys())
+        other = [name for name in names if saved.get(name) != wanted.get(name)]
+        if other:
+            name, settings = other[0], ", ".join(other_settings())
+            raise UserError(
+                f"the checkpoint of step {step} in '{self.directory}' holds {saved.get(name, 'nothing')} as {name}, this "
+                f"process expects {wanted.get(name, 'nothing')} ({len(other)} of {len(names)} arrays differ); "
+                + (f"start it without {settings}." if settings else "start it with the run's own settings.")
+            )
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint of step {step} in '{self.directory}' cannot be read now ({_reason(error)}); nothing was changed. "
+            "Try again."
+        )
 
     def _set_aside(self, step: int) -> Path:
         aside = self.directory.parent / "damaged" / f"{step}-{time.time_ns()}"
@@ -227,24 +307,28 @@ class Checkpoints:
         return aside
 
 
-class _PatientLoop(asyncio.SelectorEventLoop):
-    """At a damaged array, or a full disk, orbax closes its loop while TensorStore still works at others: each of those
-    answers would print a traceback.
+class _HashedArrays(ocp.PyTreeCheckpointHandler):
+    """Writes beside the arrays the SHA-256 of each of their files, before the checkpoint appears."""
+
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        if jax.process_index() == (self._primary_host or 0):
+            folder = Path(directory)
+            (folder / _HASHES).write_text(json.dumps(sealed(to_json(hashes_of(folder)))))
+
+
+@functools.cache
+def _quieten_closed_loops() -> None:
+    """At a full disk orbax closes its event loop while TensorStore still works at others: each of those answers would
+    print a traceback.
     """
+    tell = sys.unraisablehook
 
-    def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        try:
-            return super().call_soon_threadsafe(*args, **options)
-        except RuntimeError:
-            if not self.is_closed():
-                raise
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            tell(unraisable)
 
-
-class _PatientLoops(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _PatientLoop
-
-
-asyncio.set_event_loop_policy(_PatientLoops())  # orbax makes a loop for each read and save, in threads of its own
+    sys.unraisablehook = hook
 
 
 def _newest_whole(directory: Path, state: Any) -> int | None:
@@ -278,51 +362,6 @@ class _NewestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-self.newest :], self.of.best(self.of.best_metric)}
         return [step in kept for step in steps]
-
-
-@jax.jit
-def fingerprint(state: Any) -> jax.Array:
-    """uint32 [], changed by any flipped bit of any array; the same however the arrays lie on devices.
-
-    The words of all arrays, each times an odd number of its place, summed modulo 2^32.
-    """
-    total = jnp.zeros((), jnp.uint32)
-    for number, leaf in enumerate(jax.tree.leaves(state)):
-        words = _words(leaf)
-        place = jnp.zeros(words.shape, jnp.uint32)
-        for axis, length in enumerate(words.shape):
-            place = place * length + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        total += jnp.sum(words * (2 * place + 1), dtype=jnp.uint32) * (2 * number + 1)
-    return total
-
-
-def _words(array: jax.Array) -> jax.Array:
-    """The bits of an array as uint32, an element each."""
-    if array.dtype == bool:
-        return array.astype(jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
-    return bits.astype(jnp.uint32)
-
-
-def _sealed(content: Any) -> dict[str, Any]:
-    """JSON with its SHA-256, hexadecimal."""
-    return {"content": content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
-
-
-def _opened(sealed: Any) -> Any:
-    """The JSON under a seal. Raises ValueError where it is not what was sealed."""
-    if not isinstance(sealed, dict) or sealed != _sealed(sealed.get("content")):
-        raise ValueError("its content is not what was saved")
-    return sealed["content"]
-
-
-def _says_nothing_of_the_files(error: BaseException) -> bool:
-    """Whether reading failed for want of memory, handles, rights or a working disk, so that another try may do."""
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, OSError) and error.errno in _PASSING)
-        or any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE"))
-    )
 
 
 def _reason(error: BaseException) -> str:

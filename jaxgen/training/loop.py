@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgen.data.batches import Batches
 from jaxgen.errors import UserError
+from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.training.distributed import AnyOf, is_first, say_aloud
 from jaxgen.training.feed import calls
@@ -71,7 +72,7 @@ def fit(
     profile: updates to trace, as START:N.
     Raises Diverged where training cannot go on, UserError for a full disk unless training is to go on.
     """
-    state, stream, start = devices.start(training.init, jax.random.key(train.seed)), iter(batches), 0
+    state, stream, start = devices.start(training.init, random_key(train.seed)), iter(batches), 0
     train_steps, tracing = devices.compiled(updates(training), state), Profile(profile, workdir / "tensorboard")
     if saved := checkpoints.restore_newest(state):
         start, state, position = saved

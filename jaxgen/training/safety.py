@@ -11,6 +11,7 @@ import numpy as np
 from jaxgen.data.batches import Batches
 from jaxgen.errors import Diverged, SaveFailed
 from jaxgen.files import write_whole
+from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.objectives.state import TrainState
 from jaxgen.training.feed import Call
@@ -79,7 +80,7 @@ class Safety:
     def _back(self, state: TrainState, step: int) -> TrainState:
         self.checkpoints.wait()
         saved = self.checkpoints.restore_newest(state)
-        good = saved.state if saved else self.devices.start(self.training.init, jax.random.key(self.train.seed))
+        good = saved.state if saved else self.devices.start(self.training.init, random_key(self.train.seed))
         self.telemetry.tell(
             f"step {step}: {self.telemetry.skipped_in_row} updates in a row were skipped; parameters and optimiser go back "
             f"to step {saved.step if saved else 0}"

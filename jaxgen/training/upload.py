@@ -80,9 +80,15 @@ class KeptByFirst:
         self.close()
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:
-        """As `Checkpoints.save`; the state comes together in the first process's memory."""
-        whole = multihost_utils.process_allgather(state, tiled=True)
-        from_first(lambda: self._first.save(step, whole, data, run, metrics))
+        """As `Checkpoints.save`; the state comes together in the first process's memory, array by array: others hold one."""
+        leaves, structure = jax.tree.flatten(state)
+        whole = []
+        for leaf in leaves:
+            array = multihost_utils.process_allgather(leaf, tiled=True)
+            if self._own is not None:
+                whole.append(array)
+            del array
+        from_first(lambda: self._first.save(step, jax.tree.unflatten(structure, whole), data, run, metrics))
 
     def restore_newest(self, state: Any) -> Saved | None:
         """As `Checkpoints.restore_newest`: the first process reads it and tells the others."""
@@ -96,8 +102,10 @@ class KeptByFirst:
         found = from_first(find)
         if found is None:
             return None
-        whole = read[0].state if read else jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-        return Saved(found["step"], jax.tree.map(_told_by_first, whole, state), found["data"])
+        likes, structure = jax.tree.flatten(state)
+        whole = jax.tree.leaves(read[0].state) if read else [None] * len(likes)
+        told = [_told_by_first(array, like) for array, like in zip(whole, likes, strict=True)]
+        return Saved(found["step"], jax.tree.unflatten(structure, told), found["data"])
 
     def wait(self) -> None:
         """As `Checkpoints.wait`."""
@@ -115,8 +123,8 @@ class KeptByFirst:
 
 
 def _told_by_first(array: Any, like: jax.Array) -> jax.Array:
-    """An array of the first process, bit for bit, where `like` lies."""
-    host = np.asarray(array)
+    """An array of the first process, which the others do not have, bit for bit, where `like` lies."""
+    host = np.zeros(like.shape, like.dtype) if array is None else np.asarray(array)
     sent = multihost_utils.broadcast_one_to_all(host.reshape(-1).view(np.uint8))
     told = np.asarray(sent).view(host.dtype).reshape(host.shape)
     return jax.make_array_from_callback(like.shape, like.sharding, lambda index: told[index])

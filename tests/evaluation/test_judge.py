@@ -358,7 +358,7 @@ CONFIG = Config(
 """
 
 
-def test_a_run_is_judged_by_the_judge_of_its_data(command, tmp_path, monkeypatch):
+def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
     shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
@@ -383,7 +383,9 @@ def test_a_run_is_judged_by_the_judge_of_its_data(command, tmp_path, monkeypatch
         (c.fields["timbre"], c.fields["tempo"]) for c in Plucked(num_clips=30).clips() if c.fields["split"] != "train"
     }
     assert pairs == 2 * len(places)
-    code, _, err = command(evaluate.main, "--workdir", tmp_path / "run", "--out", tmp_path / "again")
+    code, _, err = command(
+        evaluate.main, "--cache-dir", cache, "--workdir", tmp_path / "run", "--out", tmp_path / "again"
+    )
     assert code == 0
     assert "training a judge" not in err
     again = json.loads((tmp_path / "again" / "report.json").read_text())["table"]["generated"]

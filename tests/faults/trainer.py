@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.config import Config
+from jaxgen.data.spec import DataSpec
 from jaxgen.runs import bind
 from jaxgen.serial import from_json
 from jaxgen.training.checkpoint import Checkpoints, Saved
@@ -226,7 +228,10 @@ def _contents(trainer: Trainer, step: int) -> Saved:
 
 def state_like(run: Any) -> Any:
     """Structure, shapes and dtypes of the train state that a checkpoint's `run` describes."""
-    return jax.eval_shape(bind(from_json(run["config"]), from_json(run["data"])).init, jax.random.key(0))
+    return jax.eval_shape(
+        bind(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run")).init,
+        jax.random.key(0),
+    )
 
 
 def _figures(trainer: Trainer) -> dict[str, Any]:
