@@ -43,10 +43,10 @@ def test_data_is_found_where_it_was_or_where_it_is_now(run, tmp_path, capsys):
     assert "its validation clips are held out" in capsys.readouterr().err
     shutil.copytree(other, before)  # there is something else now
     assert _training_data(run, str(after))[1] is None
-    with pytest.raises(UserError, match="changed since .* If it has moved, pass --data.root its new folder"):
+    with pytest.raises(UserError, match=r"changed since .* If it has moved, pass --data\.root its new folder"):
         _training_data(run, None)
     for root in (other, before, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="cannot be read again.*Nor does --data.root hold it"):
+        with pytest.raises(UserError, match=r"cannot be read again.*Nor does --data\.root hold it"):
             _training_data(run, str(root))
 
 
