@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"errors"},
-    {"compiled", "files", "machine", "spread"},
+    {"files", "machine", "spread"},
     {"serial", "remote", "audio", "features", "recurrent", "convolution", "distributions", "prediction"},
     {"data", "provenance", "heads", "recent", "source_filter"},
     {"models"},
@@ -16,7 +16,7 @@ LAYERS = [
     {"generation", "noise_clips", "vocoding", "evaluation"},
     {"training"},
     {"config"},
-    {"presets", "runs", "sounding", "starts", "drawing"},
+    {"compiled", "presets", "runs", "sounding", "starts", "drawing"},
     {"train", "generate", "evaluate", "prepare", "evaluation.judge"},
 ]
 """Packages and modules of jaxgen from the bottom up."""
