@@ -34,7 +34,7 @@ MAY_PASS = [
     *(errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENOBUFS, errno.EBUSY),
 ]
 
-repeatedly = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+repeatedly = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)
