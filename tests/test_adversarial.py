@@ -33,6 +33,8 @@ from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import read_metrics
 
+pytestmark = pytest.mark.slow
+
 MODEL = Vocoder(width=8, num_blocks=1)
 
 

@@ -14,6 +14,8 @@ from benchmarks.workloads import MEL, WAVE, plucked, prepared, some_batches, tra
 from jaxgen.errors import UserError
 from jaxgen.recurrent import LSTM
 
+pytestmark = pytest.mark.slow
+
 TINY_WORK = (
     *(
         "--mel.model.cell.hidden-size",

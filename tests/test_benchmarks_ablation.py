@@ -8,6 +8,8 @@ from jaxgen.config import load
 from jaxgen.errors import UserError
 from jaxgen.recurrent import LSTM, RNN
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from jaxgen.presets import quickstart
 CONFIG = quickstart()

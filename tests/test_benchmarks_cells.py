@@ -10,6 +10,8 @@ from jaxgen.errors import UserError
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.recurrent import LSTM
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     *("--data", "Plucked", "--data.num-clips", "12", "--data.seconds", "0.1", "--model.labels", "timbre"),
     *("--model.cell.hidden-size", "40", "--batch-size", "2", "--seq-len", "16", "--clips", "1"),

@@ -15,6 +15,8 @@ from benchmarks.generate_work import ROWS, GenerateWork, given, rows_named
 from benchmarks.processes import Measured
 from jaxgen.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TINY = GenerateWork(hidden_size=6, streams=3)
 IN_PROCESS = ["torch", "torch-script", "onnxruntime"]  # compiling takes half a minute, and what it compiles is this
 

@@ -2,7 +2,11 @@
 
 import math
 
+import pytest
+
 from benchmarks import overhead
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_loop_is_measured_beside_the_bare_step(capsys):

@@ -19,6 +19,8 @@ from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     *("--ours.data", "Plucked", "--ours.data.num-clips", "12", "--ours.data.seconds", "0.1"),
     *("--ours.train.batch-size", "2", "--ours.train.seq-len", "64", "--ours.train.steps-per-call", "2"),

@@ -12,6 +12,8 @@ from benchmarks.processes import resident_bytes
 from jaxgen.audio import AudioError
 from jaxgen.data.folder import Folder
 
+pytestmark = pytest.mark.slow
+
 
 def test_preparing_is_measured_and_recorded(tmp_path, capsys):
     options = ["--parts", "long-file", "--hours", "0.02", "--history", str(tmp_path / "history.jsonl")]

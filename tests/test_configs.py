@@ -20,6 +20,8 @@ from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.presets import any_sound
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
 

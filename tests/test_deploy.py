@@ -22,6 +22,8 @@ from jaxgen.config import load, split_values
 from jaxgen.errors import ExitCode
 from jaxgen.presets import load_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()

@@ -16,6 +16,8 @@ from benchmarks.recurrent_work import RecurrentWork
 from jaxgen.errors import UserError
 from jaxgen.serial import to_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TINY = RecurrentWork("LSTM", 4, 6, 16, 2)
 needs_cores = pytest.mark.skipif(

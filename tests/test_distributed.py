@@ -23,6 +23,8 @@ from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.distributed import _LOST, meeting
 from jaxgen.training.telemetry import read_metrics
 
+pytestmark = pytest.mark.slow
+
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "node[1-2]",

@@ -12,7 +12,10 @@ from tests.faults import damage, kills
 from tests.faults.kills import Cut
 from tests.faults.trainer import Lost, Trainer, assert_equal, assert_same_state
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and files are as Linux has them")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="signals and files are as Linux has them"),
+]
 
 
 @pytest.fixture(scope="module")

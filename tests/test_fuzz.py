@@ -36,6 +36,8 @@ from jaxgen.features import MuLaw
 from jaxgen.presets import load_config, quickstart
 from jaxgen.runs import bind
 
+pytestmark = pytest.mark.slow
+
 TIMES = int(os.environ.get("JAXGEN_FUZZ", "1"))
 MOST_GROWTH = 400 << 20  # bytes that reading a file of a few kilobytes may add to the process
 

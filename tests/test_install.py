@@ -1,7 +1,6 @@
 """What a stranger installs is what the tests need: the extras hold what tests import, and CI runs the README's own lines."""
 
 import ast
-import functools
 import re
 import subprocess
 import sys
@@ -10,15 +9,13 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FILES = sorted((ROOT / "tests").rglob("*.py"))
-OURS = {"jaxgen", "benchmarks", "tests", *(path.stem for path in FILES), *sys.stdlib_module_names}
-owners = functools.cache(packages_distributions)
+TREES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))}
+OURS = {"jaxgen", "benchmarks", "tests", *(path.stem for path in TREES), *sys.stdlib_module_names}
 
 
 def distributions(*extras: str) -> set[str]:
@@ -47,23 +44,22 @@ def asked_for(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield ast.unparse(node.args[0]).strip("'").partition(".")[0], reason
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "tests")))
-def test_what_the_first_extra_lacks_is_asked_for(path):
+def test_what_the_first_extra_lacks_is_asked_for():
     """Imported after `importorskip` alone, so that without it tests skip."""
-    tree = ast.parse(path.read_text())
-    for module in set(imported(tree)) - OURS - {module for module, _ in asked_for(tree)}:
-        names = {canonicalize_name(name) for name in owners().get(module, [module])}
-        assert names & distributions("test"), f"{module} is not of the extra `test`"
+    owners, installed = packages_distributions(), distributions("test")
+    for path, tree in TREES.items():
+        for module in set(imported(tree)) - OURS - {module for module, _ in asked_for(tree)}:
+            names = {canonicalize_name(name) for name in owners.get(module, [module])}
+            assert names & installed, f"{path} imports {module}, which is not of the extra `test`"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "tests")))
-def test_a_test_that_skips_names_the_extra_that_it_needs(path):
-    text = path.read_text()
-    constants = dict(re.findall(r"^(\w+) = (\".*\")$", text, re.M))
-    for module, reason in asked_for(ast.parse(text)):
-        extra = re.search(r"jaxgen\[(\w+)\]", constants.get(reason, reason))
-        assert extra, f"{module}: {reason} names no extra"
-        assert extra[1] in PROJECT["optional-dependencies"]
+def test_a_test_that_skips_names_the_extra_that_it_needs():
+    for path, tree in TREES.items():
+        constants = dict(re.findall(r"^(\w+) = (\".*\")$", path.read_text(), re.M))
+        for module, reason in asked_for(tree):
+            extra = re.search(r"jaxgen\[(\w+)\]", constants.get(reason, reason))
+            assert extra, f"{path}: the reason for {module} names no extra"
+            assert extra[1] in PROJECT["optional-dependencies"]
 
 
 def test_what_pins_one_another_is_pinned_together():

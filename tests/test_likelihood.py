@@ -17,8 +17,11 @@ from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import GRU, LSTM
+from tests.rounding import POINTWISE, rounding
 
 B, T, N_MELS = 4, 6, 3
+CARRY = rounding(T * (N_MELS + 3 + 4 + POINTWISE))  # through all steps, of inputs, a label and 4 units
+SCORE = CARRY + rounding(B * T)  # a mean over all rows and steps
 VOCABULARIES = (("digit", ("one", "two")),)
 MEL = DataSpec(
     features=LogMel(sample_rate=8000, n_fft=128, hop_length=32, n_mels=N_MELS),
@@ -65,15 +68,15 @@ def test_scores_and_loss_are_the_models_own_over_real_steps(model, data):
     outputs, last = jax.jit(module.unroll)(batch["x"], batch["labels"], state.carry, batch["reset"])
     nats = -np.asarray(module.log_prob(outputs, batch["x"][:, 1:], batch["end"]))
     carry, scores, predictions = eval_step(state.params, state.carry, batch)
-    np.testing.assert_allclose(scores["loss"], np.where(batch["mask"], nats, 0), rtol=1e-5)
+    np.testing.assert_allclose(scores["loss"], np.where(batch["mask"], nats, 0), rtol=SCORE)
     assert all((score[~batch["mask"]] == 0).all() for score in scores.values())
-    np.testing.assert_allclose(predictions, module.predict(outputs), rtol=1e-5, atol=1e-5)
-    assert_trees_close(carry, last, atol=1e-6)
+    np.testing.assert_allclose(predictions, module.predict(outputs), rtol=SCORE, atol=SCORE)
+    assert_trees_close(carry, last, atol=CARRY)
     after, metrics = train_step(state, batch)
-    np.testing.assert_allclose(metrics["loss"], nats[batch["mask"]].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], nats[batch["mask"]].mean(), rtol=SCORE)
     for name, score in scores.items():
-        np.testing.assert_allclose(metrics[name], score.sum() / batch["mask"].sum(), rtol=1e-5)
-    assert_trees_close(after.carry, last, atol=1e-6)
+        np.testing.assert_allclose(metrics[name], score.sum() / batch["mask"].sum(), rtol=SCORE)
+    assert_trees_close(after.carry, last, atol=CARRY)
     assert after.step == 1
 
 
@@ -116,8 +119,8 @@ def test_accumulation_gives_the_update_of_the_whole_batch(model, data, accumulat
     batch["mask"][0] = False
     (_, state, whole, _), (_, _, in_parts, _) = bind(model, data), bind(model, data, accumulation=accumulation)
     (expected, expected_metrics), (got, metrics) = whole(state, batch), in_parts(state, batch)
-    assert_trees_close(metrics, expected_metrics, rtol=1e-5)
-    assert_trees_close(got.carry, expected.carry, atol=1e-6)
+    assert_trees_close(metrics, expected_metrics, rtol=SCORE)
+    assert_trees_close(got.carry, expected.carry, atol=CARRY)
     assert_trees_close(got.opt_state, expected.opt_state, rtol=1e-4, atol=1e-7)  # Adam's moments are the gradient's
     assert_trees_close(got.params, expected.params, atol=1e-5)
 
@@ -151,8 +154,8 @@ def test_the_carry_flows_from_chunk_to_chunk(model, data):
         carry, *results = eval_step(state.params, carry, chunk)
         chunks.append(results)
     joined = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), *chunks)
-    assert_trees_close(joined, [scores, predictions], atol=1e-5)
-    assert_trees_close(carry, last, atol=1e-6)
+    assert_trees_close(joined, [scores, predictions], rtol=SCORE, atol=SCORE)
+    assert_trees_close(carry, last, atol=CARRY)
 
 
 def test_training_continues_from_its_own_carry():
@@ -160,8 +163,8 @@ def test_training_continues_from_its_own_carry():
     batch["reset"] = np.zeros((B, T), bool)
     one, _ = train_step(state, batch)
     two, _ = train_step(one, batch)
-    assert_trees_close(one.carry, eval_step(state.params, state.carry, batch)[0], atol=1e-6)
-    assert_trees_close(two.carry, eval_step(one.params, one.carry, batch)[0], atol=1e-6)
+    assert_trees_close(one.carry, eval_step(state.params, state.carry, batch)[0], atol=CARRY)
+    assert_trees_close(two.carry, eval_step(one.params, one.carry, batch)[0], atol=CARRY)
 
 
 @both_models

@@ -16,6 +16,8 @@ from jaxgen.presets import any_sound, quickstart
 from jaxgen.runs import bind
 from jaxgen.training.loop import updates
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs").glob("*.py"))}
 MAKE = {name: lambda path=path: load(path) for name, path in CONFIGS.items()}
 MAKE |= {"quickstart": quickstart, "any_sound": lambda: any_sound(Plucked(num_clips=2))}

@@ -13,6 +13,8 @@ from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.errors import UserError
 from jaxgen.training.mesh import Devices
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(mel_store, tmp_path_factory):

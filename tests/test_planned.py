@@ -23,6 +23,8 @@ from jaxgen.recent import Foretold
 from jaxgen.recurrent import GRU, LSTM
 from jaxgen.source_filter import SourceFilter
 
+pytestmark = pytest.mark.slow
+
 B, FRAMES, STRIDE = 3, 4, 6
 T = FRAMES * STRIDE
 DATA = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=(("digit", ("one", "two")),))

@@ -11,6 +11,8 @@ import pytest
 from benchmarks import processes
 from benchmarks.processes import Candidate, CouldNotRun, compare
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -33,6 +33,8 @@ from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.upload import UploadedCheckpoints
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 NOT_INSTALLED = "needs an object store on loopback: pip install 'jaxgen[dev]'"
 pytest.importorskip("s3fs", reason=NOT_INSTALLED)
 pytest.importorskip("flask_cors", reason=NOT_INSTALLED)

@@ -4,12 +4,16 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from jaxgen.errors import ExitCode
 from jaxgen.remote import local_folder
 from jaxgen.training.telemetry import read_metrics
 from tests.conftest import TINY
 from tests.test_distributed import free_address
 from tests.test_remote import objects, running, server  # noqa: F401
+
+pytestmark = pytest.mark.slow
 
 
 def started(folder, workdir, caches):

@@ -38,6 +38,8 @@ from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import read_metrics
 from jaxgen.training.watchdog import Watchdog
 
+pytestmark = pytest.mark.slow
+
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, distribution=Normal())
 TRAIN = Train(steps=12, batch_size=2, seq_len=8, log_every=2, eval_every=6, checkpoint_every=4, max_skipped=3)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 HEAVY = (
     *("grain", "h5py", "librosa", "matplotlib", "numba", "orbax", "pandas", "pooch", "scipy", "sklearn"),
     *("tensorboardX", "tensorflow", "tensorstore", "torch"),

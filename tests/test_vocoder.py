@@ -20,6 +20,9 @@ from jaxgen.presets import load_config
 from jaxgen.provenance import read as read_mark
 from jaxgen.sounding import open_vocoder
 from jaxgen.vocoding import Renderer
+from tests.rounding import POINTWISE, rounding
+
+pytestmark = pytest.mark.slow
 
 FEATURES = LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=20)
 SPEC = DataSpec(features=FEATURES, mean=(-4.0,) * 20, std=(2.0,) * 20)
@@ -36,6 +39,16 @@ def _trained(spec=SPEC, **options):
 
 def _frames(count, rows=1, seed=0):
     return np.random.default_rng(seed).normal(-4, 2, (rows, count, 20)).astype(np.float32)
+
+
+def _rounding(sound, refinements=2, kernel_size=3):
+    """Of one sample of what `_trained` gives: its network, one Fourier transform, and two more a refinement.
+
+    A refinement takes the phase of sums, some of which are near zero: their error is larger, relative to them. The bound
+    has room for that, as errors of hundreds of terms are mostly a root of that below theirs.
+    """
+    network = kernel_size * 20 + 8 + 2 * (kernel_size + 8 + 4 * 8 + 3 * POINTWISE) + 8 + 20
+    return rounding(network + (1 + 2 * refinements) * FEATURES.n_fft, np.append(sound, 1))
 
 
 def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
@@ -90,7 +103,7 @@ def test_training_hears_the_network_alone():
         training, params, _ = _trained(refinements=refinements)
         module = training.module(params)
         heard = jax.jit(module.imitate)({"samples": samples}, jax.random.key(0))
-        assert np.allclose(heard, jax.jit(module.render)(frames), atol=1e-5) == same
+        assert np.allclose(heard, jax.jit(module.render)(frames), atol=_rounding(heard, refinements=0)) == same
 
 
 def test_sound_as_frames_come_is_that_of_all_frames_at_once_when_refined_often():
@@ -98,7 +111,7 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once_when_refined_often()
     frames = _frames(200)
     whole = np.asarray(jax.jit(training.module(params).render)(frames))
     joined = np.concatenate(list(renderer.decode_blocks([frames])), axis=1)
-    np.testing.assert_allclose(joined, whole, atol=5e-5 * np.abs(whole).max())  # rounding grows from one to the next
+    np.testing.assert_allclose(joined, whole, atol=_rounding(whole, refinements=16))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -113,18 +126,18 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
     for blocks in streams:
         joined = np.concatenate([np.zeros((2, 0), np.float32), *blocks], axis=1)
         assert joined.shape == (2, (count - 1) * 80)
-        np.testing.assert_allclose(joined, whole, atol=1e-5 * max(1.0, np.abs(whole).max(initial=0)))
+        np.testing.assert_allclose(joined, whole, atol=_rounding(whole))
         assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
 
 
-@pytest.mark.parametrize(("causal", "kernel_size"), [(False, 3), (False, 9), (True, 3), (True, 7)])
+@pytest.mark.parametrize(("causal", "kernel_size"), [(False, 3), (False, 9), (True, 7)])
 def test_clips_end_to_end_do_not_hear_one_another(causal, kernel_size):
     training, params, renderer = _trained(causal=causal, kernel_size=kernel_size)
     clips = [_frames(count, seed=count)[0] for count in (1, 40, 7, 90)]
     for clip, sound in zip(clips, renderer.decode_clips(clips), strict=True):
         alone = np.asarray(jax.jit(training.module(params).render)(clip[None]))[0]
         assert sound.shape == ((len(clip) - 1) * 80,)
-        np.testing.assert_allclose(sound, alone, atol=1e-5 * max(1.0, np.abs(alone).max(initial=0)))
+        np.testing.assert_allclose(sound, alone, atol=_rounding(alone, kernel_size=kernel_size))
 
 
 @pytest.mark.parametrize("refinements", [0, 2])

@@ -31,6 +31,8 @@ from jaxgen.objectives.terms import FeatureMatching
 from jaxgen.objectives.variety import spread_of
 from jaxgen.provenance import read as read_mark
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = (("timbre", ("muted", "nylon", "steel")),)
 FRAMES = DataSpec(
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20, stack=2),

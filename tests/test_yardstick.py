@@ -22,6 +22,8 @@ from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.errors import UserError
 from jaxgen.serial import from_json, to_json
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     RecurrentWork("LSTM", 3, 4, 16, 2),
     RecurrentWork("GRU", 3, 4, 16, 2, frames=True),

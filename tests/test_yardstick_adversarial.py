@@ -23,6 +23,8 @@ from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
 from jaxgen.serial import to_json
 from tests.test_yardstick import told
 
+pytestmark = pytest.mark.slow
+
 FRAMES = LogMel(sample_rate=8_000, n_fft=64, hop_length=32, n_mels=5, floor=1e-4)
 TINY = [
     AdversarialWork(

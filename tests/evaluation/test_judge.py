@@ -33,6 +33,8 @@ from jaxgen.evaluation.prosody import Prosody, seconds_distance
 from jaxgen.features import MuLaw
 from jaxgen.objectives.optimizer import AdamW
 
+pytestmark = pytest.mark.slow
+
 SMALL = JudgeTraining(
     steps=100, batch_size=32, channels=32, embedding_size=8, dropout=0.0, optimizer=AdamW(peak=3e-3, warmup_steps=5)
 )

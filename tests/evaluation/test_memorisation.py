@@ -11,6 +11,8 @@ import soundfile
 from jaxgen.evaluation.memorisation import MAX_CHUNKS, memorisation
 from jaxgen.evaluation.metrics import log_mel_db
 
+pytestmark = pytest.mark.slow
+
 RATE = 8_000
 
 
