@@ -7,7 +7,7 @@ import math
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.config import Config
@@ -57,7 +57,9 @@ LEAVES = st.one_of(
     st.builds(lambda name: {"class": name}, st.one_of(CLASSES, st.integers(), st.none(), st.lists(st.none()))),
     st.builds(lambda name: {"class": name, "cmd": "touch PWNED"}, CLASSES),
 )
-HOSTILE = st.recursive(LEAVES, lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text(max_size=5), of, max_size=3))
+HOSTILE = st.recursive(
+    LEAVES, lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text(max_size=5), of, max_size=3)
+)
 
 
 def places(value, path=()):
@@ -68,6 +70,7 @@ def places(value, path=()):
 
 
 @pytest.mark.parametrize("value", SAVED, ids=["config", "spec"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_json_that_was_tampered_with_gives_a_typed_value_or_one_line(value, data):
     tampered = copy.deepcopy(SAVED[value])
@@ -89,7 +92,7 @@ def test_json_that_was_tampered_with_gives_a_typed_value_or_one_line(value, data
     try:
         found = from_json(tampered, type(value), "the run 'x'")
     except UserError as error:
-        assert str(error).startswith("the run 'x' cannot be used: ")
+        assert str(error).startswith("the run 'x' cannot be used: ")  # noqa: PT017
     else:
         assert from_json(json.loads(json.dumps(to_json(found))), type(value), "it") == found
     assert {name.partition(".")[0] for name in set(sys.modules) - before} <= {"jaxgen"}
@@ -100,13 +103,13 @@ def test_what_was_saved_is_what_is_read(value):
     assert from_json(json.loads(json.dumps(to_json(value))), type(value), "it") == value
 
 
+@settings(deadline=None)
 @given(content=st.one_of(st.binary(max_size=20), HOSTILE.map(lambda value: json.dumps(value).encode())))
 def test_bytes_are_json_or_one_line(content):
     try:
         parsed(content, "the index")
     except UserError as error:
-        assert "\n" not in str(error)
-        assert "the index" in str(error)
+        assert str(error).startswith("the index is not JSON that can be read (")  # noqa: PT017
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, b"\xff\xfe\x00", "1" * 10_000, "", "{"])
@@ -123,7 +126,7 @@ def test_a_message_names_the_field_what_it_is_and_what_was_expected():
         (("data", "validation"), {}, "data.validation is an object without a class"),
         (("data", "test"), {"class": 5}, "data.test.class is 5, expected a class that derives from jaxgen.data.clips."),
         (("train", "on_full_disk"), "no", "train.on_full_disk is \"no\", expected Literal['stop', 'continue']"),
-        (("model", "samples", "cell"), SAVED[CONFIG]["train"], "model.samples.cell.class is \"jaxgen.training.schedule"),
+        (("model", "samples", "cell"), SAVED[CONFIG]["train"], 'model.samples.cell.class is "jaxgen.training.schedule'),
         (("train", "steps"), -1, "train: --train.steps"),
     ):
         tampered = copy.deepcopy(SAVED[CONFIG])
