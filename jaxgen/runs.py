@@ -111,8 +111,7 @@ class Run:
             for each in dict.fromkeys(step for step in wanted if step is not None):
                 try:
                     config, spec = _described(checkpoints.run(each), workdir)
-                    training = bind(config, spec)
-                    shapes = jax.eval_shape(training.init, random_key(0))
+                    training, shapes = _model(config, spec, workdir)
                     average = checkpoints.restore_average(each, shapes.average)
                     return cls(workdir, each, _placed_anew(config), spec, training, average)
                 except Damaged as damage:
@@ -292,7 +291,23 @@ def save_config(config: Config, folder: Path) -> None:
 def _described(run: Any, workdir: Path) -> tuple[Config, DataSpec]:
     """What the `run` of a checkpoint in a workdir describes."""
     source, parts = f"what '{workdir}' says of its run", run if isinstance(run, dict) else {}
-    return from_json(parts.get("config"), Config, source), from_json(parts.get("data"), DataSpec, source)
+    config = from_json(parts.get("config"), Config, source)
+    spec = from_json(parts.get("data"), DataSpec, source)
+    if changed := differences(spec.features, config.features, prefix="features"):
+        raise UserError(f"{source} cannot be used: its data and its config differ in {'; '.join(changed)}.")
+    return config, spec
+
+
+def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[Training, Any]:
+    """What the run in a workdir trained, and the shapes of its state. Raises UserError where there is no such model."""
+    try:
+        training = bind(config, spec)
+        return training, jax.eval_shape(training.init, random_key(0))
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind, where values that came from outside do not go together
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise UserError(f"what '{workdir}' says of its run makes no model ({reason}).") from error
 
 
 def _placed_anew(config: Config) -> Config:

@@ -80,6 +80,13 @@ class Checkpoints:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
+        for path in self.directory.glob(
+            "*/_CHECKPOINT_METADATA"
+        ):  # orbax reads them now, and waits where one is a pipe
+            if path.exists() and not path.is_file():
+                raise UserError(
+                    f"'{path}' is not a file; remove the folder that it is in, which is no whole checkpoint."
+                )
         return ocp.CheckpointManager(self.directory.absolute(), options=self._options, handler_registry=self._handlers)
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:

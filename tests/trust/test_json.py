@@ -7,7 +7,7 @@ import math
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.config import Config
@@ -70,6 +70,7 @@ def places(value, path=()):
 
 
 @pytest.mark.parametrize("value", SAVED, ids=["config", "spec"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_json_that_was_tampered_with_gives_a_typed_value_or_one_line(value, data):
     tampered = copy.deepcopy(SAVED[value])
@@ -103,6 +104,7 @@ def test_what_was_saved_is_what_is_read(value):
     assert from_json(json.loads(json.dumps(to_json(value))), type(value), "it") == value
 
 
+@settings(deadline=None)
 @given(content=st.one_of(st.binary(max_size=20), HOSTILE.map(lambda value: json.dumps(value).encode())))
 def test_bytes_are_json_or_one_line(content):
     said = "the index"
