@@ -1,11 +1,19 @@
 """The one exception that carries a user's mistake to the entry point, and the exit codes."""
 
+import contextlib
 import enum
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+_MOST_SAID = 300  # characters of an error in a line about something else
 
 from jaxgen.environment import check_cache, check_flags, check_limits, open_streams, reason
 
@@ -98,6 +106,33 @@ def told(error: BaseException) -> int:
         return ExitCode.BAD_INPUT
     traceback.print_exception(error)
     return 1
+
+
+def say(line: str) -> None:
+    """Says something on stderr."""
+    print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def tolerate(what: str, then: str, tell: Callable[[str], None] = say) -> Iterator[None]:
+    """For decoration, which must not cost a run: what fails within is told in one line, and that is all.
+
+    what: that could not be done; then: what happens instead. The traceback goes to this module's logger, level DEBUG.
+    """
+    try:
+        yield
+    except Exception as error:
+        tell(f"jaxgen: could not {what} ({_brief(error)}); {then}.")
+        _log.debug("could not %s", what, exc_info=True)
+
+
+def _brief(error: Exception) -> str:
+    """What a `UserError` says; of another error also its kind and place."""
+    said = printable(next(iter(str(error).strip().splitlines()), ""))[:_MOST_SAID]
+    if isinstance(error, UserError):
+        return said.rstrip(".")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}{said and f': {said}'}, {Path(place.filename).name} line {place.lineno}"
 
 
 def printable(text: str) -> str:

@@ -7,9 +7,10 @@ command continues an interrupted run, and finds a finished one.
 import concurrent.futures
 import contextlib
 import importlib
+import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from jaxgen.config import Config
 from jaxgen.data import report as data_report
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store, prepare
-from jaxgen.errors import ExitCode, UserError, run
+from jaxgen.errors import ExitCode, UserError, run, tolerate
 from jaxgen.evaluation.findings import Evaluator
+from jaxgen.evaluation.metrics import computed
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.files import quoted
 from jaxgen.machine import keep_freed_memory
@@ -134,14 +136,18 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
         outcome = _train(config, own, mirror, devices, store, training, spec, evaluator)
-        drawn.result()
+        with tolerate("write the data report", "jaxgen.prepare makes it again"):
+            drawn.result()
         if outcome is Outcome.PREEMPTED:
             print(f"\nStopped; the same command continues {config.workdir} from its last checkpoint.", file=sys.stderr)
             return ExitCode.PREEMPTED
         if outcome is Outcome.EARLY:
             print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
         if is_first():
-            _report(config, store, evaluator)
+            with tolerate("make the report", "the model is trained and saved, and the same command makes the report"):
+                _report(config, store, evaluator)
+                return ExitCode.DONE
+            return ExitCode.BAD_INPUT
     return ExitCode.DONE
 
 
@@ -161,13 +167,16 @@ def _train(
     seconds = train.batch_size * train.seq_len * spec.features.samples_per_step / spec.features.sample_rate
 
     def validate(params: Any, step: int) -> Validation:
-        heard: list[np.ndarray] = []
+        heard: list[Iterable[np.ndarray]] = []
 
-        def measure() -> dict[str, float]:
-            metrics, heard[:] = evaluator.validate(params, store, clips, train.max_eval_clips)
-            return metrics
+        def measure() -> tuple[dict[str, float], dict[str, str]]:
+            metrics, made = evaluator.validate(params, store, clips, train.max_eval_clips)
+            heard.append(made)
+            return computed(metrics)
 
-        return Validation(from_first(measure), heard, spec.features.sample_rate)
+        metrics, absent = from_first(measure)
+        made = itertools.chain.from_iterable(heard)  # of the first process
+        return Validation(metrics, made, spec.features.sample_rate, absent)
 
     with _checkpoints(config, mirror) as checkpoints:
         return fit(
@@ -205,7 +214,8 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
     findings = evaluator.evaluate(trained.params, trained.untrained(), store, store, store.indices("validation"))
     generated = next(column.clips for column in findings.columns if column.name == "generated")
     shown, seed = config.evaluation.num_previews, config.train.seed
-    trained.save_clips(folder / "generated", generated[:shown], findings.labels[:shown], seed=seed)
+    with tolerate("save clips in 'generated'", "jaxgen.generate makes them again"):
+        trained.save_clips(folder / "generated", generated[:shown], findings.labels[:shown], seed=seed)
     write_report(
         folder,
         f"jaxgen: {folder.resolve().name}",

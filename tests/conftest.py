@@ -3,6 +3,7 @@
 import atexit
 import functools
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -131,3 +132,23 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         patch.setattr(sys, "argv", ["jaxgen", *TINY, "--workdir", str(workdir), "--cache-dir", str(cache)])
         assert train.main() == 0
     return workdir
+
+
+_spared: list[str] = []
+
+
+class _Spared(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _spared.append(self.format(record))
+
+
+logging.getLogger("jaxgen.errors").addHandler(_Spared(logging.DEBUG))
+logging.getLogger("jaxgen.errors").setLevel(logging.DEBUG)
+
+
+@pytest.fixture(autouse=True)
+def spared() -> Iterator[list[str]]:
+    """Tracebacks of decoration that failed, which costs a run nothing, but a test its success unless it takes them out."""
+    yield _spared
+    failures, _spared[:] = _spared[:], []
+    assert not failures, "\n".join(failures)

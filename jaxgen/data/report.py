@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxgen.errors import printable
+from jaxgen.errors import printable, tolerate
 from jaxgen.files import write_whole, writing
 from jaxgen.pictures import drawing, rendered, short
 
@@ -136,11 +136,14 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def write(report: Mapping[str, Any], directory: Path) -> None:
-    """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot."""
+    """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot write the former; that
+    there is no picture is told.
+    """
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / "data_report.json", json.dumps(report, indent=2) + "\n")
-    write_whole(directory / "data_report.png", _picture(report))
+    with tolerate("draw data_report.png", "data_report.json has all figures"):
+        write_whole(directory / "data_report.png", _picture(report))
 
 
 @drawing()

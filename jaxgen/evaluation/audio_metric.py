@@ -67,7 +67,8 @@ class Reference:
 
 
 Measure = Callable[[ClipSet], dict[str, float]]
-"""Figures of a set by unit-bearing name; NaN where its clips cannot say. Given `Reference.real` itself, the ceiling."""
+"""Figures of a set by unit-bearing name; `Absent(why)`, or NaN, where its clips do not tell. Given `Reference.real` itself,
+the ceiling."""
 
 
 class AudioMetric:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.melody import track_pitch
+from jaxgen.evaluation.metrics import mean
 from jaxgen.evaluation.third_party import imported, resampled
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -19,6 +20,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 _PIECE_SECONDS = 4.0  # of what PESQ and STOI hear at a time: they know sentences, and refuse what is shorter than 0.4 s
 _NARROW, _WIDE = 8_000, 16_000  # Hz that PESQ knows
+_NO_PITCH = "no frame has a pitch in both"
 _GROSS = 0.2  # of the recording's pitch: beyond it the pitch was not found, but another (Rabiner et al. 1976)
 
 
@@ -46,14 +48,15 @@ class PitchErrors(AudioMetric):
             [track_pitch(clip, clips.sample_rate, self.lowest_hz, self.highest_hz) for clip in pair]
             for pair in _pairs(clips)
         ]
-        real, made = (np.concatenate(side) for side in zip(*pitches, strict=True))
+        nothing = np.zeros(0)
+        real, made = (np.concatenate(side) for side in zip((nothing, nothing), *pitches, strict=True))
         both = np.isfinite(real) & np.isfinite(made)
         ratio = made[both] / real[both]
         gross = np.abs(ratio - 1) > _GROSS
         return {
-            "pitch_error_cents": _mean(1_200 * np.abs(np.log2(ratio[~gross]))),
-            "gross_pitch_error": _mean(gross),
-            "voicing_error": _mean(np.isfinite(real) != np.isfinite(made)),
+            "pitch_error_cents": mean(1_200 * np.abs(np.log2(ratio[~gross])), _NO_PITCH),
+            "gross_pitch_error": mean(gross, _NO_PITCH),
+            "voicing_error": mean(np.isfinite(real) != np.isfinite(made), "all clips are too short"),
         }
 
 
@@ -106,7 +109,7 @@ def _piecewise(score: Callable[[np.ndarray, np.ndarray], float], clips: ClipSet,
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError, RuntimeWarning, ValueError):
             warnings.simplefilter("error", RuntimeWarning)  # pystoi's, with a score that is none
             scores.append(float(score(*(resampled(side, clips.sample_rate, sample_rate) for side in piece))))
-    return _mean([each for each in scores if math.isfinite(each)])
+    return mean([each for each in scores if math.isfinite(each)], "all clips are too short or silent")
 
 
 def _pairs(clips: ClipSet) -> list[Pair]:
@@ -129,11 +132,7 @@ def _pieces(pairs: Sequence[Pair], length: int) -> Iterator[Pair]:
         if filled >= length:
             cuts.append(place)
             filled = 0
-    cuts = [*cuts[:-1], len(pairs)] if len(cuts) > 1 else [0, len(pairs)]
+    cuts = [*cuts[:-1], len(pairs)] if len(cuts) > 1 else sorted({0, len(pairs)})
     for start, stop in itertools.pairwise(cuts):
         real, made = (np.concatenate(side) for side in zip(*pairs[start:stop], strict=True))
         yield real, made
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan

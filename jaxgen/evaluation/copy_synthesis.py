@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread, timed_on
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
 from jaxgen.evaluation.metrics import (
+    Absent,
     embed,
     frechet_distance,
     log_spectral_distance_db,
     multi_resolution_stft_distance,
+    with_reasons,
 )
 from jaxgen.features import Decoder, LogMel
 from jaxgen.models.config import ModelConfig
@@ -98,9 +99,9 @@ class CopyEvaluator(Evaluator):
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
-    ) -> tuple[dict[str, float], list[np.ndarray]]:
+    ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
         shown = spread(self._usable(store, clips), self._evaluation.num_previews)
-        copies = [self._copy(params, self._frames(store, clip)) for clip in shown]
+        copies = (self._copy(params, self._frames(store, clip)) for clip in shown)
         return self._scores(params, store, spread(clips, most)), copies
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
@@ -126,8 +127,13 @@ class CopyEvaluator(Evaluator):
         ways["no vocoder"] = self._without
         ways["untrained model"] = functools.partial(self._copy, untrained)
         columns = [Column("held-out data", recordings, labels)]
-        table = {"held-out data": self._distances(recordings, recordings, frames) | {"real_time_factor": math.nan}}
-        table["held-out data"] |= {"frechet_distance_db2": math.nan} | describe(columns[0], rate)
+        figures: dict[str, float] = {
+            "real_time_factor": Absent("recordings are not made"),
+            "frechet_distance_db2": Absent("the others are compared with these clips"),
+        }
+        table = {
+            "held-out data": self._distances(recordings, recordings, frames) | figures | describe(columns[0], rate)
+        }
         for name, render in ways.items():
             column = Column(name, [render(each) for each in frames], labels)
             figures = self._distances(recordings, column.clips, frames)
@@ -139,7 +145,8 @@ class CopyEvaluator(Evaluator):
         for column in columns:
             known = ClipSet(column.clips, rate, fields(store, chosen), originals=recordings)
             for measure in measures:
-                table[column.name] |= measure(real if column.name == "held-out data" else known)
+                figures = measure(real if column.name == "held-out data" else known)
+                table[column.name] |= with_reasons(figures, "these clips do not tell")
         train_clips = spread(training.indices("train"), len(clips))
         metrics = self._scores(params, store, clips) | table["generated"]
         metrics |= {f"train_{name}": value for name, value in self._scores(params, training, train_clips).items()}

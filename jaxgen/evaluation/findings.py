@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
-from jaxgen.evaluation.metrics import clipping_rate, silence_rate
+from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
 from jaxgen.features import Decoder
 from jaxgen.machine import available_cores
 from jaxgen.models.config import ModelConfig
@@ -38,7 +38,7 @@ class Findings:
     """All that a report says."""
 
     metrics: dict[str, float]
-    """Figures of the model, by unit-bearing name."""
+    """Figures of the model, by unit-bearing name; `Absent` where they cannot be computed, here and in the table."""
     columns: tuple[Column, ...]
     """Training data, held-out data, generated clips, clips of the untrained model, noise."""
     table: dict[str, dict[str, float]]
@@ -108,8 +108,10 @@ class Evaluator(abc.ABC):
     @abc.abstractmethod
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
-    ) -> tuple[dict[str, float], list[np.ndarray]]:
-        """Figures (among them `loss`) over at most `most` of these clips, evenly spread, and a few clips to hear."""
+    ) -> tuple[dict[str, float], Iterable[np.ndarray]]:
+        """Figures (among them `loss`) over at most `most` of these clips, evenly spread, and a few clips to hear, which may
+        be made as they are read.
+        """
 
     @abc.abstractmethod
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
@@ -122,9 +124,9 @@ class Evaluator(abc.ABC):
 def describe(column: Column, sample_rate: int) -> dict[str, float]:
     """What the clips are like, by unit-bearing name."""
     return {
-        "clipping_rate": float(np.mean([clipping_rate(clip) for clip in column.clips])),
-        "silence_rate": float(np.mean([silence_rate(clip, sample_rate) for clip in column.clips])),
-        "seconds_per_clip": float(np.mean([len(clip) / sample_rate for clip in column.clips])),
+        "clipping_rate": mean([clipping_rate(clip) for clip in column.clips], NO_CLIPS),
+        "silence_rate": mean([silence_rate(clip, sample_rate) for clip in column.clips], NO_CLIPS),
+        "seconds_per_clip": mean([len(clip) / sample_rate for clip in column.clips], NO_CLIPS),
     }
 
 

@@ -1,6 +1,5 @@
 """Measures clips that a model makes freely beside held-out recordings: distances, what they are like, whether they are copies."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
 from jaxgen.evaluation.findings import Column, Findings, describe, even, fields, spread
 from jaxgen.evaluation.memorisation import memorisation
-from jaxgen.evaluation.metrics import embed, frechet_distance, frechet_note
+from jaxgen.evaluation.metrics import Absent, embed, frechet_distance, frechet_note, with_reasons
 
 EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
 
@@ -108,10 +107,13 @@ class HeldOut:
         real = column.name == "held-out data"
         embedded = np.concatenate([embed(clip, self._rate) for clip in column.clips])
         # held-out clips are the reference itself: their distance would be about 0 by construction
-        distance = math.nan if real else frechet_distance(embedded, self._reference)
+        distance = (
+            Absent("the others are compared with these clips") if real else frechet_distance(embedded, self._reference)
+        )
         found = {"frechet_distance_db2": distance} | describe(column, self._rate)
         for measure in self._measures:
-            found |= measure(self._real if real else ClipSet(column.clips, self._rate, column.labels))
+            clips = self._real if real else ClipSet(column.clips, self._rate, column.labels)
+            found |= with_reasons(measure(clips), "these clips do not tell")
         return found, frechet_note(embedded, self._reference)
 
 

@@ -17,12 +17,13 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.classifier import Judge, Verdict
 from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
-from jaxgen.evaluation.metrics import frechet_distance
+from jaxgen.evaluation.metrics import NO_CLIPS, Absent, frechet_distance, mean
 from jaxgen.files import UserPath
 
 Probabilities = NDArray[np.floating]
 """What a judge says of n clips, [n, K]; rows sum to 1."""
 
+_NONE_ASKED = "no clip has a label that the judge knows"
 _LEAST = 1e-6  # probability that counts as none: a judge's certainty beyond it must not decide a score
 
 
@@ -82,7 +83,7 @@ class _Prepared:
             ceiling = recognised(self.heard.probabilities[name], values, _asked(self.real, name))
             figures |= {
                 f"{name}_recognised": share,
-                f"{name}_recognised_of_real": share / ceiling if ceiling else math.nan,
+                f"{name}_recognised_of_real": _of_real(share, ceiling),
                 f"{name}_least_recognised": least_recognised(probabilities, values, _asked(clips, name)),
                 f"{name}_inception_score": inception_score(probabilities),
                 f"{name}_modified_inception_score": modified_inception_score(probabilities),
@@ -94,8 +95,8 @@ class _Prepared:
         ours = halves[0][:count] if is_real else clips.sample(count, labels)
         others = halves[1:] if is_real else halves
         return figures | {
-            "judge_frechet_distance": float(
-                np.mean([self._distance(heard.embedding[ours], half, count) for half in others])
+            "judge_frechet_distance": mean(
+                [self._distance(heard.embedding[ours], half, count) for half in others], NO_CLIPS
             ),
             "judge_frechet_clips": count,
             "within_labels_distance": within_labels_distance(heard.embedding, clips, labels),
@@ -104,32 +105,34 @@ class _Prepared:
     def _distance(self, embedding: NDArray[np.float32], half: Sequence[int], count: int) -> float:
         """Frechet distance to `count` real recordings of a half."""
         some = np.linspace(0, len(half) - 1, count).round().astype(int)
-        return frechet_distance(embedding, self.heard.embedding[np.asarray(half)[some]])
+        return frechet_distance(embedding, self.heard.embedding[np.asarray(half, int)[some]])
 
 
 def recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
-    """Share of clips whose most likely value is the one asked for; NaN where none is asked for one of `values`.
+    """Share of clips whose most likely value is the one asked for; `Absent` where none is asked for one of `values`.
 
     asked: of each clip; None or a value that the judge does not know leaves the clip out.
     """
     right = [values[row.argmax()] == value for row, value in zip(probabilities, asked, strict=True) if value in values]
-    return float(np.mean(right)) if right else math.nan
+    return mean(right, _NONE_ASKED)
 
 
 def least_recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
-    """The lowest `recognised` of a single value, of those that are asked for; NaN where none is."""
+    """The lowest `recognised` of a single value, of those that are asked for; `Absent` where none is."""
     shares = [
         recognised(probabilities, values, [value if each == value else None for each in asked])
         for value in values
         if value in asked
     ]
-    return min(shares, default=math.nan)
+    return min(shares, default=Absent(_NONE_ASKED))
 
 
 def inception_score(probabilities: Probabilities) -> float:
     """exp of the mean of KL(p(y|x) || p(y)) (Salimans et al. 2016, section 4): 1 for clips that all sound alike, or like
     nothing; K where each is clear and all values are equally frequent. In one piece, not in ten.
     """
+    if not len(probabilities):
+        return Absent(NO_CLIPS)
     log = _logs(probabilities)
     return math.exp(float(np.mean(np.sum(np.exp(log) * (log - np.log(np.exp(log).mean(0))), 1))))
 
@@ -138,6 +141,8 @@ def modified_inception_score(probabilities: Probabilities) -> float:
     """exp of the mean of KL(p(y|x) || p(y|x')) over all pairs of clips (Gurumurthy et al. 2017, section 4; over the whole
     set and not within a class, as Kong et al. 2021 use it for spoken digits): 1 for clips that all sound alike.
     """
+    if not len(probabilities):
+        return Absent(NO_CLIPS)
     log = _logs(probabilities)
     return math.exp(float(np.mean(np.sum(np.exp(log) * (log - log.mean(0)), 1))))
 
@@ -147,6 +152,8 @@ def am_score(probabilities: Probabilities, frequencies: NDArray[np.floating]) ->
 
     frequencies: of the values in the training data, [K].
     """
+    if not len(probabilities):
+        return Absent(NO_CLIPS)
     log = _logs(probabilities)
     entropy = -float(np.mean(np.sum(np.exp(log) * log, 1)))
     expected = _logs(np.asarray(frequencies, np.float64)[None])[0]
@@ -154,12 +161,19 @@ def am_score(probabilities: Probabilities, frequencies: NDArray[np.floating]) ->
 
 
 def within_labels_distance(embedding: NDArray[np.floating], clips: ClipSet, names: Sequence[str]) -> float:
-    """Mean Euclidean distance of the embeddings [n, D] of two clips whose labels `names` are all equal; NaN without two."""
+    """Mean Euclidean distance of the embeddings [n, D] of two clips whose labels `names` are all equal; `Absent` without two."""
     groups = clips.places(names).values()
     distances = [
         np.linalg.norm(embedding[a] - embedding[b]) for group in groups for a, b in itertools.combinations(group, 2)
     ]
-    return float(np.mean(distances)) if distances else math.nan
+    return mean(distances, "no two clips have the same labels")
+
+
+def _of_real(share: float, ceiling: float) -> float:
+    """A share of clips, divided by that of real recordings."""
+    if isinstance(share, Absent) or isinstance(ceiling, Absent):
+        return Absent(_NONE_ASKED)
+    return share / ceiling if ceiling else Absent("no real recording is recognised")
 
 
 def _asked(clips: ClipSet, name: str) -> list[str | None]:

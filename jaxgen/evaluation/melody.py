@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.metrics import FRAME_SECONDS, log_mel_db
+from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, log_mel_db, mean
 
 Values = NDArray[np.float64]
 
@@ -64,11 +64,11 @@ class Melody(AudioMetric):
         seconds = sum(len(clip) for clip in clips.samples) / clips.sample_rate
         octave = 2 ** (np.arange(12_000) / 12_000)
         return {
-            "voiced_share": len(voiced) / len(frames) if len(frames) else math.nan,
-            "in_scale_share": float(self._in_scale(voiced).mean()) if len(voiced) else math.nan,
+            "voiced_share": mean(np.isfinite(frames), "all clips are too short"),
+            "in_scale_share": mean(self._in_scale(voiced), "nothing has a pitch"),
             "in_scale_chance": float(self._in_scale(octave).mean()),
-            "onset_regularity": float(known.mean()) if len(known) else math.nan,
-            "onsets_per_second": sum(map(len, onsets)) / seconds if seconds else math.nan,
+            "onset_regularity": mean(known, f"no clip has {_FEWEST_ONSETS} onsets that chance does not explain"),
+            "onsets_per_second": sum(map(len, onsets)) / seconds if seconds else Absent("all clips are empty"),
         }
 
     def _in_scale(self, pitches: Values) -> NDArray[np.bool_]:

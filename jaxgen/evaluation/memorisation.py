@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.evaluation.metrics import FRAME_SECONDS, Samples, at_least, log_mel_db, mel_hop_length
+from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, Samples, at_least, log_mel_db, mel_hop_length
 
 Clips = Iterable[tuple[str, Samples]]
 
@@ -35,17 +35,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances of some chunks to their nearest training chunks. The summaries are NaN where there is none."""
+    """Distances of some chunks to their nearest training chunks. The summaries are `Absent` where there is none."""
 
     db: NDArray[np.float32]
 
     @property
     def median_db(self) -> float:
-        return float(np.median(self.db)) if self.db.size else math.nan
+        return float(np.median(self.db)) if self.db.size else _silent()
 
     @property
     def percentile5_db(self) -> float:
-        return float(np.percentile(self.db, 5)) if self.db.size else math.nan
+        return float(np.percentile(self.db, 5)) if self.db.size else _silent()
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,17 @@ class Memorisation:
     @property
     def ratio(self) -> float:
         """Generated median over held-out median: about 1 or more for new sound, towards 0 for copies."""
-        return self.generated.median_db / self.held_out.median_db if self.held_out.median_db else math.nan
+        if not self.generated.db.size or not self.held_out.db.size:
+            return _silent()
+        if not self.held_out.median_db:
+            return Absent("half of the held-out chunks are in the training data")
+        return self.generated.median_db / self.held_out.median_db
 
     @property
     def suspicious_share(self) -> float:
         """Share of generated chunks nearer to training data than 95 % of held-out ones are: 0.05 if nothing is copied."""
         if not self.generated.db.size or not self.held_out.db.size:
-            return math.nan
+            return _silent()
         return float(np.mean(self.generated.db < self.held_out.percentile5_db))
 
     @property
@@ -123,6 +127,10 @@ def memorisation(training: Clips, generated: Clips, held_out: Clips, sample_rate
         held_out=Distances(distances[len(queries) :]),
         nearest=tuple(matches.values()),
     )
+
+
+def _silent() -> Absent:
+    return Absent(f"no chunk above {_SILENT_DB:.0f} dB compares with the training data")
 
 
 class _Search:

@@ -5,7 +5,8 @@ Everything here is NumPy on the host: clips have many lengths, and a jitted spec
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ FLOOR_DB = -80.0
 """Spectral levels below this (dB, a full-scale sine is 0 dB) count as this: what is inaudible must not decide a score."""
 
 CLIPPED = 0.999
+NO_CLIPS = "there are no clips"
+"""Why a figure of none is absent."""
 SILENT_DBFS = -60.0
 
 EMBEDDING_SECONDS = 0.25
@@ -27,6 +30,39 @@ FRAME_SECONDS = 0.010
 
 _WINDOW_SECONDS = 0.032
 _BLOCK_FRAMES = 4096
+
+
+class Absent(float):
+    """A figure that cannot be computed, in place of its value: NaN that knows why."""
+
+    reason: str
+    """Completes the sentence "not computed: ..."."""
+
+    def __new__(cls, reason: str) -> "Absent":
+        figure = super().__new__(cls, math.nan)
+        figure.reason = reason
+        return figure
+
+
+def computed(figures: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """The figures without those that are `Absent`, and the reasons of these, by name."""
+    absent = {name: value.reason for name, value in figures.items() if isinstance(value, Absent)}
+    return {name: value for name, value in figures.items() if name not in absent}, absent
+
+
+def with_reasons(figures: Mapping[str, float], reason: str) -> dict[str, float]:
+    """The figures, those that are not finite as `Absent`, for this reason where they have none."""
+    return {
+        name: value if math.isfinite(value) or isinstance(value, Absent) else Absent(reason)
+        for name, value in figures.items()
+    }
+
+
+def mean(values: Sequence[Any] | NDArray[Any], reason: str) -> float:
+    """The mean of figures; `Absent` where one of them is, or for this `reason` where there are none."""
+    if not len(values):
+        return Absent(reason)
+    return next((value for value in values if isinstance(value, Absent)), float(np.mean(values)))
 
 
 def log_spectral_distance_db(reference: Samples, estimate: Samples, sample_rate: int) -> float:
@@ -118,10 +154,12 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     `embed`); symmetric; 0 for equal sets. The trace of the root is the sum of the singular values of
     cov_a^(1/2) cov_b^(1/2), which holds for singular covariances too.
 
-    a: [n, D], b: [m, D]. NaN when a set has fewer than two rows, or one that is not finite. The estimate is biased upwards
-    as sets shrink: state the counts, compare only at equal counts, and show `frechet_note` beside it.
+    a: [n, D], b: [m, D]. `Absent` when a set has fewer than two rows, NaN for one that is not finite. The estimate is
+    biased upwards as sets shrink: state the counts, compare only at equal counts, and show `frechet_note` beside it.
     """
-    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if min(len(a), len(b)) < 2:
+        return Absent(f"a Frechet distance needs at least 2 embeddings on either side, there are {len(a)} and {len(b)}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.nan
     (mean_a, root_a, trace_a), (mean_b, root_b, trace_b) = _gaussian(a), _gaussian(b)
     overlap = float(np.linalg.svd(root_a @ root_b, compute_uv=False).sum())

@@ -10,6 +10,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.judge_training import judged_labels
 from jaxgen.evaluation.melody import track_pitch
+from jaxgen.evaluation.metrics import NO_CLIPS, Absent, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +51,23 @@ class _Prepared:
         if clips is not self.real:
             ours, others = clips.some(clips.sample(len(others[0].samples), self.labels)), halves
         low, high = self.settings.lowest_hz, self.settings.highest_hz
-        pitches = np.concatenate([track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples])
+        tracks = [track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples]
+        pitches = np.concatenate([*tracks, np.zeros(0)])
         voiced = pitches[np.isfinite(pitches)]
         return (
             {"prosody_clips": len(clips.samples)}
-            | _quantiles("seconds_p{}", _seconds(clips))
+            | _quantiles("seconds_p{}", _seconds(clips), NO_CLIPS)
             | {"seconds_distance": _mean_distance(ours, others, ())}
             | {f"{name}_seconds_distance": _mean_distance(ours, others, (name,)) for name in self.labels}
-            | {"pitched_share": len(voiced) / len(pitches) if len(pitches) else math.nan}
-            | _quantiles("pitch_p{}_hz", voiced)
+            | {"pitched_share": mean(np.isfinite(pitches), "all clips are too short")}
+            | _quantiles("pitch_p{}_hz", voiced, "nothing has a pitch")
         )
 
 
 def seconds_distance(a: ClipSet, b: ClipSet, names: Sequence[str]) -> float:
     """1-Wasserstein distance of two sets' lengths in seconds, among clips of equal labels `names`; mean over their values.
 
-    NaN where no value is in both sets.
+    `Absent` where no value is in both sets.
     """
     from scipy.stats import wasserstein_distance
 
@@ -74,16 +76,17 @@ def seconds_distance(a: ClipSet, b: ClipSet, names: Sequence[str]) -> float:
         wasserstein_distance(_seconds(a.some(ours[value])), _seconds(b.some(theirs[value])))
         for value in ours.keys() & theirs.keys()
     ]
-    return float(np.mean(distances)) if distances else math.nan
+    return mean(distances, "no two clips of the sets have equal labels")
 
 
 def _mean_distance(ours: ClipSet, others: Sequence[ClipSet], names: Sequence[str]) -> float:
-    return float(np.mean([seconds_distance(ours, other, names) for other in others]))
+    return mean([seconds_distance(ours, other, names) for other in others], NO_CLIPS)
 
 
 def _seconds(clips: ClipSet) -> np.ndarray:
     return np.array([len(clip) / clips.sample_rate for clip in clips.samples])
 
 
-def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:
-    return {name.format(q): float(np.percentile(values, q)) if len(values) else math.nan for q in (10, 50, 90)}
+def _quantiles(name: str, values: np.ndarray, reason: str) -> dict[str, float]:
+    """Of none: `Absent`, for this reason."""
+    return {name.format(q): float(np.percentile(values, q)) if len(values) else Absent(reason) for q in (10, 50, 90)}

@@ -46,6 +46,7 @@ class Image:
 
     title: str
     png: bytes
+    """None where empty."""
     caption: str = ""
 
 
@@ -79,7 +80,7 @@ class Grid:
     cells: Mapping[tuple[str, str], Sequence[Player]]
     """By row and column; a cell may be missing."""
     png: bytes
-    """A picture of the clips in the same places, as the bytes of a PNG file."""
+    """A picture of the clips in the same places, as the bytes of a PNG file; none where empty."""
     note: str = ""
 
 
@@ -146,7 +147,7 @@ def _table(table: Table) -> str:
 
 def _comparison(comparison: Comparison) -> str:
     sides = (comparison.left, comparison.right)
-    figures = "".join(_figure(side.png, side.title, side.title) for side in sides if side.png)
+    figures = "".join(_figure(side.png, side.title, side.title) for side in sides)
     heads = "".join(f"<h3>{html.escape(side.title)}</h3>" for side in sides)
     pairs = itertools.zip_longest(comparison.left.players, comparison.right.players)
     players = "".join(_player(player) if player else "<div></div>" for pair in pairs for player in pair)
@@ -181,6 +182,8 @@ _SECTION: dict[type, Any] = {
 
 
 def _figure(png: bytes, alternative: str, caption: str) -> str:
+    if not png:
+        return ""
     source = _data_uri("image/png", png)
     return (
         f'<figure><img src="{source}" alt="{html.escape(alternative)}">'

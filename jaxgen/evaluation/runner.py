@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation import baselines
 from jaxgen.evaluation.findings import EvaluationConfig, Evaluator, Findings, even, known_labels, spread
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOut
-from jaxgen.evaluation.metrics import log_spectral_distance_db, multi_resolution_stft_distance
+from jaxgen.evaluation.metrics import log_spectral_distance_db, mean, multi_resolution_stft_distance
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
 from jaxgen.generation import Generated, Generator
@@ -87,11 +87,9 @@ class SequenceEvaluator(Evaluator):
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
-    ) -> tuple[dict[str, float], list[np.ndarray]]:
+    ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
-        metrics = self._scorer(params, store, spread(clips, most)).metrics
-        shown = even(store, clips, self._model.labels, self._evaluation.num_previews)
-        return metrics, self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
+        return self._scorer(params, store, spread(clips, most)).metrics, self._previews(params, store, clips)
 
     def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
         """Measures `params` on held-out clips of `store`, beside the data trained on, an untrained model and noise.
@@ -120,6 +118,10 @@ class SequenceEvaluator(Evaluator):
             notes={"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"},
             real_time_factor=generated.real_time_factor,
         )
+
+    def _previews(self, params: Any, store: Store, clips: Sequence[int]) -> Iterator[np.ndarray]:
+        shown = even(store, clips, self._model.labels, self._evaluation.num_previews)
+        yield from self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
 
     def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> Generated:
         options = self._evaluation
@@ -176,8 +178,8 @@ def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[in
         if len(real):
             pair = real, estimate[: len(real)], features.sample_rate
             distances.append([log_spectral_distance_db(*pair), multi_resolution_stft_distance(*pair)])
-    log_spectral, multi_resolution = np.mean(distances, axis=0) if distances else (math.nan, math.nan)
+    log_spectral, multi_resolution = zip(*distances, strict=True) if distances else ((), ())
     return {
-        "teacher_forced_log_spectral_distance_db": float(log_spectral),
-        "teacher_forced_multi_resolution_stft_distance": float(multi_resolution),
+        "teacher_forced_log_spectral_distance_db": mean(log_spectral, "all clips are empty"),
+        "teacher_forced_multi_resolution_stft_distance": mean(multi_resolution, "all clips are empty"),
     }

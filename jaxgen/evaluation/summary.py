@@ -1,13 +1,15 @@
 """Findings for people and scripts: report.html, report.json, and the headline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgen.errors import tolerate
 from jaxgen.evaluation.findings import Findings
 from jaxgen.evaluation.memorisation import Memorisation
+from jaxgen.evaluation.metrics import Absent, computed, with_reasons
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
 from jaxgen.files import write_whole, writing
@@ -20,6 +22,8 @@ _LIKELIHOODS = (
     "nats_per_frame",
     "mse",
 )
+_AGAIN = "report.json has all figures, and jaxgen.evaluate makes the report again"
+_NOT_FINITE = "it is not a finite number"
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
 
 if TYPE_CHECKING:
@@ -38,16 +42,22 @@ def write_report(
 ) -> None:
     """Writes report.html, report.json and spectrograms.png (real and generated in turn) into a folder that it makes.
 
-    history: rows of metrics.jsonl. about: what was measured and with which settings, for both files.
+    history: rows of metrics.jsonl. about: what was measured and with which settings, for both files. Where the page or
+    the picture fail it is told, and report.json, which says that the report is there, is written all the same.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_html(out / "report.html", title, _sections(findings, history, sample_rate, num_players, about))
-    write_whole(out / "spectrograms.png", png(_pairs(findings, sample_rate, num_players)))
+    with tolerate(f"write '{out / 'report.html'}'", _AGAIN):
+        write_html(out / "report.html", title, _sections(findings, history, sample_rate, num_players, about))
+    with tolerate(f"draw '{out / 'spectrograms.png'}'", _AGAIN):
+        write_whole(out / "spectrograms.png", png(_pairs(findings, sample_rate, num_players)))
+    metrics, absent = computed(with_reasons(findings.metrics, _NOT_FINITE))
+    table = {column: computed(with_reasons(figures, _NOT_FINITE)) for column, figures in findings.table.items()}
     content = {
         "about": about,
-        "metrics": findings.metrics,
-        "table": findings.table,
+        "metrics": metrics,
+        "table": {column: known for column, (known, _) in table.items()},
+        "absent": {"metrics": absent, "table": {column: reasons for column, (_, reasons) in table.items() if reasons}},
         "notes": findings.notes,
         "nearest_training_clips": findings.memorisation.nearest if findings.memorisation else [],
     }
@@ -64,7 +74,7 @@ def headline(findings: Findings) -> str:
     ]
     rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]
     lines += [
-        f"{name}: " + ", ".join(f"{column} {figures[name]:.3g}" for column, figures in findings.table.items())
+        f"{name}: " + ", ".join(f"{column} {_in_words(figures[name])}" for column, figures in findings.table.items())
         for name in ["frechet_distance_db2", *rows]
     ]
     if findings.memorisation:
@@ -95,10 +105,15 @@ def _sections(
             [[_spoken(name), *(figures[name] for figures in findings.table.values())] for name in names],
             note="; ".join(f"{name}: {note}" for name, note in findings.notes.items()) + ".",
         ),
+        *_absent(findings),
         Table(
             "The model",
             ["Figure", "Value"],
-            [[_spoken(name), value] for name, value in findings.metrics.items() if name not in names],
+            [
+                [_spoken(name), _in_words(value) if isinstance(value, Absent) else value]
+                for name, value in findings.metrics.items()
+                if name not in names
+            ],
             note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
         ),
         *_listening_grid(findings, sample_rate),
@@ -109,10 +124,8 @@ def _sections(
         curve, tells = ("loss", "A gap that widens while validation rises is overfitting.")
         if not findings.loss_compares:
             curve, tells = "frechet_distance_db2", "It is the validation's: a generator's loss says little by itself."
-        curves = Image(
-            "Training", png(training_curves(history, curve)), f"{_spoken(curve).capitalize()} by step. {tells}"
-        )
-        sections.insert(1, curves)
+        picture = _drawn("the training curves", lambda: training_curves(history, curve))
+        sections.insert(1, Image("Training", picture, f"{_spoken(curve).capitalize()} by step. {tells}"))
     return sections
 
 
@@ -135,7 +148,8 @@ def _side(
 ) -> Side:
     named = list(zip(_titles(findings, len(clips)), clips, strict=True))
     players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
-    return Side(title, players, png(spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside)))
+    picture = _drawn(title, lambda: spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside))
+    return Side(title, players, picture)
 
 
 def _listening_grid(findings: Findings, sample_rate: int) -> list[Grid]:
@@ -157,9 +171,30 @@ def _listening_grid(findings: Findings, sample_rate: int) -> list[Grid]:
         place: [Player(name, "", clip, sample_rate) for name, clip in zip(("real", "generated"), pair, strict=True)]
         for place, pair in cells.items()
     }
-    picture = png(spectrogram_mosaic(rows, columns, cells, sample_rate))
+    picture = _drawn("the grid", lambda: spectrogram_mosaic(rows, columns, cells, sample_rate))
     note = "Above the real, held-out recording, below it the generated clip of the same labels."
     return [Grid(f"By {names[0]} and {names[1]}", rows, columns, players, picture, note)]
+
+
+def _drawn(what: str, draw: "Callable[[], Figure]") -> bytes:
+    """A figure as a PNG file; empty where it cannot be drawn, which is told."""
+    with tolerate(f"draw {what} of the report", _AGAIN):
+        return png(draw())
+    return b""
+
+
+def _absent(findings: Findings) -> list[Table]:
+    """Why figures of clips are missing; none where all are there."""
+    rows: list[list[Cell]] = [
+        [_spoken(name), column, reason]
+        for column, figures in findings.table.items()
+        for name, reason in computed(figures)[1].items()
+    ]
+    return [Table("Not computed", ["Figure", "Of", "Why"], rows)] if rows else []
+
+
+def _in_words(value: float) -> str:
+    return f"not computed ({value.reason})" if isinstance(value, Absent) else f"{value:.3g}"
 
 
 def _heard(clip: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.metrics import Samples
+from jaxgen.evaluation.metrics import Samples, mean
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -57,7 +57,7 @@ class PocketSphinx(AudioMetric):
         heard = recognised_digits([clips.samples[place] for place in places], clips.sample_rate)
         right = [digit == spoken[place] for place, digit in zip(places, heard, strict=True)]
         return {
-            "pocketsphinx_recognised": float(np.mean(right)) if right else math.nan,
+            "pocketsphinx_recognised": mean(right, f"no clip has a digit as its {self.label}"),
             "pocketsphinx_clips": float(len(right)),
         }
 
@@ -89,8 +89,8 @@ class DNSMOS(AudioMetric):
         places = np.linspace(0, count - 1, min(self.num_clips, count)).round().astype(int)
         scores = opinion_scores([clips.samples[place] for place in places], clips.sample_rate)
         known = scores[np.isfinite(scores).all(axis=1)]
-        means = known.mean(axis=0) if len(known) else np.full(len(_SCALES), math.nan)
-        return dict(zip(_SCALES.values(), map(float, means), strict=True)) | {"dnsmos_clips": float(len(known))}
+        means = [mean(column, "all clips are empty") for column in known.T]
+        return dict(zip(_SCALES.values(), means, strict=True)) | {"dnsmos_clips": float(len(known))}
 
 
 def recognised_digits(clips: Sequence[Samples], sample_rate: int) -> list[int | None]:

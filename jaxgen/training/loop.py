@@ -1,4 +1,6 @@
-"""The training loop. Its order is a promise: update, telemetry, evaluate, save, and only then the next call.
+"""The training loop. Its order is a promise: update, telemetry, evaluate, save, previews, and only then the next call.
+
+What is only looked at or listened to comes after the save, and costs nothing but a line where it fails.
 
 One call of the device does `Train.steps_per_call` updates, but never goes past a step at which something is due.
 """
@@ -6,7 +8,7 @@ One call of the device does `Train.steps_per_call` updates, but never goes past 
 import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from jaxgen.data.batches import Batches
 from jaxgen.errors import UserError
 from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
-from jaxgen.training.distributed import AnyOf, is_first, say_aloud
+from jaxgen.training.distributed import AnyOf, gathered, is_first, say_aloud
 from jaxgen.training.feed import calls
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.mesh import Devices
@@ -38,10 +40,12 @@ class Validation:
 
     metrics: dict[str, float]
     """Means over validation steps, by unit-bearing name."""
-    clips: list[np.ndarray]
-    """Generated clips, float32 [nsamp] each."""
+    clips: Iterable[np.ndarray]
+    """Generated clips, float32 [nsamp] each; read after the save, so they may be made as they are read."""
     sample_rate: int
     """Hz of the clips."""
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Why metrics are missing that could not be computed, by name."""
 
 
 class Outcome(enum.Enum):
@@ -72,14 +76,17 @@ def fit(
     profile: updates to trace, as START:N.
     Raises Diverged where training cannot go on, UserError for a full disk unless training is to go on.
     """
-    state, stream, start = devices.start(training.init, random_key(train.seed)), iter(batches), 0
+    state, stream = devices.start(training.init, random_key(train.seed)), iter(batches)
     train_steps, tracing = devices.compiled(updates(training), state), Profile(profile, workdir / "tensorboard")
+    start, history = 0, None
     if saved := checkpoints.restore_newest(state):
         start, state, position = saved
+        history = position.pop("history", None)
         stream.set_state(position)
     telemetry = Telemetry(
         workdir,
         start=start,
+        kept=history,
         steps=train.steps,
         log_every=train.log_every,
         seconds_per_step=seconds_per_step,
@@ -92,7 +99,7 @@ def fit(
     feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train), devices.place))
     any_process = AnyOf()
     with Interrupts() as interrupts, telemetry, watchdog, tracing, feed as coming:
-        if not_improving(telemetry.history, train):
+        if early := not_improving(telemetry.history, train):
             return Outcome.EARLY
         for call in telemetry.waiting(watchdog.waiting("the wait for data", coming)):
             step = call.last
@@ -102,27 +109,32 @@ def fit(
                 telemetry.record(step, metrics)
             tracing.after(step, state)
             state = safety.checked(state, call)
-            stop, figures = any_process(interrupts.requested), None
+            stop, found = any_process(interrupts.requested), None
             if step == train.steps or (step % train.eval_every == 0 and safety.settled()):
                 with watchdog.doing("validation"):
-                    validation = validate(devices.local(state.average), step)
-                figures = validation.metrics
-                if train.best_metric not in ("", *figures):
+                    found = validate(devices.local(state.average), step)
+                if train.best_metric not in ("", *found.metrics, *found.absent):
                     raise UserError(
-                        f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(figures)}."
+                        f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(found.metrics)}."
                     )
-                telemetry.validated(step, figures)
-                telemetry.heard(step, validation.clips, validation.sample_rate)
+                telemetry.validated(step, found.metrics)
+                if reason := found.absent.get(train.best_metric):
+                    telemetry.tell(f"step {step}: no {train.best_metric} to find the best checkpoint by: {reason}")
             due = step % train.checkpoint_every == 0 or stop
-            saving = figures is not None or (due and safety.settled())
+            saving = found is not None or (due and safety.settled())
             if saving:
                 with watchdog.doing("a save"):
-                    safety.save(state, call, run, figures)
-            if stop and saving and step < train.steps:
+                    safety.save(state, call, run, None if found is None else found.metrics)
+            if stop and saving:
                 return Outcome.PREEMPTED
-            if not_improving(telemetry.history, train):
-                return Outcome.EARLY
-    return Outcome.FINISHED
+            if found is not None:
+                with watchdog.doing("previews"):
+                    telemetry.heard(step, found.clips, found.sample_rate)
+            if early := not_improving(telemetry.history, train):
+                break
+    if any(gathered(interrupts.requested)):  # while the last update was validated or saved
+        return Outcome.PREEMPTED
+    return Outcome.EARLY if early else Outcome.FINISHED
 
 
 def updates(training: Training) -> Callable[[Any, Any], tuple[Any, Any]]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, tolerate
 
 
 def span(asked: str) -> tuple[int, int] | None:
@@ -35,7 +35,8 @@ class Profile:
     def before(self, last: int, size: int) -> None:
         """To be called before the call of `size` updates that ends with the update `last`."""
         if self._span and not self._running and last >= self._span[0] and last - size + 1 < sum(self._span):
-            jax.profiler.start_trace(str(self._folder))
+            with tolerate("start the trace of --profile", "training goes on"):
+                jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, last: int, result: Any) -> None:
@@ -45,5 +46,6 @@ class Profile:
             self._stop()
 
     def _stop(self) -> None:
-        jax.profiler.stop_trace()
+        with tolerate("write the trace of --profile", "training goes on"):
+            jax.profiler.stop_trace()
         self._span, self._running = None, False

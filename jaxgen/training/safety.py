@@ -65,14 +65,15 @@ class Safety:
     def save(self, state: TrainState, call: Call, run: Any, figures: dict[str, float] | None) -> None:
         """Starts a checkpoint. Raises SaveFailed where none can be written, unless training is to go on without."""
         self.telemetry.flush()
+        data = call.position | {"history": self.telemetry.kept()}
         try:
-            self.checkpoints.save(call.last, state, call.position, run, figures)
+            self.checkpoints.save(call.last, state, data, run, figures)
         except SaveFailed as error:
             if self.train.on_full_disk == "stop":
                 raise
             self.telemetry.tell(f"jaxgen: {error} Training goes on.")
             try:  # it may have been the save before that failed, and now there may be room
-                self.checkpoints.save(call.last, state, call.position, run, figures)
+                self.checkpoints.save(call.last, state, data, run, figures)
             except SaveFailed:
                 if call.last == self.train.steps:
                     raise

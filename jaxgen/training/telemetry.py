@@ -1,12 +1,13 @@
 """What a run tells: metrics.jsonl for scripts, TensorBoard for looking, a progress bar for waiting."""
 
 import contextlib
+import hashlib
 import json
 import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen.errors import Diverged, UserError
+from jaxgen.errors import Diverged, UserError, say, tolerate
 from jaxgen.evaluation.plots import spectrogram_image
 from jaxgen.files import append_whole, write_whole, writing
 from jaxgen.training.board import Board
@@ -24,27 +25,65 @@ T = TypeVar("T")
 
 _ROWS_OF_WORRY = 10
 _MOST_MEANT = 1_000  # updates that means are taken over
+_MOST_KEPT = 1_000  # validations in a checkpoint
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; none where the file is not there. Lines that are damaged, or cut short by a crash, are
-    left out.
+    left out. Raises UserError for a file that cannot be read.
     """
-    if not path.exists():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UserError(
+            f"cannot read '{path}' ({error.strerror or error}); mend that, or move the file away."
+        ) from None
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        with contextlib.suppress(ValueError):
+    for line in lines:
+        with contextlib.suppress(ValueError, OverflowError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
+            if _is_row(row):
                 rows.append(row)
     return rows
+
+
+def restored(rows: list[dict[str, Any]], kept: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl up to a checkpoint, in order, with the validations that the checkpoint has kept; what is
+    restored or lost is told. kept: what `Telemetry.kept` said when that checkpoint was saved.
+    """
+    train, found = ([row for row in rows if row["split"] == split] for split in ("train", "validation"))
+    validations = list(kept["validations"])
+    if len(validations) == _MOST_KEPT:
+        validations = [row for row in found if row["step"] < validations[0]["step"]] + validations
+    if validations != found:
+        count = len([row for row in validations if row not in found])
+        say(f"jaxgen: '{path}' was damaged: validations are those of the checkpoint, {count} were lost or changed")
+    if _digest(train).hexdigest() != kept["train_sha256"]:
+        count = kept["train_rows"]
+        change = (
+            f"{count - len(train)} of {count} training rows are lost" if len(train) < count else "rows were changed"
+        )
+        say(f"jaxgen: '{path}' was damaged: {change}; they cannot be restored")
+    return sorted(train + validations, key=lambda row: (row["step"], row["split"] == "validation"))
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is what `Telemetry` writes: a step, a split, and finite numbers."""
+    return (
+        isinstance(row, dict)
+        and type(row.get("step")) is int
+        and row.get("split") in ("train", "validation")
+        and all(type(value) in (int, float) and math.isfinite(value) for name, value in row.items() if name != "split")
+    )
 
 
 class Telemetry:
     """Records a run from `start` steps on; rows of later steps, from a run that was killed, are taken out first.
 
     Rows of metrics.jsonl hold no times, so that a resumed run writes the same file as one that was never stopped.
+    kept: what `kept` said when the checkpoint of `start` was saved; what the file has lost since is restored, or told.
     skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
     the run; else rows wait in memory until there is room. concern: what is wrong with a training whose updates have these
     metrics, means from one train row to the next; it is told where there is something ten times after each other.
@@ -55,6 +94,7 @@ class Telemetry:
         workdir: Path,
         *,
         start: int,
+        kept: Mapping[str, Any] | None = None,
         steps: int,
         log_every: int,
         seconds_per_step: float,
@@ -65,14 +105,15 @@ class Telemetry:
         self.skipped_in_row = skipped_in_row
         self._concern, self._worried = concern, 0
         self._since_row: deque[dict[str, float]] = deque(maxlen=_MOST_MEANT)
-        self._must_write, self._told_full = must_write, False
+        self._must_write, self._told_full, self._told_board = must_write, False, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
-        self.history = from_first(lambda: [row for row in read_metrics(self.path) if row["step"] <= start])
+        self.history = from_first(lambda: self._read(start, kept))
+        self._train_digest = _digest(row for row in self.history if row["split"] == "train")
         self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with writing(workdir):
-            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.history))
+            write_whole(self.path, "".join(map(_line, self.history)))
             self._file = self.path.open("ab", buffering=0)
         self._bar = tqdm(
             total=steps,
@@ -90,7 +131,8 @@ class Telemetry:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
+        with tolerate("close the TensorBoard events", "metrics.jsonl has all figures"):
+            self._board.close()
         self._file.close()
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
@@ -139,10 +181,22 @@ class Telemetry:
         """Says something on stderr, above the progress bar."""
         self._bar.write(message, file=sys.stderr)
 
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint is to keep of the rows so far: the validations, which decide when to stop, and how many
+        training rows there are, with their SHA-256.
+        """
+        train = sum(row["split"] == "train" for row in self.history)
+        validations = [row for row in self.history if row["split"] == "validation"]
+        return {
+            "validations": validations[-_MOST_KEPT:],
+            "train_rows": train,
+            "train_sha256": self._train_digest.hexdigest(),
+        }
+
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the figures of a validation. Raises Diverged where the loss is not finite."""
         self.flush()
-        if not math.isfinite(metrics["loss"]):
+        if not math.isfinite(metrics.get("loss", 0.0)):
             raise Diverged(
                 f"training diverged: the validation loss at step {step} is {metrics['loss']}; lower "
                 "the learning rate and start again in another --workdir."
@@ -150,15 +204,16 @@ class Telemetry:
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
         train = next((row.get("loss", math.nan) for row in reversed(self.history) if row["split"] == "train"), math.nan)
-        self.tell(f"step {step}: validation loss {metrics['loss']:.4f}, training loss {train:.4f}")
+        loss = f"{metrics['loss']:.4f}" if "loss" in metrics else "not computed"
+        self.tell(f"step {step}: validation loss {loss}, training loss {train:.4f}")
         self._window = _Window()
 
-    def heard(self, step: int, clips: Sequence[np.ndarray], sample_rate: int) -> None:
-        """Puts generated clips, float32 [nsamp] each, and their spectrograms into TensorBoard."""
-        for index, clip in enumerate(clips):
-            image = spectrogram_image(clip, sample_rate)
-            self._writing(self._board.audio, f"generated/{index}", clip, sample_rate, step)
-            self._writing(self._board.image, f"generated/{index}", image, step)
+    def heard(self, step: int, clips: Iterable[np.ndarray], sample_rate: int) -> None:
+        """Puts generated clips, float32 [nsamp] each, and their spectrograms into TensorBoard; where that fails, it is told."""
+        with tolerate(f"make the previews of step {step}", "training goes on", self.tell):
+            for index, clip in enumerate(clips):
+                self._board.audio(f"generated/{index}", clip, sample_rate, step)
+                self._board.image(f"generated/{index}", spectrogram_image(clip, sample_rate), step)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
@@ -184,7 +239,9 @@ class Telemetry:
     def _write(self, row: dict[str, Any]) -> None:
         row = {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
         self.history.append(row)
-        self._unwritten.append(json.dumps(row) + "\n")
+        self._unwritten.append(_line(row))
+        if row["split"] == "train":
+            self._train_digest.update(_line(row).encode())
         self._writing(self._write_rows)
 
     def _write_rows(self) -> None:
@@ -192,10 +249,10 @@ class Telemetry:
             append_whole(self._file, "".join(self._unwritten).encode())
         self._unwritten.clear()
 
-    def _writing(self, write: Callable[..., None], *arguments: Any) -> None:
+    def _writing(self, write: Callable[[], None]) -> None:
         """Writes; a disk that is full ends the run, or is told once, by policy."""
         try:
-            write(*arguments)
+            write()
         except UserError as error:
             if self._must_write:
                 raise
@@ -206,9 +263,31 @@ class Telemetry:
             self._told_full = False
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._writing(self._board.scalar, f"{group}/{name}", value, step)
+        with tolerate(
+            "write TensorBoard events", "training goes on, and metrics.jsonl has all figures", self._tell_once
+        ):
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._board.scalar(f"{group}/{name}", value, step)
+            self._told_board = False
+
+    def _tell_once(self, message: str) -> None:
+        """Tells of TensorBoard, once until it works again."""
+        if not self._told_board:
+            self.tell(message)
+        self._told_board = True
+
+    def _read(self, start: int, kept: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        rows = [row for row in read_metrics(self.path) if row["step"] <= start]
+        return rows if kept is None else restored(rows, kept, self.path)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _digest(rows: Iterable[Mapping[str, Any]]) -> "hashlib._Hash":
+    return hashlib.sha256("".join(map(_line, rows)).encode())
 
 
 def _means(rows: deque[dict[str, float]]) -> dict[str, float]:
