@@ -15,6 +15,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 _ADDRESSES = 2_200 << 20  # bytes that libraries and XLA map before anything is computed; few of them are ever used
+_NARROWEST = 40  # columns of text
 _THREADS = 40  # of a training, beside three for each core
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|bad_alloc|out of memory|cannot allocate memory|failed to map", re.IGNORECASE)
 _THREAD = re.compile(r"can't start new thread|pthread_create|Resource temporarily unavailable")
@@ -67,6 +68,8 @@ def open_streams() -> None:
         )
         for place in (name, f"__{name}__"):
             setattr(sys, place, opened)
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and 0 < int(columns) < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)  # tyro needs minutes to lay out --help in one or two
 
 
 def check_cache() -> None:

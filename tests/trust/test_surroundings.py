@@ -110,6 +110,15 @@ def test_streams_of_others_are_left_alone(capsys):
 
 
 @pytest.mark.parametrize(
+    ("asked", "taken"), [("1", 40), ("39", 40), ("100", 100), ("0", None), ("-1", None), ("wide", None), ("²", None)]
+)
+def test_text_is_never_laid_out_in_a_few_columns(asked, taken, monkeypatch):
+    monkeypatch.setenv("COLUMNS", asked)
+    open_streams()
+    assert os.environ["COLUMNS"] == (asked if taken is None else str(taken))
+
+
+@pytest.mark.parametrize(
     ("error", "words"),
     [
         (MemoryError(), "too little memory"),
