@@ -13,9 +13,9 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 
-_MOST_SAID = 300  # characters of an error in a line about something else
-
 from jaxgen.environment import check_cache, check_flags, check_limits, open_streams, reason
+
+_MOST_SAID = 300  # characters of an error in a line about something else
 
 
 class UserError(Exception):
