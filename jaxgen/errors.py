@@ -10,11 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
-
-
 from jaxgen.environment import check_cache, check_flags, check_limits, open_streams, reason
 
+_log = logging.getLogger(__name__)
 _MOST_SAID = 300  # characters of an error in a line about something else
 
 
