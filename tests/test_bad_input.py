@@ -256,7 +256,7 @@ def test_a_pattern_that_names_a_field_no_clip_has(refused, sound, cache):
 @pytest.mark.parametrize(
     ("manifest", "content", "said"),
     [
-        ("manifest.csv", "file,digit\na.wav,1\n", "line 2 has no `path`"),
+        ("manifest.csv", "file,digit\na.wav,1\n", "line 1 has no `path`"),
         ("manifest.csv", "path,split\n0.wav,holdout\n", "expected train, validation or test"),
         ("manifest.jsonl", '{"path": "0.wav"}\n{"path"\n', "line 2 is not JSON"),
         ("manifest.jsonl", '["0.wav"]\n', "line 1 is not a JSON object"),

@@ -155,5 +155,5 @@ _WORDS: Mapping[str, Split] = {
 def stated_split(value: str, name: str) -> Split:
     """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS` nor one of its short forms."""
     if (word := value.strip().lower()) not in _WORDS:
-        raise UserError(f"the split of '{name}' is '{value}', expected train, validation (val, dev) or test.")
+        raise UserError(f"the split of '{name}' is '{value}', expected train, validation or test (or val, dev).")
     return _WORDS[word]
