@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _SPECIAL = re.compile(r"(?<!\\)([*|])|(?<=\w)_(?!\w)")
-_DEFINITION = re.compile(r"^[\w{}, ]+: ")
+_DEFINITION = re.compile(r"^[a-z{][\w{}, ]*: ")
 
 
 def setup(app: Any) -> dict[str, Any]:
