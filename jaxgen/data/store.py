@@ -3,22 +3,21 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxgen.audio import AudioError
 from jaxgen.data import report
 from jaxgen.data.blocks import BlockArray, block_hashes
-from jaxgen.data.clips import Clip, Dataset, Split
+from jaxgen.data.clips import Dataset, Split
+from jaxgen.data.digests import FoundClip, content_hash, find_clips, progress
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import TryAgain, UserError
@@ -171,10 +170,10 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
     dataset = dataset.fetched(cache_dir)
     cache = Path(expand(cache_dir))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = _found(dataset, cache, pool)
+        found = find_clips(dataset, cache, pool)
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
-        key = _hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
-        directory, manifest_hash = cache / "store" / key, _hash(manifest)
+        key = content_hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
+        directory, manifest_hash = cache / "store" / key, content_hash(manifest)
         if (store := _opened(directory, manifest_hash)) is None:
             with writing(cache), unfinished(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, policy, pool)
@@ -184,51 +183,6 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
             store = Store(directory)
     store.report = report.with_refused(store.report, dataset.left_out())  # may change while the clips do not
     return store
-
-
-def _found(dataset: Dataset, cache: Path, pool: concurrent.futures.Executor) -> list["_Found"]:
-    """The clips with their digests. Those are remembered until a clip's stamp changes, as reading hundreds of gigabytes
-    delays every start; what could not be read is not.
-    """
-    clips, place = dataset.clips(), cache / "digests" / f"{_hash([_VERSION, repr(dataset)])[:24]}.json"
-    known = _remembered(place)
-    new = [clip for clip in clips if clip.stamp not in known]
-    read = iter(list(_progress(pool.map(_digested, new), len(new), "reading")))
-    found = [_Found(clip, known[clip.stamp]) if clip.stamp in known else next(read) for clip in clips]
-    kept = {each.clip.stamp: each.digest for each in found if each.clip.stamp and each.is_read}
-    if kept != known:
-        try:
-            with writing(place):
-                place.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(place, json.dumps(kept))
-        except UserError as error:
-            print(f"jaxgen: {error} The next start reads all recordings again.", file=sys.stderr)
-    return [
-        each if each.clip.refused else dataclasses.replace(each, split=dataset.split_of(each.clip.fields, each.digest))
-        for each in found
-    ]
-
-
-def _digested(clip: Clip) -> "_Found":
-    try:
-        return _Found(clip, clip.digest())
-    except AudioError as error:
-        refused = dataclasses.replace(clip, refused=clip.refused or str(error))
-        return _Found(refused, _hash([clip.name, str(error)]), is_read=False)
-
-
-def _remembered(place: Path) -> dict[str, str]:
-    """The digests of files by their stamps; none where they are damaged, which is told."""
-    try:
-        known = json.loads(read_sealed(place))
-        if {type(text) for item in known.items() for text in item} - {str}:
-            raise Corrupt(f"'{place}' holds no digests")
-        return known
-    except FileNotFoundError:
-        return {}
-    except (Corrupt, ValueError, AttributeError, RecursionError) as damage:
-        print(f"jaxgen: {damage}; all recordings are read again.", file=sys.stderr)
-        return {}
 
 
 def _opened(directory: Path, manifest_hash: str) -> Store | None:
@@ -254,17 +208,6 @@ def _opened(directory: Path, manifest_hash: str) -> Store | None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """A clip that is not yet decoded."""
-
-    clip: Clip
-    digest: str
-    """Of its content, or of why that cannot be read."""
-    split: Split = "train"
-    is_read: bool = True
-
-
 def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[StoredClip]:
     """The clips; where hashes leave none of several for validation, the one of the lowest digest is that."""
     train = [clip for clip in stored if clip.split == "train" and dataset.is_split_by_hash(clip.fields)]
@@ -276,7 +219,7 @@ def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[Sto
 
 def _write_clips(
     directory: Path,
-    found: Sequence[_Found],
+    found: Sequence[FoundClip],
     features: FeatureSpec,
     policy: AudioPolicy,
     pool: concurrent.futures.Executor,
@@ -284,7 +227,7 @@ def _write_clips(
     """Writes samples and steps of all clips, one after another; returns those stored and (name, reason) of the others."""
     stored: list[StoredClip] = []
     refused: list[tuple[str, str]] = []
-    clips = _progress((each.clip for each in found), len(found), "decoding")
+    clips = progress((each.clip for each in found), len(found), "decoding")
     with (directory / "samples.bin").open("wb") as sample_file, (directory / "steps.bin").open("wb") as step_file:
         for each, blocks in zip(found, decoded(clips, features.sample_rate, policy, pool), strict=True):
             ends = [(file, file.tell()) for file in (sample_file, step_file)]
@@ -299,7 +242,7 @@ def _write_clips(
 
 
 def _write_clip(
-    found: _Found, blocks: Iterator[Block], features: FeatureSpec, sample_file: BinaryIO, step_file: BinaryIO
+    found: FoundClip, blocks: Iterator[Block], features: FeatureSpec, sample_file: BinaryIO, step_file: BinaryIO
 ) -> StoredClip:
     """Appends samples and steps of a clip. Raises AudioError, maybe after writing, where it is refused."""
     sample_offset, step_offset = sample_file.tell() // _SAMPLE.itemsize, step_file.tell() // _step_bytes(features)
@@ -327,10 +270,6 @@ def _write_clip(
         source_peak=block.source_peak,
         peak=block.peak,
     )
-
-
-def _progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    return tqdm(items, total=total, unit="clip", desc=what, disable=not sys.stderr.isatty(), leave=False)
 
 
 def _write_index(
@@ -406,7 +345,3 @@ def _move(partial: Path, directory: Path) -> None:
     except OSError:
         if not (directory / "index.json").exists():  # else another process was faster, with the same content
             raise
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
