@@ -126,9 +126,13 @@ def test_the_kernels_compile_for_arm64(monkeypatch):
         module.triple = triple
         assembly = llvm.Target.from_triple(triple).create_target_machine(opt=3).emit_assembly(module)
         assert "fmla" in assembly
-        called, defined = (set(re.findall(form, assembly, re.M)) for form in (r"\bbl\s+_?(\w+)", r"^_?(\w+):"))
+        called = set(re.findall(r"\bbl\s+_?(\w+)", assembly)) | set(re.findall(r"\b_?(\w+)@GOTPAGE\b", assembly))
         assert "sched_yield" in called
-        assert called - defined <= {"sched_yield", "pthread_create", "pthread_join"}
+        assert called - set(re.findall(r"^_?(\w+):", assembly, re.M)) <= {
+            "sched_yield",
+            "pthread_create",
+            "pthread_join",
+        }
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
