@@ -199,10 +199,14 @@ def test_what_ends_the_imports_is_told_too(monkeypatch, capsys):
 
 
 def test_a_folder_for_programs_is_made(monkeypatch, tmp_path):
-    for folder in (tmp_path / "a" / "b", "gs://bucket/programs", ""):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "a" / "b", "~/c", "gs://bucket/programs", ""):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         check_cache()
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder).replace("~", str(tmp_path))
     assert (tmp_path / "a" / "b").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
 def test_a_checkout_named_as_the_package_hides_nothing(tmp_path):
