@@ -6,5 +6,6 @@ from jaxgen import errors
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module of `python -m jaxgen.train`
+# While Python looks for the module of `python -m jaxgen.train`. Another program's process is left as it is.
+if sys.argv[:1] == ["-m"] and any(word.startswith(("jaxgen.", "-mjaxgen.")) for word in sys.orig_argv):
     errors.begin()

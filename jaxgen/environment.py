@@ -73,10 +73,14 @@ def open_streams() -> None:
 
 
 def check_cache() -> None:
-    """Raises BadVariable where JAX_COMPILATION_CACHE_DIR cannot be written to: jax would say so for each program."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    """Raises BadVariable where JAX_COMPILATION_CACHE_DIR cannot be written to: jax would say so for each program.
+
+    `~` at its start is written out, which jax does not do.
+    """
+    folder = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
     if not folder or "://" in folder:
         return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     with contextlib.suppress(OSError):
         os.makedirs(folder, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -109,6 +109,18 @@ def test_streams_of_others_are_left_alone(capsys):
     assert (sys.stdout, sys.stderr) == before
 
 
+def test_a_program_that_imports_jaxgen_is_left_alone(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import sys\nbefore = sys.stdout\nimport jaxgen\n")
+    check = "import sys, theirs\nprint(sys.stdout is theirs.before, sys.excepthook is sys.__excepthook__)\n"
+    (tmp_path / "theirs" / "__main__.py").write_text(check)
+    line = [sys.executable, "-m", "theirs"]
+    done = subprocess.run(
+        line, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
 @pytest.mark.parametrize(
     ("asked", "taken"), [("1", 40), ("39", 40), ("100", 100), ("0", None), ("-1", None), ("wide", None), ("²", None)]
 )
@@ -187,10 +199,14 @@ def test_what_ends_the_imports_is_told_too(monkeypatch, capsys):
 
 
 def test_a_folder_for_programs_is_made(monkeypatch, tmp_path):
-    for folder in (tmp_path / "a" / "b", "gs://bucket/programs", ""):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "a" / "b", "~/c", "gs://bucket/programs", ""):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         check_cache()
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder).replace("~", str(tmp_path))
     assert (tmp_path / "a" / "b").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
 def test_a_checkout_named_as_the_package_hides_nothing(tmp_path):
