@@ -161,8 +161,8 @@ class Run:
         vocoder: "Run | None" = None,
         first: int = 0,
         total: int = 0,
-    ) -> None:
-        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
+    ) -> list[Path]:
+        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes; the files.
 
         A file's name is its place, by which names sort, and as much of its labels as a name can hold; the JSON beside it has
         them whole. vocoder: the run that made sound of their frames, if one did. first: place of the first of them among
@@ -171,13 +171,13 @@ class Run:
         licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        digits = max(3, len(str(total - 1)))
+        digits, config_sha256, wavs = max(3, len(str(total - 1))), config_hash(self.config), list[Path]()
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True), first):
             name = file_name("_".join([f"{index:0{digits}d}", *(f"{key}-{value}" for key, value in row.items())]))
             provenance = Provenance(
                 model=type(self.config.model).__name__,
                 checkpoint=self.name,
-                config_sha256=config_hash(self.config),
+                config_sha256=config_sha256,
                 data_manifest_sha256=self.spec.manifest_hash,
                 licences=tuple(sorted(set(licences))),
                 seed=seed,
@@ -186,7 +186,9 @@ class Run:
                 prompt=prompt,
                 vocoder="" if vocoder is None else vocoder.name,
             )
-            mark(folder / f"{name}.wav", clip, self.spec.features.sample_rate, provenance)
+            wavs.append(folder / f"{name}.wav")
+            mark(wavs[-1], clip, self.spec.features.sample_rate, provenance)
+        return wavs
 
 
 def keep_compiled(cache_dir: str) -> None:

@@ -113,7 +113,7 @@ def test_clips_of_any_labels_are_written_in_order_beside_the_whole_labels(tmp_pa
     run = Run(Path("run"), 1, config, DataSpec(config.features), training=None, params=None)  # type: ignore[arg-type]
 
     def save(folder, clips):
-        run.save_clips(folder, clips, rows, seed=0)
+        return run.save_clips(folder, clips, rows, seed=0)
 
     made = [np.full(place + 1, 0.5, np.float32) for place in range(len(rows))]
     assert write_as_made([made], out, len(rows), save, lambda: False) == sum(map(len, made))
