@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from jaxgen.files import expand, file_name, write_whole, writing
 from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
-from jaxgen.serial import from_json, to_json
+from jaxgen.serial import content_hash, from_json, to_json
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import not_improving
 from jaxgen.training.telemetry import read_metrics
@@ -58,7 +57,7 @@ def config_hash(config: Config) -> str:
     """SHA-256 of a config without where it runs, hexadecimal: the same experiment has the same hash anywhere."""
     content = {name: value for name, value in to_json(config).items() if name not in _PLACE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content_hash(content)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ dataclass that derives from its field's type, from jaxgen or from code that the 
 import collections.abc
 import dataclasses
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -63,6 +64,11 @@ def parsed(content: str | bytes, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise UserError(f"{source} is not JSON that can be read ({reason}).") from None
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def subclasses(base: type[Any]) -> list[type[Any]]:
