@@ -17,6 +17,7 @@ from jaxgen.config import Config, differences
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.environment import brief
 from jaxgen.errors import UserError
 from jaxgen.files import expand, file_name, write_whole, writing
 from jaxgen.numerics import random_key
@@ -307,8 +308,9 @@ def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[Training, Any
     except UserError:
         raise
     except Exception as error:  # of whatever kind, where values that came from outside do not go together
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise UserError(f"what '{workdir}' says of its run makes no model ({reason}).") from error
+        raise UserError(
+            f"what '{workdir}' says of its run makes no model ({type(error).__name__}: {brief(error)})."
+        ) from error
 
 
 def _placed_anew(config: Config) -> Config:
