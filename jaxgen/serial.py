@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON and back: configs, features and data specs, as they stand in checkpoints and stores.
 
-JSON comes from outside and never becomes code. It may name a class, but what is made is decided by declared types: a
-dataclass that derives from its field's type, from jaxgen or from code that the user has loaded, such as a config file.
+JSON comes from outside and never becomes code. It may name a class, but declared types decide what is made: a dataclass
+that derives from its field's type. It is jaxgen's own, or of code that the user has loaded, such as a config file.
 """
 
 import collections.abc

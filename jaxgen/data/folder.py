@@ -133,15 +133,7 @@ def _untouched(name: str, fields: Mapping[str, str], reason: str) -> Clip:
     def unopened() -> NoReturn:
         raise audio.AudioError(reason)
 
-    identity = f"{name}: {reason}"
-    return Clip(
-        name,
-        fields,
-        open=unopened,
-        digest=lambda: hashlib.sha256(identity.encode()).hexdigest(),
-        stamp=identity,
-        refused=reason,
-    )
+    return Clip(name, fields, open=unopened, digest=unopened, refused=reason)
 
 
 def fetched_root(root: str, cache_dir: str | Path) -> str:

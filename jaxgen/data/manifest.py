@@ -49,7 +49,7 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
             problem = "repeats the path of an earlier line" if path else f"has no `path`{_instead(row)}"
             raise UserError(f"{manifest}, line {line} {problem}; each line names one audio file below the folder.")
         if _NO_TEXT.search("".join([path, *row, *row.values()])):
-            raise UserError(f"{manifest}, line {line} holds a character that stands in no text (NUL or half a pair).")
+            raise UserError(f"{manifest}, line {line} holds a NUL or an unpaired surrogate, which are no text.")
         if row.get("split"):
             stated_split(row["split"], path)
         rows[path] = row
