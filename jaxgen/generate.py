@@ -26,10 +26,11 @@ from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import UserPath, unfinished, writing
+from jaxgen.files import unfinished, writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
+from jaxgen.names import UserPath
 from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered

@@ -19,7 +19,8 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.environment import brief
 from jaxgen.errors import UserError
-from jaxgen.files import expand, file_name, write_whole, writing
+from jaxgen.files import write_whole, writing
+from jaxgen.names import expand, file_name
 from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark

@@ -22,7 +22,8 @@ from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
 from jaxgen.errors import TryAgain, UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import Corrupt, expand, read_sealed, unfinished, write_sealed, write_whole, writing
+from jaxgen.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
+from jaxgen.names import expand
 from jaxgen.serial import content_hash, from_json, parsed, to_json
 
 T = TypeVar("T")

@@ -36,7 +36,8 @@ from jaxgen.evaluation.classifier import (
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.files import Corrupt, expand
+from jaxgen.files import Corrupt
+from jaxgen.names import expand
 from jaxgen.numerics import random_key
 from jaxgen.serial import content_hash
 

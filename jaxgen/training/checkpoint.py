@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 
 from jaxgen.environment import brief
 from jaxgen.errors import SaveFailed, UserError
-from jaxgen.files import cause, inside, writing
+from jaxgen.files import cause, writing
+from jaxgen.names import inside
 from jaxgen.numerics import other_settings
 from jaxgen.serial import from_json, parsed, to_json
 from jaxgen.training.distributed import from_first, gathered, several

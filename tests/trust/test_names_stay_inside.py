@@ -25,8 +25,9 @@ from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import LeavesFolder, expand, file_name, inside, unfinished, write_whole
+from jaxgen.files import unfinished, write_whole
 from jaxgen.generate import write_as_made
+from jaxgen.names import LeavesFolder, expand, file_name, inside
 from jaxgen.presets import load_config, quickstart
 from jaxgen.remote import local_folder, mirror
 from jaxgen.runs import Run
