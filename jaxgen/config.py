@@ -28,8 +28,8 @@ from jaxgen.errors import UserError
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
-from jaxgen.files import UserPath, expand
 from jaxgen.models.config import ModelConfig
+from jaxgen.names import UserPath, expand
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
 from jaxgen.remote import local_folder

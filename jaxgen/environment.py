@@ -137,7 +137,7 @@ def reason(error: BaseException) -> str | None:
 
 
 def _reason(error: BaseException) -> str | None:
-    text = _brief(error)
+    text = brief(error)
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, BadVariable):
         return str(error)
@@ -169,8 +169,9 @@ def _reason(error: BaseException) -> str | None:
     return None
 
 
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def brief(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters; of one that says nothing, its class."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def _bad_setting(error: BaseException) -> str | None:
@@ -178,7 +179,7 @@ def _bad_setting(error: BaseException) -> str | None:
     for name in map(str.upper, _OF_JAX.findall(str(error).replace(".", "_"))):
         if name in os.environ:
             value = os.environ[name]
-            return f"{name} is '{value}', which jax does not take ({_brief(error)}); change or unset the variable."
+            return f"{name} is '{value}', which jax does not take ({brief(error)}); change or unset the variable."
     return None
 
 
@@ -203,7 +204,7 @@ def _no_device() -> str | None:
         jax.devices()
         return None
     except Exception as error:
-        why = "" if isinstance(error, AssertionError) else f" ({_brief(error)})"
+        why = "" if isinstance(error, AssertionError) else f" ({brief(error)})"
     there = "nothing"
     with contextlib.suppress(Exception):
         jax.config.update("jax_platforms", "")

@@ -14,7 +14,7 @@ from jaxgen.drawing import Drawing
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
-from jaxgen.files import UserPath
+from jaxgen.names import UserPath
 from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered
 from jaxgen.runs import Run, keep_compiled

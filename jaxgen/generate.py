@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,10 +26,11 @@ from jaxgen.drawing import Drawing, refuse
 from jaxgen.errors import ExitCode, UserError, run
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import UserPath, unfinished, writing
+from jaxgen.files import unfinished, writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
+from jaxgen.names import UserPath
 from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered
@@ -228,19 +228,18 @@ def write_as_made(
     stream: Iterable[Sequence[np.ndarray]],
     out: Path,
     num: int,
-    save: Callable[[Path, Sequence[np.ndarray]], None],
+    save: Callable[[Path, Sequence[np.ndarray]], Sequence[Path]],
     stop: Callable[[], bool],
 ) -> int:
     """Writes `num` clips while they are made; returns how many samples they have together.
 
-    save: writes clips and their provenance into a folder; it is given clips without a sound, to which the stream is
-    added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends, or between two of its
-    blocks when `stop` says so; nothing does where it raises, or before the first block.
+    save: writes clips and their provenance into a folder, and names the wav files; it is given clips without a sound, to
+    which the stream is added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends,
+    or between two of its blocks when `stop` says so; nothing does where it raises, or before the first block.
     """
     num_samples = 0
     with unfinished(out) as partial:
-        save(partial, [np.zeros(0, np.float32)] * num)
-        wavs = sorted(partial.glob("*.wav"), key=lambda wav: int(re.split(r"\D", wav.name)[0]))
+        wavs = save(partial, [np.zeros(0, np.float32)] * num)
         for block in stream:
             for wav, samples in zip(wavs, block, strict=True):
                 audio.append(wav, samples)

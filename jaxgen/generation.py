@@ -84,8 +84,8 @@ class Generator:
         those before, so that clips may be of any length.
 
         Clip n depends on the seed and its place, `first` + n, not on how many are drawn. It ends where the model ends it, at
-        the latest after `seconds` of new sound; by default the length of the longest training clip, or of the median one for
-        a model that does not end clips. prompt: float32 [nsamp] at the features' sample rate, which every clip begins
+        the latest after `seconds` of new sound. None takes the length of the longest training clip, or of the median one
+        for a model that does not end clips. prompt: float32 [nsamp] at the features' sample rate, which every clip begins
         with and continues.
         Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short.
         """

@@ -13,15 +13,14 @@ from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import Named
-from jaxgen.data.spelling import display_name
 from jaxgen.data.store import AudioPolicy
 from jaxgen.data.synthetic import Plucked
 from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.errors import UserError
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
-from jaxgen.files import expand
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.names import display_name, expand
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import LSTM

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,14 @@ from jaxgen.config import Config, differences
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.environment import brief
 from jaxgen.errors import UserError
-from jaxgen.files import expand, file_name, write_whole, writing
+from jaxgen.files import write_whole, writing
+from jaxgen.names import expand, file_name
 from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.provenance import Provenance, mark
-from jaxgen.serial import from_json, to_json
+from jaxgen.serial import content_hash, from_json, to_json
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import not_improving
 from jaxgen.training.telemetry import read_metrics
@@ -58,7 +59,7 @@ def config_hash(config: Config) -> str:
     """SHA-256 of a config without where it runs, hexadecimal: the same experiment has the same hash anywhere."""
     content = {name: value for name, value in to_json(config).items() if name not in _PLACE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content_hash(content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +162,8 @@ class Run:
         vocoder: "Run | None" = None,
         first: int = 0,
         total: int = 0,
-    ) -> None:
-        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes.
+    ) -> list[Path]:
+        """Writes clips, float32 [nsamp] each, as wav files with their provenance, into a folder that it makes; the files.
 
         A file's name is its place, by which names sort, and as much of its labels as a name can hold; the JSON beside it has
         them whole. vocoder: the run that made sound of their frames, if one did. first: place of the first of them among
@@ -171,13 +172,13 @@ class Run:
         licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        digits = max(3, len(str(total - 1)))
+        digits, config_sha256, wavs = max(3, len(str(total - 1))), config_hash(self.config), list[Path]()
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True), first):
             name = file_name("_".join([f"{index:0{digits}d}", *(f"{key}-{value}" for key, value in row.items())]))
             provenance = Provenance(
                 model=type(self.config.model).__name__,
                 checkpoint=self.name,
-                config_sha256=config_hash(self.config),
+                config_sha256=config_sha256,
                 data_manifest_sha256=self.spec.manifest_hash,
                 licences=tuple(sorted(set(licences))),
                 seed=seed,
@@ -186,7 +187,9 @@ class Run:
                 prompt=prompt,
                 vocoder="" if vocoder is None else vocoder.name,
             )
-            mark(folder / f"{name}.wav", clip, self.spec.features.sample_rate, provenance)
+            wavs.append(folder / f"{name}.wav")
+            mark(wavs[-1], clip, self.spec.features.sample_rate, provenance)
+        return wavs
 
 
 def keep_compiled(cache_dir: str) -> None:
@@ -306,8 +309,9 @@ def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[Training, Any
     except UserError:
         raise
     except Exception as error:  # of whatever kind, where values that came from outside do not go together
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise UserError(f"what '{workdir}' says of its run makes no model ({reason}).") from error
+        raise UserError(
+            f"what '{workdir}' says of its run makes no model ({type(error).__name__}: {brief(error)})."
+        ) from error
 
 
 def _placed_anew(config: Config) -> Config:

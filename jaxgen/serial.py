@@ -1,12 +1,13 @@
 """Frozen dataclasses as JSON and back: configs, features and data specs, as they stand in checkpoints and stores.
 
-JSON comes from outside and never becomes code. It may name a class, but what is made is decided by declared types: a
-dataclass that derives from its field's type, from jaxgen or from code that the user has loaded, such as a config file.
+JSON comes from outside and never becomes code. It may name a class, but declared types decide what is made: a dataclass
+that derives from its field's type. It is jaxgen's own, or of code that the user has loaded, such as a config file.
 """
 
 import collections.abc
 import dataclasses
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -63,6 +64,11 @@ def parsed(content: str | bytes, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise UserError(f"{source} is not JSON that can be read ({reason}).") from None
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def subclasses(base: type[Any]) -> list[type[Any]]:

@@ -24,8 +24,8 @@ from jaxgen.errors import ExitCode, UserError, run, tolerate
 from jaxgen.evaluation.findings import Evaluator
 from jaxgen.evaluation.metrics import computed
 from jaxgen.evaluation.summary import headline, write_report
-from jaxgen.files import quoted
 from jaxgen.machine import keep_freed_memory
+from jaxgen.names import quoted
 from jaxgen.numerics import fix_settings
 from jaxgen.objectives.objective import Training
 from jaxgen.presets import load_config

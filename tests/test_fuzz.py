@@ -28,11 +28,11 @@ from jaxgen import audio, generate, prepare, train
 from jaxgen.config import _options
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.spelling import display_name
 from jaxgen.data.store import AudioPolicy
 from jaxgen.data.store import prepare as prepared
 from jaxgen.errors import run
 from jaxgen.features import MuLaw
+from jaxgen.names import display_name
 from jaxgen.presets import load_config, quickstart
 from jaxgen.runs import bind
 

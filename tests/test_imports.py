@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"errors", "environment"},
-    {"compiled", "files", "machine", "numerics", "pictures", "spread"},
+    {"compiled", "files", "machine", "names", "numerics", "pictures", "spread"},
     {"serial", "remote", "audio", "features", "recurrent", "convolution", "distributions", "prediction"},
     {"data", "provenance", "heads", "recent", "source_filter"},
     {"models"},

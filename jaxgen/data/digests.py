@@ -2,12 +2,11 @@
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -15,6 +14,7 @@ from jaxgen.audio import AudioError
 from jaxgen.data.clips import Clip, Dataset, Split
 from jaxgen.errors import UserError
 from jaxgen.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.serial import content_hash
 
 T = TypeVar("T")
 
@@ -80,8 +80,3 @@ def _remembered(place: Path) -> dict[str, str]:
 def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
     """The items, with a bar on a terminal that counts them."""
     return tqdm(items, total=total, unit="clip", desc=what, disable=not sys.stderr.isatty(), leave=False)
-
-
-def content_hash(value: Any) -> str:
-    """SHA-256 of a JSON value, hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -11,10 +11,10 @@ from typing import Literal, NoReturn
 from jaxgen import audio, remote
 from jaxgen.data import manifest, pattern
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
-from jaxgen.data.spelling import display_name, normalize
 from jaxgen.data.tree import Tree, walk
 from jaxgen.errors import UserError
-from jaxgen.files import LeavesFolder, UserPath, cause, inside, open_regular, reading
+from jaxgen.files import cause, open_regular, reading
+from jaxgen.names import LeavesFolder, UserPath, display_name, inside, normalize
 from jaxgen.remote import is_remote
 
 _SUFFIXES = ".wav, .flac, .ogg or .mp3"
@@ -133,15 +133,7 @@ def _untouched(name: str, fields: Mapping[str, str], reason: str) -> Clip:
     def unopened() -> NoReturn:
         raise audio.AudioError(reason)
 
-    identity = f"{name}: {reason}"
-    return Clip(
-        name,
-        fields,
-        open=unopened,
-        digest=lambda: hashlib.sha256(identity.encode()).hexdigest(),
-        stamp=identity,
-        refused=reason,
-    )
+    return Clip(name, fields, open=unopened, digest=unopened, refused=reason)
 
 
 def fetched_root(root: str, cache_dir: str | Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from jaxgen import audio
 from jaxgen.data.clips import stated_split
-from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 from jaxgen.files import cause, open_regular
+from jaxgen.names import normalize
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""
@@ -49,7 +49,7 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
             problem = "repeats the path of an earlier line" if path else f"has no `path`{_instead(row)}"
             raise UserError(f"{manifest}, line {line} {problem}; each line names one audio file below the folder.")
         if _NO_TEXT.search("".join([path, *row, *row.values()])):
-            raise UserError(f"{manifest}, line {line} holds a character that stands in no text (NUL or half a pair).")
+            raise UserError(f"{manifest}, line {line} holds a NUL or a lone surrogate, which are no text.")
         if row.get("split"):
             stated_split(row["split"], path)
         rows[path] = row

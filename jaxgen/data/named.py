@@ -12,7 +12,8 @@ from pathlib import Path
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
 from jaxgen.data.folder import Folder, fetched_root
 from jaxgen.errors import UserError
-from jaxgen.files import UserPath, expand, unfinished
+from jaxgen.files import unfinished
+from jaxgen.names import UserPath, expand
 
 _RETRIES = 2
 

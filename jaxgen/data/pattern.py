@@ -6,8 +6,8 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
+from jaxgen.names import normalize
 
 
 @dataclasses.dataclass(frozen=True)

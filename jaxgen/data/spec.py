@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxgen.data.spelling import normalize
 from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
+from jaxgen.names import normalize
 
 
 @dataclasses.dataclass(frozen=True)

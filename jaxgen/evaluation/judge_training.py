@@ -1,8 +1,6 @@
 """How a judge is trained: on the real training recordings of a store, and on nothing else."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,8 +36,10 @@ from jaxgen.evaluation.classifier import (
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.files import Corrupt, expand
+from jaxgen.files import Corrupt
+from jaxgen.names import expand
 from jaxgen.numerics import random_key
+from jaxgen.serial import content_hash
 
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from
@@ -91,14 +91,13 @@ def labels_to_judge(store: Store) -> dict[str, tuple[str, ...]]:
 def judge_path(store: Store, training: JudgeTraining, cache_dir: str | Path) -> Path:
     """Where the judge of a data set and settings is kept."""
     settings = [FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    return Path(expand(cache_dir)) / "judges" / f"{name}.npz"
+    return Path(expand(cache_dir)) / "judges" / f"{content_hash(settings)[:24]}.npz"
 
 
 def data_hash(store: Store) -> str:
     """SHA-256 over the recordings, their labels and splits, and what decoding made of them."""
     clips = [[c.name, c.digest, c.split, dict(c.fields), c.num_samples, c.loudness_dbfs] for c in store.clips]
-    return hashlib.sha256(json.dumps(clips, sort_keys=True).encode()).hexdigest()
+    return content_hash(clips)
 
 
 def judge_of(store: Store, cache_dir: str | Path, training: JudgeTraining | None = None) -> Judge:

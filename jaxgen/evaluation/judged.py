@@ -18,7 +18,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Refere
 from jaxgen.evaluation.classifier import Judge, Verdict
 from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, frechet_distance, mean
-from jaxgen.files import UserPath
+from jaxgen.names import UserPath
 
 Probabilities = NDArray[np.floating]
 """What a judge says of n clips, [n, K]; rows sum to 1."""

@@ -17,9 +17,10 @@ FLOOR_DB = -80.0
 """Spectral levels below this (dB, a full-scale sine is 0 dB) count as this: what is inaudible must not decide a score."""
 
 CLIPPED = 0.999
+SILENT_DBFS = -60.0
+
 NO_CLIPS = "there are no clips"
 """Why a figure of none is absent."""
-SILENT_DBFS = -60.0
 
 EMBEDDING_SECONDS = 0.25
 EMBEDDING_COEFFICIENTS = 16

@@ -1,8 +1,6 @@
 """What every kind of feature offers."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -10,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxgen.errors import UserError
+from jaxgen.serial import content_hash
 
 
 def require(condition: bool, message: str) -> None:
@@ -108,8 +107,7 @@ class FeatureSpec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the kind of feature and with every setting of it."""
-        described = json.dumps([type(self).__name__, dataclasses.asdict(self)], sort_keys=True)
-        return hashlib.sha256(described.encode()).hexdigest()[:16]
+        return content_hash([type(self).__name__, dataclasses.asdict(self)])[:16]
 
 
 class SampleSpec(FeatureSpec):

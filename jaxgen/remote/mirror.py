@@ -20,7 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxgen.errors import UserError, printable
-from jaxgen.files import LeavesFolder, expand, file_name, inside, write_whole, writing
+from jaxgen.files import write_whole, writing
+from jaxgen.names import LeavesFolder, expand, file_name, inside
 from jaxgen.remote.lease import leased
 from jaxgen.remote.store import Gone, ObjectStore, is_remote
 

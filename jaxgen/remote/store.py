@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgen.environment import brief
 from jaxgen.errors import TryAgain, UserError
 
 _EXTRA = "pip install 'jaxgen[cloud]'"
@@ -99,17 +100,12 @@ class ObjectStore:
             if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             kind, remedy = _kind_and_remedy(error)
-            raise kind(f"cannot reach '{self.url}' ({_reason(error)}); {remedy}.") from None
+            raise kind(f"cannot reach '{self.url}' ({brief(error)}); {remedy}.") from None
 
 
 def _identity(about: Mapping[str, Any]) -> str:
     told = next((str(about[name]) for name in _IDENTITY if about.get(name)), "")
     return f"{told.strip(chr(34))} {about.get('size')}"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".")[:200] if text else type(error).__name__
 
 
 def _kind_and_remedy(error: Exception) -> tuple[type[StoreFailed], str]:

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from jaxgen.environment import brief
 from jaxgen.errors import SaveFailed, UserError
-from jaxgen.files import inside, writing
+from jaxgen.files import cause, writing
+from jaxgen.names import inside
 from jaxgen.numerics import other_settings
 from jaxgen.serial import from_json, parsed, to_json
 from jaxgen.training.distributed import from_first, gathered, several
@@ -46,9 +48,10 @@ class Checkpoints:
 
     Each holds the train state, the data position, validation figures and `run` (config and data spec), written together
     and asynchronously: a checkpoint is either whole or absent. Hashes of its files, written with it, tell whether what is
-    read is what was saved: a file that is gone, or holds other bytes, is damage, and nothing else is. `keep` None only
-    reads: a run that trains meanwhile is not disturbed. To save, all processes
-    that train meet here, at the same calls, unless this one is to be `alone`; each reads on its own.
+    read is what was saved: a file that is gone, or holds other bytes, is damage, and nothing else is.
+
+    `keep` None only reads: a run that trains meanwhile is not disturbed. To save, all processes that train meet here, at
+    the same calls, unless this one is to be `alone`; each reads on its own.
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, best_metric: str = "loss", alone: bool = False):
@@ -80,9 +83,8 @@ class Checkpoints:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        for path in self.directory.glob(
-            "*/_CHECKPOINT_METADATA"
-        ):  # orbax reads them now, and waits where one is a pipe
+        # orbax reads these files now, and waits where one is a pipe
+        for path in self.directory.glob("*/_CHECKPOINT_METADATA"):
             if path.exists() and not path.is_file():
                 raise UserError(
                     f"'{path}' is not a file; remove the folder that it is in, which is no whole checkpoint."
@@ -372,6 +374,5 @@ class _NewestAndBest:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what an exception says."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.splitlines()[0][:200] if text.strip() else type(error).__name__
+    """What an exception says, without paths in an error of the system."""
+    return cause(error) if isinstance(error, OSError) else brief(error)

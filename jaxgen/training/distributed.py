@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.environment import brief
 from jaxgen.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, told
 
 Mode = Literal["auto", "off", "on"]
@@ -197,7 +198,7 @@ def _meet(found: dict[str, Any]) -> None:
         )
         jax.devices()  # all processes tell each other of their devices
     except Exception as error:  # of whatever kind: jax asks drivers, metadata servers and interfaces of clusters
-        _not_met(_brief(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
+        _not_met(brief(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
 
 
 def _place(found: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[bool, int | None]:
@@ -235,7 +236,7 @@ def _end(error: BaseException) -> None:
     if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and _LOST.match(str(error)):
         print(
             f"jaxgen: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely because another one "
-            f"has stopped ({_brief(error)}). Start all of them again: they continue from the last checkpoint.",
+            f"has stopped ({brief(error)}). Start all of them again: they continue from the last checkpoint.",
             file=sys.stderr,
         )
         code: int = ExitCode.PREEMPTED
@@ -248,11 +249,6 @@ def _end(error: BaseException) -> None:
     if jax.process_index() == 0:
         time.sleep(_LAST_SECONDS)
     os._exit(code)
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _on_tpu() -> bool:

@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxgen.serial import content_hash
 
 
 class Damaged(Exception):
@@ -37,7 +38,7 @@ class Hashes:
 
 def sealed(content: Any) -> dict[str, Any]:
     """JSON with its SHA-256, hexadecimal."""
-    return {"content": content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    return {"content": content, "sha256": content_hash(content)}
 
 
 def opened(seal: Any) -> Any:

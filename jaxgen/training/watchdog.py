@@ -19,8 +19,9 @@ _FRAMES = 4  # of each thread
 
 
 class Watchdog:
-    """While entered, a thread looks whether what is being `doing` takes far longer than usual, and says so: after
-    `patience` seconds and ten times the median of before, and again each time that the wait has doubled.
+    """While entered, a thread looks whether what is `doing` takes far longer than usual, and says so.
+
+    That is after `patience` seconds and ten times the median of before, and again each time that the wait has doubled.
     """
 
     def __init__(self, tell: Callable[[str], None], patience: float):

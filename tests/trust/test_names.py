@@ -19,9 +19,9 @@ from jaxgen.data.clips import FieldIn, HashFraction, stated_split
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import SpeakerShare
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.spelling import display_name
 from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
+from jaxgen.names import display_name
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 WAVE = MuLaw(sample_rate=8_000)

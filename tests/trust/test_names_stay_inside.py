@@ -25,8 +25,9 @@ from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import LeavesFolder, expand, file_name, inside, unfinished, write_whole
+from jaxgen.files import unfinished, write_whole
 from jaxgen.generate import write_as_made
+from jaxgen.names import LeavesFolder, expand, file_name, inside
 from jaxgen.presets import load_config, quickstart
 from jaxgen.remote import local_folder, mirror
 from jaxgen.runs import Run
@@ -113,7 +114,7 @@ def test_clips_of_any_labels_are_written_in_order_beside_the_whole_labels(tmp_pa
     run = Run(Path("run"), 1, config, DataSpec(config.features), training=None, params=None)  # type: ignore[arg-type]
 
     def save(folder, clips):
-        run.save_clips(folder, clips, rows, seed=0)
+        return run.save_clips(folder, clips, rows, seed=0)
 
     made = [np.full(place + 1, 0.5, np.float32) for place in range(len(rows))]
     assert write_as_made([made], out, len(rows), save, lambda: False) == sum(map(len, made))
