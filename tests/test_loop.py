@@ -23,7 +23,7 @@ from jaxgen.training.feed import calls
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train, last_steps
-from jaxgen.training.telemetry import Telemetry, read_metrics
+from jaxgen.training.telemetry import Telemetry, check_kept, read_metrics
 
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
 TRAIN = Train(steps=16, batch_size=2, seq_len=8, log_every=4, eval_every=8, checkpoint_every=6)
@@ -167,3 +167,31 @@ def test_a_feed_passes_on_what_making_a_batch_raised():
 
     with pytest.raises(OSError, match="gone"), closing(calls(broken(), 1, [1])) as feed:
         next(feed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"next": "x"}, {"next": -1}, {"next": 10**400}, {"rows": 5}, {"rows": []}, {"rows": [["a"], [0]]}),
+        *({"rows": [[10**9, 0], [0]]}, {"rows": [[-1, 0], [0]]}, {"rows": [[0, {}], [0]]}, {"rows": [[], []]}),
+    ],
+)
+def test_a_position_that_no_stream_gives_is_an_error_at_once(mel_store, change):
+    stream = iter(TrainingBatches(mel_store, mel_store.spec(()), (), lookback=1, batch_size=2, seq_len=8, seed=0))
+    next(stream)
+    with pytest.raises((LookupError, TypeError, ValueError)):
+        stream.set_state(stream.get_state() | change)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        *(5, [], {}),
+        {"validations": 5, "train_rows": 1, "train_sha256": ""},
+        {"validations": [{"step": "3"}], "train_rows": 1, "train_sha256": ""},
+        {"validations": [], "train_rows": None, "train_sha256": ""},
+    ],
+)
+def test_a_history_that_no_run_keeps_is_an_error_at_once(kept):
+    with pytest.raises(TypeError):
+        check_kept(kept)

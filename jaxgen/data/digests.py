@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxgen.serial import content_hash
 T = TypeVar("T")
 
 _VERSION = 1  # of the file of digests
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +69,12 @@ def _remembered(place: Path) -> dict[str, str]:
     """The digests of files by their stamps; none where they are damaged, which is told."""
     try:
         known = json.loads(read_sealed(place))
-        if {type(text) for item in known.items() for text in item} - {str}:
+        if not all(isinstance(stamp, str) and _DIGEST.fullmatch(digest) for stamp, digest in known.items()):
             raise Corrupt(f"'{place}' holds no digests")
         return known
     except FileNotFoundError:
         return {}
-    except (Corrupt, ValueError, AttributeError, RecursionError) as damage:
+    except (Corrupt, ValueError, TypeError, AttributeError, RecursionError) as damage:
         print(f"jaxgen: {damage}; all recordings are read again.", file=sys.stderr)
         return {}
 

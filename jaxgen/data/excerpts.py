@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.batches import Batch
+from jaxgen.data.batches import Batch, place
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
@@ -79,7 +79,7 @@ class ExcerptStream(Iterator[Batch]):
         return {"next": self._next}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._next = state["next"]
+        self._next = place(state["next"])
 
 
 def one_of_each(store: Store, clips: Sequence[int], *, batch_size: int, length: int) -> Iterator[tuple[Batch, int]]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.batches import Batch
+from jaxgen.data.batches import Batch, place
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
@@ -223,8 +223,14 @@ class Streams(Iterator[Batch]):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from where `get_state` was asked."""
-        self._next_place = state["next"]
-        self._rows = [_Row([(p, self._order[p]) for p in places], offset) for offset, *places in state["rows"]]
+        self._next_place = place(state["next"])
+        if len(state["rows"]) != len(self._rows):
+            raise ValueError(f"{len(state['rows'])} rows, expected {len(self._rows)}")
+        self._rows = [
+            _Row([(p, self._order[place(p)]) for p in places], place(offset)) for offset, *places in state["rows"]
+        ]
+        if any(row.offset and self._left(_Row(row.held[:1], row.offset)) <= 0 for row in self._rows):
+            raise ValueError("a row is behind the end of its clip")
 
     def _left(self, row: _Row) -> int:
         return sum(self._packer.length(segment) for _, segment in row.held) - row.offset

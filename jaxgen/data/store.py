@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from jaxgen.serial import content_hash, from_json, parsed, to_json
 
 T = TypeVar("T")
 
-_VERSION = 4  # of the files below; a change makes every store anew
+_VERSION = 5  # of the files below; a change makes every store anew
 _VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
 _SAMPLE = np.dtype(np.float32)
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
@@ -60,6 +61,22 @@ class StoredClip:
     """Largest amplitude of the samples."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """What a store says of its arrays."""
+
+    key: str
+    features: FeatureSpec
+    clips: tuple[StoredClip, ...]
+    """In the order in which they lie in the arrays, without gaps."""
+    refused: tuple[tuple[str, str], ...]
+    """(name, reason)"""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hashes: Mapping[str, tuple[str, ...]]
+    """Of the blocks of each array."""
+
+
 class Store:
     """An opened store; cheap to open again from its directory, which is all that is pickled of it.
 
@@ -71,25 +88,27 @@ class Store:
         self.directory = directory
         content = read_sealed(directory / "index.json")
         try:
-            index, source = parsed(content, str(directory)), f"the store '{directory}'"
-            self.key: str = index["key"]
-            self.features = from_json(index["features"], FeatureSpec, source)
-            self.clips = tuple(from_json(clip, StoredClip, source) for clip in index["clips"])
-            self.manifest_hash: str = index["manifest_hash"]
-            self.report: dict[str, Any] = index["report"]
-            self._moments = index["mean"], index["std"]
-            hashes = [list(index["hashes"][name]) for name in ("samples", "steps")]
-            num_samples, num_steps = (
-                sum(getattr(c, name) for c in self.clips) for name in ("num_samples", "num_steps")
-            )
-        except (UserError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            index = from_json(parsed(content, str(directory)), _Index, f"the store '{directory}'")
+            self.key, self.features, self.clips = index.key, index.features, index.clips
+            step = self.features.step_shape, self.features.step_dtype
+            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features.sample_rate)
+            self._moments = index.mean, index.std
+            num_samples, num_steps = _lengths(self.clips)
+            hashes = [index.hashes[name] for name in ("samples", "steps")]
+            if {len(moment) for moment in self._moments} - {0, math.prod(step[0])}:
+                raise ValueError("its mean or deviation has another size than its steps")
+        except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        step = self.features.step_shape, self.features.step_dtype
         self._samples = BlockArray(directory / "samples.bin", num_samples, (), _SAMPLE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.directory,)
+
+    @functools.cached_property
+    def manifest_hash(self) -> str:
+        """SHA-256 over the names, contents, fields and splits of its clips; what was refused does not change it."""
+        return content_hash([[clip.name, clip.digest, clip.split, dict(clip.fields)] for clip in self.clips])
 
     @property
     def size(self) -> int:
@@ -174,25 +193,27 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
         found = find_clips(dataset, cache, pool)
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         key = content_hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
-        directory, manifest_hash = cache / "store" / key, content_hash(manifest)
-        if (store := _opened(directory, manifest_hash)) is None:
+        directory = cache / "store" / key
+        if (store := _opened(directory, found, features)) is None:
             with writing(cache), unfinished(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, policy, pool)
                 _check_refused(len(found), refused, policy, cache / "refused.json")
-                _write_index(partial, key, _with_validation(stored, dataset), refused, features, manifest_hash)
+                _write_index(partial, key, _with_validation(stored, dataset), refused, features)
                 _move(partial, directory)
             store = Store(directory)
     store.report = report.with_refused(store.report, dataset.left_out())  # may change while the clips do not
     return store
 
 
-def _opened(directory: Path, manifest_hash: str) -> Store | None:
+def _opened(directory: Path, found: Sequence[FoundClip], features: FeatureSpec) -> Store | None:
     """The store in a folder, verified unless it is large; None where there is none, or a damaged one, which is told and
     removed.
     """
     try:
         store = Store(directory)
-        if (store.key, store.manifest_hash) != (directory.name, manifest_hash):
+        there = {(each.clip.name, each.digest): dict(each.clip.fields) for each in found}
+        same = all(there.get((clip.name, clip.digest)) == dict(clip.fields) for clip in store.clips)
+        if not same or (store.key, store.features) != (directory.name, features):
             raise Corrupt(f"'{directory}' is the store of other recordings or settings")
         if store.size <= _VERIFIED_AT_ONCE:
             store.verify()
@@ -279,20 +300,30 @@ def _write_index(
     stored: Sequence[StoredClip],
     refused: Sequence[tuple[str, str]],
     features: FeatureSpec,
-    manifest_hash: str,
 ) -> None:
     mean, std = _mean_and_std(directory, [clip for clip in stored if clip.split == "train"], features)
-    index = {
-        "key": key,
-        "features": to_json(features),
-        "manifest_hash": manifest_hash,
-        "mean": mean,
-        "std": std,
-        "report": report.describe(stored, refused, features.sample_rate),
-        "clips": [to_json(clip) for clip in stored],
-        "hashes": {name: block_hashes(directory / f"{name}.bin") for name in ("samples", "steps")},
-    }
-    write_sealed(directory / "index.json", json.dumps(index))
+    index = _Index(
+        key=key,
+        features=features,
+        clips=tuple(stored),
+        refused=tuple(refused),
+        mean=tuple(mean),
+        std=tuple(std),
+        hashes={name: tuple(block_hashes(directory / f"{name}.bin")) for name in ("samples", "steps")},
+    )
+    write_sealed(directory / "index.json", json.dumps(to_json(index)))
+
+
+def _lengths(clips: Sequence[StoredClip]) -> tuple[int, int]:
+    """Samples and steps of all clips. Raises ValueError where these do not lie one behind the other."""
+    num_samples = num_steps = 0
+    for clip in clips:
+        if (clip.sample_offset, clip.step_offset) != (num_samples, num_steps) or min(
+            clip.num_samples, clip.num_steps
+        ) < 0:
+            raise ValueError(f"'{clip.name}' is not behind the clip before it")
+        num_samples, num_steps = num_samples + clip.num_samples, num_steps + clip.num_steps
+    return num_samples, num_steps
 
 
 def _mean_and_std(

@@ -95,7 +95,11 @@ def _is_run(config: str) -> bool:
     try:
         with open_regular(config) as file:
             content = json.loads(file.read(_LONGEST_CONFIG))
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
+        return False
+    except OSError as error:
+        if error.errno not in (*_STAYS, errno.EINVAL):  # else what a model made would be taken for recordings
+            raise
         return False
     return isinstance(content, dict) and content.get("class") == _RUN_CLASS
 

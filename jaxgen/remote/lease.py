@@ -115,7 +115,7 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
     try:
         holder = json.loads(content or b"{}")
         return {name: holder[name] for name in ("host", "pid", "machine", "id")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -26,7 +26,7 @@ from jaxgen.training.mesh import Devices
 from jaxgen.training.profile import Profile
 from jaxgen.training.safety import Safety
 from jaxgen.training.schedule import Train, last_steps, not_improving
-from jaxgen.training.telemetry import Telemetry
+from jaxgen.training.telemetry import Telemetry, check_kept
 from jaxgen.training.watchdog import Watchdog
 
 if TYPE_CHECKING:  # orbax is slow to import
@@ -81,8 +81,16 @@ def fit(
     start, history = 0, None
     if saved := checkpoints.restore_newest(state):
         start, state, position = saved
-        history = position.pop("history", None)
-        stream.set_state(position)
+        try:
+            history = position.pop("history", None)
+            stream.set_state(position)
+            if history is not None:
+                check_kept(history)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise UserError(
+                f"the checkpoint of step {start} says nothing usable of how far the data was read ({type(error).__name__}: "
+                f"{str(error)[:100]}); train anew in another --workdir."
+            ) from None
     telemetry = Telemetry(
         workdir,
         start=start,

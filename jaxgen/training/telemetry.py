@@ -69,6 +69,15 @@ def restored(rows: list[dict[str, Any]], kept: Mapping[str, Any], path: Path) ->
     return sorted(train + validations, key=lambda row: (row["step"], row["split"] == "validation"))
 
 
+def check_kept(kept: Any) -> None:
+    """Raises TypeError for what `Telemetry.kept` never says: a checkpoint may be a stranger's."""
+    types = {"validations": list, "train_rows": int, "train_sha256": str}
+    if not isinstance(kept, dict) or {name: type(value) for name, value in kept.items()} != types:
+        raise TypeError(f"its history is none of {', '.join(types)}")
+    if not all(map(_is_row, kept["validations"])):
+        raise TypeError("its validations are no rows of figures")
+
+
 def _is_row(row: Any) -> bool:
     """Whether this is what `Telemetry` writes: a step, a split, and finite numbers."""
     return (

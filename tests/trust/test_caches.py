@@ -142,11 +142,40 @@ def test_an_index_with_another_value_is_not_believed(change, made, data, tmp_pat
     assert capsys.readouterr().err.count("made anew") == 1
 
 
-@pytest.mark.parametrize("change", [{"key": "0" * 24}, {"manifest_hash": "0" * 64}, {"hashes": {}}, {"clips": 5}])
+SEALED = {
+    "another key": lambda index: index.update(key="0" * 24),
+    "no hashes": lambda index: index.update(hashes={}),
+    "a number for clips": lambda index: index.update(clips=5),
+    "no clips": lambda index: index.update(clips=[]),
+    "text for a mean": lambda index: index.update(mean="abc"),
+    "a mean of another size": lambda index: index.update(mean=[0.0]),
+    "a number for what was refused": lambda index: index.update(refused=5),
+    "other labels": lambda index: index["clips"][0]["fields"].update(licence="none"),
+    "a clip beyond the end": lambda index: index["clips"][1].update(step_offset=10**12),
+    "a clip before the start": lambda index: index["clips"][1].update(sample_offset=-5),
+    "other features": lambda index: index["features"].update(sample_rate=index["features"]["sample_rate"] * 2),
+}
+
+
+@pytest.mark.parametrize("change", SEALED.values(), ids=SEALED)
 def test_nor_is_one_that_somebody_has_sealed(change, made, data, tmp_path):
     expected, place = _content(made), made.directory / "index.json"
-    write_sealed(place, json.dumps(json.loads(read_sealed(place)) | change))
+    index = json.loads(read_sealed(place))
+    change(index)
+    write_sealed(place, json.dumps(index))
     assert _content(_prepared(data, tmp_path)) == expected
+
+
+def test_what_is_refused_is_no_part_of_what_is_trained_on(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for place in range(3):
+        audio.write(folder / f"{place}.wav", np.sin(np.arange(2_000, dtype=np.float32) * (0.1 + place)), 8_000)
+    made = prepare(Folder(root=str(folder)), MuLaw(sample_rate=8_000), AudioPolicy(), tmp_path / "cache")
+    (folder / "4.wav").write_bytes(b"no sound")
+    more = prepare(Folder(root=str(folder)), MuLaw(sample_rate=8_000), AudioPolicy(), tmp_path / "cache")
+    assert [each["name"] for each in more.report["refused"]] == ["4.wav"]
+    assert more.manifest_hash == made.manifest_hash
 
 
 def test_the_store_of_other_settings_in_its_place_is_noticed(made, data, tmp_path):
@@ -490,3 +519,11 @@ def test_nothing_else_has_a_seal(content, tmp_path):
         read_sealed(tmp_path / "a")
     write_sealed(tmp_path / "a", content)
     assert read_sealed(tmp_path / "a") == content
+
+
+@pytest.mark.parametrize("digest", ["zz", "", 5, None, {}, "é" * 64, "00"])
+def test_digests_that_are_none_are_read_again(digest, made, data, tmp_path):
+    expected, (place,) = _content(made), (tmp_path / "digests").glob("*.json")
+    known = json.loads(read_sealed(place))
+    write_sealed(place, json.dumps({stamp: digest for stamp in known}))
+    assert _content(_prepared(data, tmp_path)) == expected

@@ -1,7 +1,6 @@
 """Runs and stores from strangers: opening them imports, starts and writes nothing that opening a healthy one does not."""
 
 import contextlib
-import copy
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import pytest
 from jaxgen import evaluate, generate
 from jaxgen.data.store import Store
 from jaxgen.errors import UserError
+from jaxgen.files import read_sealed, write_sealed
 from jaxgen.runs import Run
 from jaxgen.training.seals import sealed
 
@@ -182,9 +182,9 @@ def test_opening_a_hostile_store_does_no_more_than_opening_a_healthy_one(mel_sto
     folder = shutil.copytree(mel_store.directory, tmp_path / "store")
     with events() as healthy:
         Store(folder)
-    index = json.loads((folder / "index.json").read_text())
-    change(tampered := copy.deepcopy(index))
-    (folder / "index.json").write_text(json.dumps(tampered))
+    index = json.loads(read_sealed(folder / "index.json"))
+    change(index)
+    write_sealed(folder / "index.json", json.dumps(index))
     with events() as seen, pytest.raises(UserError):
         Store(folder)
     assert set(seen) <= set(healthy)
