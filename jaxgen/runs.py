@@ -86,42 +86,49 @@ class Run:
             raise UserError(f"no checkpoint in '{workdir}'. Pass {option} the folder of a run of jaxgen.train.")
         with contextlib.closing(checkpoints):
             listed: list[int] = []
+            damages: dict[int, str] = {}
             while listed != (steps := checkpoints.reload()):  # of a run that goes on, checkpoints come and go
                 if step is not None and step not in steps:
                     kept = ", ".join(map(str, steps))
                     raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
-                if (run := cls._first_whole(workdir, checkpoints, step)) is not None:
+                run, damages = cls._first_whole(workdir, checkpoints, step)
+                if run is not None:
+                    for each, reason in damages.items():
+                        said = f"the checkpoint of step {each} in '{workdir}' is damaged ({reason})"
+                        print(f"jaxgen: {said}; that of step {run.step} is used", file=sys.stderr)
                     return run
                 listed = steps
+        reasons = "".join(f"; step {each}: {reason}" for each, reason in damages.items())
         raise UserError(
-            f"none of the checkpoints in '{workdir}' is whole; train again, or pass another {option}"
+            f"none of the checkpoints in '{workdir}' is whole{reasons}. Train again, or pass another {option}"
             f"{'' if step is None else ' or --step'}."
         )
 
     @classmethod
-    def _first_whole(cls, workdir: Path, checkpoints: "Checkpoints", step: int | None) -> "Run | None":
-        """The checkpoint of a step, or the best of all, or the newest whole one; None where there is none."""
+    def _first_whole(
+        cls, workdir: Path, checkpoints: "Checkpoints", step: int | None
+    ) -> tuple["Run | None", dict[int, str]]:
+        """The checkpoint of a step, or the best of all, or the newest whole one; None where there is none. And what is
+        wrong with damaged ones that were tried and are still there: a run that goes on removes others.
+        """
         from jaxgen.training.checkpoint import Damaged
 
-        wanted, damages = [step], dict[int, Damaged]()
+        found, wanted, damages = None, [step], dict[int, str]()
         if step is None:
             newest = checkpoints.newest_run()
             best = None if newest is None else checkpoints.best(_described(newest[1], workdir)[0].train.best_metric)
             wanted = [best, *reversed(checkpoints.steps())]
-        try:
-            for each in dict.fromkeys(step for step in wanted if step is not None):
-                try:
-                    config, spec = _described(checkpoints.run(each), workdir)
-                    training, shapes = _model(config, spec, workdir)
-                    average = checkpoints.restore_average(each, shapes.average)
-                    return cls(workdir, each, _placed_anew(config), spec, training, average)
-                except Damaged as damage:
-                    damages[each] = damage
-            return None
-        finally:
-            for each in damages.keys() & set(checkpoints.reload()):  # others were removed by a run that goes on
-                said = f"the checkpoint of step {each} in '{workdir}' is damaged ({damages[each]})"
-                print(f"jaxgen: {said}", file=sys.stderr)
+        for each in dict.fromkeys(step for step in wanted if step is not None):
+            try:
+                config, spec = _described(checkpoints.run(each), workdir)
+                training, shapes = _model(config, spec, workdir)
+                average = checkpoints.restore_average(each, shapes.average)
+                found = cls(workdir, each, _placed_anew(config), spec, training, average)
+                break
+            except Damaged as damage:
+                damages[each] = str(damage)
+        there = checkpoints.reload() if damages else []
+        return found, {each: damages[each] for each in there if each in damages}
 
     @property
     def name(self) -> str:

@@ -63,7 +63,7 @@ def _counted(entry: str, *arguments: str | Path, **environment: str) -> tuple[in
 
 
 def test_the_second_process_compiles_nothing_anew(quickstart, cache, tmp_path):
-    asked = ["--workdir", quickstart, "--num", "1", "--seconds", "0.1", "--out", tmp_path / "out"]
+    asked = ["--workdir", quickstart, "--num", "1", "--seconds", "0.1", "--out", tmp_path / "out", "--cache-dir", cache]
     compiled, loaded = _counted("generate", *asked)
     kept = sorted((cache / "compiled").iterdir())
     assert compiled + loaded > 1  # tests before this one may have compiled some

@@ -377,7 +377,8 @@ def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monk
     assert held_out["judged_clips"] == 3
     assert made["judged_clips"] == 12
     assert held_out["timbre_recognised_of_real"] == 1.0
-    assert {"tempo_inception_score", "judge_frechet_distance", "pitch_p50_hz", "seconds_distance"} <= made.keys()
+    assert {"tempo_inception_score", "pitch_p50_hz", "seconds_distance"} <= made.keys()
+    assert "at least 2" in report["absent"]["table"]["generated"]["judge_frechet_distance"]  # a half of three is one
     page = (tmp_path / "run" / "report.html").read_text()
     assert "By timbre and tempo" in page
     pairs = page.split("By timbre and tempo")[-1].split("</table>")[0].count("<audio")

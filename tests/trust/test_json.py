@@ -34,7 +34,7 @@ CONFIG = dataclasses.replace(
     evaluation=dataclasses.replace(quickstart().evaluation, metrics=(Judged(),)),
     train=Train(stuck_after=math.inf),
 )
-CLIP = StoredClip("a.wav", "train", {"digit": "3"}, "ab", 10, 1, 0, 0, 8_000, 1, -20.0)
+CLIP = StoredClip("a.wav", "train", {"digit": "3"}, "ab", 10, 1, 0, 0, 8_000, 1, -20.0, 0.5, 0.5)
 SPEC = DataSpec(features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=4), mean=(0.0, 1.0), std=(1, 1.0))
 SAVED = {value: json.loads(json.dumps(to_json(value))) for value in (CONFIG, SPEC)}
 
