@@ -95,7 +95,8 @@ class Store:
             self._moments = index.mean, index.std
             num_samples, num_steps = _lengths(self.clips)
             hashes = [index.hashes[name] for name in ("samples", "steps")]
-            if {len(moment) for moment in self._moments} - {0, math.prod(step[0])}:
+            size = math.prod(step[0]) if step[1].kind == "f" else 0  # codes have no mean
+            if {len(moment) for moment in self._moments} - {0, size}:
                 raise ValueError("its mean or deviation has another size than its steps")
         except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None

@@ -1,5 +1,6 @@
 """A run whose data moved, or whose caches are elsewhere, is opened, measured and continued."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -29,25 +30,26 @@ def run(cache, tmp_path) -> Run:
     return Run(Path("run"), 1, config, spec, training=None, params=None)  # type: ignore[arg-type]
 
 
-def test_data_is_found_where_it_was_or_where_it_is_now(run, tmp_path, capsys):
+def test_data_is_found_where_it_was_or_where_it_is_now(run, cache, tmp_path, capsys):
+    found = functools.partial(_training_data, run, cache_dir=str(cache))
     before, after, other = (tmp_path / name for name in ("before", "after", "other"))
     other.mkdir()
     audio.write(other / "other.wav", np.full(4_000, 0.1, np.float32), 8_000)
-    assert _training_data(run, None)[1] is None
-    assert _training_data(run, str(other))[1] == str(other)  # it is test data
+    assert found(None)[1] is None
+    assert found(str(other))[1] == str(other)  # it is test data
     assert capsys.readouterr().err == ""
 
     before.rename(after)
-    store, test_data = _training_data(run, str(after))
+    store, test_data = found(str(after))
     assert (store.manifest_hash, test_data) == (run.spec.manifest_hash, None)
     assert "its validation clips are held out" in capsys.readouterr().err
     shutil.copytree(other, before)  # there is something else now
-    assert _training_data(run, str(after))[1] is None
+    assert found(str(after))[1] is None
     with pytest.raises(UserError, match=r"changed since .* If it has moved, pass --data.root its new folder"):
-        _training_data(run, None)
+        found(None)
     for root in (other, before, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"cannot be read again.*Nor does --data.root hold it"):
-            _training_data(run, str(root))
+            found(str(root))
 
 
 def test_where_data_and_caches_are_makes_no_other_run():
