@@ -117,6 +117,16 @@ def reading(path: str | Path, read: Callable[[], T]) -> T:
         time.sleep(wait)
 
 
+def read_regular(path: str | Path) -> bytes:
+    """All of a regular file, read as `reading` does. Raises OSError for anything else, TryAgain where it may pass."""
+
+    def read() -> bytes:
+        with open_regular(path) as file:
+            return file.read()
+
+    return reading(path, read)
+
+
 class Corrupt(UserError):
     """A file that jaxgen wrote holds something else now."""
 
@@ -133,7 +143,7 @@ def read_sealed(path: Path) -> bytes:
     it cannot be read.
     """
     try:
-        whole = reading(path, path.read_bytes)
+        whole = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:

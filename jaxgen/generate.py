@@ -30,7 +30,7 @@ from jaxgen.files import unfinished, writing
 from jaxgen.generation import Generator, use_all_cores
 from jaxgen.models.noise import Latents, NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
-from jaxgen.names import UserPath
+from jaxgen.names import UserPath, normalize
 from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.numerics import fix_settings
 from jaxgen.remote import copied, delivered
@@ -283,6 +283,7 @@ def _labels(words: tuple[str, ...]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for word in words:
         name, _, value = word.partition("=")
+        name = normalize(name)
         if not name or not value:
             raise UserError(f"--label is '{word}', expected name=value, as in --label digit=3.")
         if name in labels:

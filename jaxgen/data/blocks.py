@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.files import Corrupt, reading, unreadable
+from jaxgen.files import Corrupt, open_regular, reading, unreadable
 
 _BLOCK = 1 << 20  # bytes
 _LOOK_EVERY = 1.0  # seconds, whether the file was written to since
@@ -38,7 +38,8 @@ class BlockArray:
         self.size = length * self._item
         """In bytes."""
         try:
-            self._file = reading(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            with reading(path, lambda: open_regular(path)) as file:
+                self._file = os.dup(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             raise Corrupt(f"'{path}' is missing") from None
         except OSError as error:

@@ -152,6 +152,12 @@ _WORDS: Mapping[str, Split] = {
 }
 
 
+def meant_field(name: str) -> str:
+    """The field that jaxgen knows by a name in other letters: `split` for `Split`. Any other name is itself."""
+    known = {"path": "path", "split": "split", "licence": "licence", "license": "licence"}
+    return known.get(name.lower(), name)
+
+
 def stated_split(value: str, name: str) -> Split:
     """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS` nor one of its short forms."""
     if (word := value.strip().lower()) not in _WORDS:

@@ -112,6 +112,8 @@ class Folder(Dataset):
         found = {} if self.pattern is None else pattern.parse(self.pattern).fields(shown)
         licence = fields.get("licence") or self.licence
         fields = {**(found or {}), **fields, "licence": licence}
+        if fields.get("split"):
+            stated_split(fields["split"], shown)  # else nobody knows which file has it
         unnamed = found is None and self.unmatched == "refuse"
         try:
             path = root / name if self.outside else inside(root, name)
@@ -165,6 +167,8 @@ def _stamp(path: Path) -> str:
 def _why_left_out(name: str) -> str:
     if name in manifest.NAMES:
         return "a second manifest"
+    if os.path.splitext(os.path.basename(name))[0].lower() == "manifest":
+        return f"a manifest is named {' or '.join(manifest.NAMES)}, and stands in the folder itself"
     return "not named in the manifest" if _is_audio(name) else "not an audio file"
 
 

@@ -10,16 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxgen import audio
-from jaxgen.data.clips import stated_split
+from jaxgen.data.clips import meant_field, stated_split
 from jaxgen.errors import UserError
-from jaxgen.files import cause, open_regular
+from jaxgen.files import cause, read_regular
 from jaxgen.names import normalize
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""
 
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")
-_MEANT = {"path": "path", "split": "split", "licence": "licence", "license": "licence"}
 _DELIMITERS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
@@ -34,8 +33,7 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
     Raises UserError, with the line, for what cannot be parsed, for a row without a path, and for two rows of one path.
     """
     try:
-        with open_regular(manifest) as file:
-            text = file.read().decode("utf-8-sig")
+        text = read_regular(manifest).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{manifest} cannot be read ({cause(error)}).") from None
     except UnicodeDecodeError as error:
@@ -67,7 +65,7 @@ def _named(cells: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
             raise UserError(f"{where}: column {column} of {len(cells)} has no name; is there a comma too many?")
         if name in row:
             raise UserError(f"{where}: two columns are named `{name}`; rename or remove one.")
-        if (meant := _MEANT.get(name.lower(), name)) != name:
+        if (meant := meant_field(name)) != name:
             raise UserError(f"{where}: a column is named `{name}`; write `{meant}`.")
         row[name] = value if name == "path" else normalize(value)
     return row

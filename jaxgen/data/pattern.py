@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 
+from jaxgen.data.clips import meant_field
 from jaxgen.errors import UserError
 from jaxgen.names import normalize
 
@@ -54,6 +55,7 @@ def parse(pattern: str) -> Pattern:
     names = pieces[1::2]
     wrong = [f"'{name}' stands in it twice" for name in names if names.count(name) > 1]
     wrong += [f"'{name}' is no name" for name in names if not name.isidentifier()]
+    wrong += [f"write {{{meant_field(name)}}} for {{{name}}}" for name in names if meant_field(name) != name]
     if wrong:
         raise UserError(
             f"data.pattern is '{pattern}', which cannot be used ({wrong[0]}); write {{name}} for each field."

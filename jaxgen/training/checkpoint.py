@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from jaxgen.environment import brief
 from jaxgen.errors import SaveFailed, UserError
-from jaxgen.files import cause, writing
+from jaxgen.files import cause, reading, writing
 from jaxgen.names import inside
 from jaxgen.numerics import other_settings
 from jaxgen.serial import from_json, parsed, to_json
@@ -279,14 +279,18 @@ class Checkpoints:
         waited for.
         """
         path = inside(self.directory / str(step), name)
+
+        def read_file() -> T:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise Damaged(f"{name} is not a file")
+            return read(path)
+
         try:
-            if stat.S_ISREG(path.stat().st_mode):
-                return read(path)
+            return reading(path, read_file)
         except (FileNotFoundError, NotADirectoryError):
             raise Damaged(f"{name} is gone") from None
         except OSError as error:
             raise self._unreadable(step, error) from None
-        raise Damaged(f"{name} is not a file")
 
     def _check_alike(self, step: int, saved: Mapping[str, str], wanted: Mapping[str, str], *, whole: bool) -> None:
         """Raises UserError where arrays that are wanted are not those saved."""

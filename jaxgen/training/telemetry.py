@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from jaxgen.errors import Diverged, UserError, say, tolerate
 from jaxgen.evaluation.plots import spectrogram_image
-from jaxgen.files import append_whole, write_whole, writing
+from jaxgen.files import append_whole, read_regular, write_whole, writing
 from jaxgen.training.board import Board
 from jaxgen.training.distributed import from_first
 
@@ -33,7 +33,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     left out. Raises UserError for a file that cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        lines = read_regular(path).decode(errors="replace").split("\n")[:-1]
     except FileNotFoundError:
         return []
     except OSError as error:

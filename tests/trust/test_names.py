@@ -57,6 +57,22 @@ def test_a_pattern_matches_as_the_regular_expression_does(literals, name):
     assert pattern.parse(text).fields(name) == (None if match is None else match.groupdict())
 
 
+def test_a_field_in_other_letters_is_named():
+    for written, meant in (("Split", "split"), ("license", "licence"), ("PATH", "path")):
+        with pytest.raises(UserError, match=rf"write {{{meant}}} for {{{written}}}"):
+            pattern.parse(f"{{{written}}}/{{id}}")
+
+
+def test_a_manifest_of_another_name_or_place_is_told(tmp_path):
+    root = record(tmp_path, "a.wav")
+    (root / "sub").mkdir()
+    for name in ("manifest.tsv", "Manifest.csv", "sub/manifest.csv"):
+        (root / name).write_text("path\na.wav\n")
+    reasons = dict(Folder(root=str(root)).left_out())
+    assert all("a manifest is named manifest.csv" in reasons[name] for name in ("manifest.tsv", "Manifest.csv"))
+    assert "stands in the folder itself" in reasons["sub/manifest.csv"]
+
+
 @pytest.mark.parametrize("name", ["_" * 100_000, "_" * 100_000 + "/", "ab" * 50_000, "a_" * 50_000 + "b"])
 def test_a_long_name_takes_no_time(name):
     begin = time.process_time()
