@@ -14,6 +14,8 @@ from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.recurrent import GRU
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wave(wave_store):

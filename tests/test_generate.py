@@ -30,6 +30,8 @@ from jaxgen.recent import Window
 from jaxgen.recurrent import GRU, LSTM
 from jaxgen.runs import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -19,6 +19,8 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.recurrent import GRU, LSTM
 from tests.rounding import POINTWISE, rounding
 
+pytestmark = pytest.mark.slow
+
 B, T, N_MELS = 4, 6, 3
 CARRY = rounding(T * (N_MELS + 3 + 4 + POINTWISE))  # through all steps, of inputs, a label and 4 units
 SCORE = CARRY + rounding(B * T)  # a mean over all rows and steps

@@ -20,6 +20,8 @@ from jaxgen.recurrent import RGLRU, MinGRU, MinLSTM, Stack
 from jaxgen.recurrent.linear_scan import linear_scan, parallel, sequential
 from tests.rounding import POINTWISE, rounding
 
+pytestmark = pytest.mark.slow
+
 T, D, H = 4, 3, 4
 RESETS = np.array(list(itertools.product([False, True], repeat=T)))  # every pattern: one row each
 B = len(RESETS)

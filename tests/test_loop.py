@@ -25,6 +25,8 @@ from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train, last_steps
 from jaxgen.training.telemetry import Telemetry, check_kept, read_metrics
 
+pytestmark = pytest.mark.slow
+
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
 TRAIN = Train(steps=16, batch_size=2, seq_len=8, log_every=4, eval_every=8, checkpoint_every=6)
 

@@ -26,6 +26,8 @@ from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
 from jaxgen.source_filter import SourceFilter
 from tests.rounding import POINTWISE, rounding
 
+pytestmark = pytest.mark.slow
+
 B, T, N_MELS = 3, 12, 5
 VOCABULARIES = (("digit", ("one", "two", "zero")), ("speaker", ("ann", "bob")))
 MEL = DataSpec(

@@ -387,7 +387,7 @@ def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monk
     }
     assert pairs == 2 * len(places)
     code, _, err = command(
-        evaluate.main, "--cache-dir", cache, "--workdir", tmp_path / "run", "--out", tmp_path / "again"
+        evaluate.main, "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run", "--out", tmp_path / "again"
     )
     assert code == 0
     assert "training a judge" not in err

@@ -21,6 +21,8 @@ from jaxgen.evaluation.metrics import Absent, computed, embed, frechet_distance,
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.prosody import _Prepared as PreparedProsody
 
+pytestmark = pytest.mark.slow
+
 RATE = 8_000
 KINDS = {
     "silent": lambda length: np.zeros(length),

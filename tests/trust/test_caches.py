@@ -28,6 +28,8 @@ from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params
 from jaxgen.features import MuLaw
 from jaxgen.files import Corrupt, read_sealed, write_sealed
 
+pytestmark = pytest.mark.slow
+
 FEATURES = MuLaw(sample_rate=8_000)
 MAY_PASS = [
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT),

@@ -25,6 +25,8 @@ from jaxgen.training.checkpoint import Checkpoints, Damaged
 from jaxgen.training.seals import sealed
 from jaxgen.training.upload import KeptByFirst
 
+pytestmark = pytest.mark.slow
+
 STATE = {
     "average": {"weights": jnp.arange(12.0).reshape(3, 4), "half": jnp.ones(3, jnp.bfloat16)},
     "key": jnp.array([1, 2], jnp.uint32),

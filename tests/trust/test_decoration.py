@@ -32,6 +32,8 @@ from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import Telemetry, read_metrics
 
+pytestmark = pytest.mark.slow
+
 MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.0, input_noise=0.0, distribution=Normal())
 TRAIN = Train(steps=6, batch_size=2, seq_len=8, log_every=1, eval_every=2, checkpoint_every=6)
 CLIP = np.zeros(99, np.float32)

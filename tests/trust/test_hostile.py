@@ -15,6 +15,8 @@ from jaxgen.files import read_sealed, write_sealed
 from jaxgen.runs import Run
 from jaxgen.training.seals import sealed
 
+pytestmark = pytest.mark.slow
+
 _STARTS = ("subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "os.startfile", "pty.")
 _CHANGES = (
     "os.mkdir",

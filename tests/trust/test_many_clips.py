@@ -13,6 +13,8 @@ from jaxgen.errors import UserError
 from jaxgen.generation import Generator
 from jaxgen.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 def wavs(folder):
     return sorted(folder.glob("*.wav"))
