@@ -253,7 +253,8 @@ def test_the_report_has_the_copies_beside_griffin_lim(vocoder, command, cache, t
     ]
     for name, column in report["table"].items():
         assert (column["log_spectral_distance_db"] == 0) == (name == "held-out data")
-        assert column.keys() >= {"mel_distance_nats", "multi_resolution_stft_distance", "real_time_factor"}
+        assert column.keys() >= {"mel_distance_nats", "multi_resolution_stft_distance"}
+        assert ("real_time_factor" in column) == (name != "held-out data")
     assert (
         report["table"]["held-out data"]["mel_distance_nats"] < 0.5 * report["table"]["generated"]["mel_distance_nats"]
     )
