@@ -19,6 +19,7 @@ NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""
 
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")
+_UNSEEN = "\ufeff\u200b\u2060"  # marks that editors leave before the first name
 _DELIMITERS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
@@ -82,7 +83,7 @@ def _csv_rows(text: str, manifest: Path) -> Iterator[tuple[int, list[tuple[str, 
     """(number of the line, (column, cell) of each column) of each row."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        columns = [name.strip() for name in next(filter(None, reader), [])]
+        columns = [name.strip().strip(_UNSEEN).strip() for name in next(filter(None, reader), [])]
         _check_header(columns, f"{manifest}, line {reader.line_num}")
         for row in reader:
             if row and len(row) != len(columns):

@@ -210,6 +210,21 @@ def _opened(directory: Path, found: Sequence[FoundClip], features: FeatureSpec) 
     """The store in a folder, verified unless it is large; None where there is none, or a damaged one, which is told and
     removed.
     """
+    import filelock
+
+    store, damage = _verified(directory, found, features)
+    if damage:
+        with writing(directory), filelock.FileLock(directory.parent / ".lock"):
+            store, damage = _verified(directory, found, features)  # another process may have made it anew meanwhile
+            if damage:
+                print(f"jaxgen: {damage}; the store is made anew from the recordings.", file=sys.stderr)
+                with unfinished(directory.parent) as aside, contextlib.suppress(FileNotFoundError):
+                    os.rename(directory, aside / directory.name)
+    return store
+
+
+def _verified(directory: Path, found: Sequence[FoundClip], features: FeatureSpec) -> tuple[Store | None, str]:
+    """The store in a folder, verified unless it is large, or what is wrong with it; neither where there is none."""
     try:
         store = Store(directory)
         there = {(each.clip.name, each.digest): dict(each.clip.fields) for each in found}
@@ -218,17 +233,11 @@ def _opened(directory: Path, found: Sequence[FoundClip], features: FeatureSpec) 
             raise Corrupt(f"'{directory}' is the store of other recordings or settings")
         if store.size <= _VERIFIED_AT_ONCE:
             store.verify()
-        return store
+        return store, ""
     except FileNotFoundError:
-        if not os.path.lexists(directory):
-            return None
-        damage = f"'{directory}' has no index"
+        return None, f"'{directory}' has no index" if os.path.lexists(directory) else ""
     except Corrupt as error:
-        damage = str(error)
-    print(f"jaxgen: {damage}; the store is made anew from the recordings.", file=sys.stderr)
-    with writing(directory), unfinished(directory.parent) as aside, contextlib.suppress(FileNotFoundError):
-        os.rename(directory, aside / directory.name)
-    return None
+        return None, str(error)
 
 
 def _with_validation(stored: Sequence[StoredClip], dataset: Dataset) -> list[StoredClip]:

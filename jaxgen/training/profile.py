@@ -37,7 +37,9 @@ class Profile:
         if self._span and not self._running and last >= self._span[0] and last - size + 1 < sum(self._span):
             with tolerate("start the trace of --profile", "training goes on"):
                 jax.profiler.start_trace(str(self._folder))
-            self._running = True
+                self._running = True
+            if not self._running:
+                self._span = None
 
     def after(self, last: int, result: Any) -> None:
         """To be called when that call is under way to `result`."""

@@ -76,7 +76,8 @@ ROWS = [
 def write_manifest(root: Path, kind: str) -> None:
     if kind == "csv":
         quoted = [",".join(f'"{cell}"' for cell in row.values()) for row in ROWS]
-        (root / "manifest.csv").write_text("\ufeff" + "\n".join([",".join(ROWS[0]), *quoted]) + "\n", encoding="utf-8")
+        lines = "\n".join([",".join(ROWS[0]), *quoted, ""])
+        (root / "manifest.csv").write_text(f"\ufeff\ufeff\u200b{lines}", encoding="utf-8")
     else:
         (root / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in ROWS))
 

@@ -1,5 +1,6 @@
 """Caches: whatever befalls their files, what is read of them is what was written, or is made anew, and that is told."""
 
+import concurrent.futures
 import contextlib
 import errno
 import io
@@ -7,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from pathlib import Path
 
 import jax
@@ -105,6 +107,24 @@ def test_a_damaged_store_is_made_anew_and_told(name, damage, made, data, tmp_pat
     assert told.count("\n") == changed
     assert ("made anew" in told) == changed
     assert {path.name for path in made.directory.parent.glob("[!.]*")} == {made.directory.name}
+
+
+def test_two_that_find_one_store_damaged_end_with_one_whole_one(made, data, tmp_path, monkeypatch, capsys):
+    expected = _content(_prepared(data, tmp_path))
+    _harm(made.directory / "steps.bin", "whole[::-1]")
+    verify, both = Store.verify, threading.Barrier(2, timeout=60)
+
+    def verify_together(found: Store) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait()
+        both.abort()  # later ones do not wait
+        verify(found)
+
+    monkeypatch.setattr(Store, "verify", verify_together)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = [_content(store) for store in pool.map(lambda _: _prepared(data, tmp_path), range(2))]
+    assert found == [expected, expected]
+    assert capsys.readouterr().err.count("made anew") == 1
 
 
 @pytest.mark.parametrize("name", ["index.json", "samples.bin", "steps.bin", ""])
