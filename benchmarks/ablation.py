@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import Config, load, parse
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 _CELLS = {name: ("--model.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")}
 _COMMON = {

@@ -21,17 +21,17 @@ from flax import nnx
 from benchmarks import chart, measure
 from benchmarks.measure import Row
 from jaxgen.config import load, parse
+from jaxgen.core.errors import UserError
+from jaxgen.core.pictures import drawing
 from jaxgen.data.clips import Dataset
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import AudioPolicy, Store, prepare
-from jaxgen.errors import UserError
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, Cell, MinGRU
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.pictures import drawing
-from jaxgen.recurrent import GRU, LSTM, RGLRU, Cell, MinGRU
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import parse
-from jaxgen.errors import UserError
-from jaxgen.files import write_whole
-from jaxgen.pictures import drawing, rendered
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import write_whole
+from jaxgen.core.pictures import drawing, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

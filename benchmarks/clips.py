@@ -12,17 +12,17 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import parse
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
+from jaxgen.core.machine import available_cores
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import Decoder
-from jaxgen.generation import Generated, Generator, use_all_cores
-from jaxgen.machine import available_cores
+from jaxgen.inference.generation import Generated, Generator, use_all_cores
+from jaxgen.inference.noise_clips import NoiseGenerator
+from jaxgen.inference.sounding import open_vocoder
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
-from jaxgen.noise_clips import NoiseGenerator
-from jaxgen.runs import Run
-from jaxgen.sounding import open_vocoder
+from jaxgen.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
 from jaxgen.config import parse
-from jaxgen.serial import to_json
+from jaxgen.core.serial import to_json
 
 _ONE, _DEVICES, _PROCESSES = "1 device", "2 devices", "2 processes"
 _SPLIT = {_DEVICES: {"devices": 2, "processes": 1}, _PROCESSES: {"devices": 1, "processes": 2}}

@@ -20,7 +20,7 @@ from benchmarks.generate_work import SAMPLE_RATE, GenerateWork, given, rows_name
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from jaxgen.config import parse
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 _OURS = "jaxgen"
 _COLUMNS = ("row", "us_per_step", "samples_per_s", "real_time_factor", "cost_of_one_stream", "first_audio_seconds")

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 
 from benchmarks.generate_peers.given import Given
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
-from jaxgen.recurrent import LSTM
 
 SAMPLE_RATE = 16_000
 """Hz."""

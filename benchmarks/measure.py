@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgen.errors import run
-from jaxgen.files import write_whole
+from jaxgen.core.errors import run
+from jaxgen.core.files import write_whole
 
 Row = dict[str, str | int | float]
 """Figures of one candidate on one piece of work, by a name that bears the unit."""

@@ -14,7 +14,7 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.recurrent_work import RecurrentWork
 from jaxgen.config import parse
-from jaxgen.serial import to_json
+from jaxgen.core.serial import to_json
 
 _KEPT = "all kept"
 

@@ -18,15 +18,15 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import Config, load, parse
+from jaxgen.core.machine import keep_freed_memory
 from jaxgen.data.batches import Batches
 from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import Plucked
 from jaxgen.features import MuLaw
-from jaxgen.machine import keep_freed_memory
 from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.presets import quickstart
-from jaxgen.recurrent import LSTM
-from jaxgen.runs import bind, training_batches
+from jaxgen.nn.recurrent import LSTM
+from jaxgen.recipes.presets import quickstart
+from jaxgen.runs.run import bind, training_batches
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
 from jaxgen.training.loop import Validation, fit, updates

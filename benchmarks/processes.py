@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from jaxgen.machine import available_cores
+from jaxgen.core.machine import available_cores
 
 _ROOT = Path(__file__).parent.parent
 _MIN_TURN = 0.25  # seconds that a turn should take, to be timed well

@@ -21,12 +21,12 @@ from benchmarks import chart, measure
 from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, SETTLE, Candidate, Worker, started
 from jaxgen.config import Config, load, parse, split_values
+from jaxgen.core.errors import UserError
+from jaxgen.core.pictures import drawing
+from jaxgen.core.serial import to_json
 from jaxgen.data.store import prepare
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.pictures import drawing
-from jaxgen.serial import to_json
 
 OURS, PEER = "jaxgen", "PyTorch LSTM"
 _CONFIG = Path(__file__).parent.parent / "configs" / "digits_wave.py"

@@ -11,12 +11,12 @@ from benchmarks.step_work import PLAIN_ADAM, StepWork, start
 from benchmarks.workloads import Workload, train_flops
 from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Normal
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import GRU, LSTM, RNN, GatedCell
 from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
-from jaxgen.recurrent import GRU, LSTM, RNN, GatedCell
 
 CELLS: dict[str, type[GatedCell]] = {cell.__name__: cell for cell in (LSTM, GRU, RNN)}
 """Cells by name."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import UserError, run
+from jaxgen.core.errors import UserError, run
 
 _GENERATED, _REAL = "generated", "held-out data"
 _WORDS = {

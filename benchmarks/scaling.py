@@ -17,8 +17,8 @@ from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.recurrent_work import RecurrentWork
 from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.config import parse
-from jaxgen.errors import UserError
-from jaxgen.serial import to_json
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import to_json
 
 _PEAK = "matmul peak"
 _MIB = 2**20

@@ -27,7 +27,7 @@ from benchmarks import measure
 from benchmarks.hostile import write_hostile
 from benchmarks.measure import Row
 from jaxgen.config import parse
-from jaxgen.errors import ExitCode, UserError
+from jaxgen.core.errors import ExitCode, UserError
 
 Part = Literal["soak", "short-files", "long-file"]
 

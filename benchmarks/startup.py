@@ -23,13 +23,13 @@ from benchmarks import measure
 from benchmarks.measure import Row
 from benchmarks.workloads import MEL, WAVE, Workload, bound, some_batches
 from jaxgen.config import parse
+from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import Batch
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
-from jaxgen.generation import Generator
+from jaxgen.inference.generation import Generator
 from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.recurrent import LSTM
+from jaxgen.nn.recurrent import LSTM
 
 _LARGEST = Workload(
     model=WaveRNN(cell=LSTM(hidden_size=512), num_layers=2, embedding_size=128, lookback=1),

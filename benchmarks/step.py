@@ -21,8 +21,8 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, Candidate, Measured, compare
 from benchmarks.step_work import StepWork
 from jaxgen.config import parse
-from jaxgen.errors import UserError
-from jaxgen.serial import to_json
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import to_json
 
 _OURS, _PEAK = "jaxgen", "matmul peak"
 _COLUMNS = ("row", "step_seconds", "gflop_per_s", "matmul_share", "peak_bytes", "others_share_of_cores")

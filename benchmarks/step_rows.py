@@ -3,7 +3,7 @@
 from benchmarks.adversarial_work import ADVERSARIAL
 from benchmarks.recurrent_work import RECURRENT
 from benchmarks.step_work import StepWork
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 ROWS: dict[str, StepWork] = {**RECURRENT, **ADVERSARIAL}
 """All rows by name."""

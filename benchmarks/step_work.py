@@ -25,7 +25,7 @@ class Numbers(Protocol):
 
 
 class StepWork(abc.ABC):
-    """A train step that is measured. Frozen dataclasses, which cross to other processes as `jaxgen.serial` writes them."""
+    """A train step that is measured. Frozen dataclasses, which cross to other processes as `jaxgen.core.serial` writes them."""
 
     peers: ClassVar[str]
     """Package of its peers, one module for each framework that has the model."""

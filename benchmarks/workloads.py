@@ -16,8 +16,8 @@ from jaxgen.data.synthetic import Plucked
 from jaxgen.features import FeatureSpec, LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import LSTM, Cell
 from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
-from jaxgen.recurrent import LSTM, Cell
 
 _DISTINCT_BATCHES = 4
 _RATE = 8_000  # Hz

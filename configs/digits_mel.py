@@ -9,15 +9,15 @@ copying the previous frame scores 37.63. Of 300 generated clips the judge hears 
 
 from jaxgen.config import Config
 from jaxgen.data.named import Named
-from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.evaluation.judged import Judged
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import NormalMixture, Sampling
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import LSTM
 from jaxgen.training.loop import Train
 
 CONFIG = Config(

@@ -8,19 +8,19 @@ speakers; Frechet distance 2.3 times that between halves of the real ones (docs/
 
 from jaxgen.config import Config
 from jaxgen.data.named import Named
-from jaxgen.distributions import NormalMixture, Sampling
 from jaxgen.evaluation.judged import Judged
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel, MuLaw
+from jaxgen.features.source_filter import SourceFilter
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
+from jaxgen.nn.distributions import NormalMixture, Sampling
+from jaxgen.nn.recent import Foretold
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recent import Foretold
-from jaxgen.recurrent import LSTM
-from jaxgen.source_filter import SourceFilter
 from jaxgen.training.loop import Train
 
 LABELS = ("digit", "speaker")

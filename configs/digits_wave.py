@@ -13,9 +13,9 @@ from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import LSTM
 from jaxgen.training.loop import Train
 
 CONFIG = Config(

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxgen import errors
+from jaxgen.core import errors
 
 __version__ = "0.1.0"
 

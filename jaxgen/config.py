@@ -22,18 +22,18 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import tyro
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import UserPath, expand
+from jaxgen.core.serial import subclasses, to_json
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
-from jaxgen.errors import UserError
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import FeatureSpec
 from jaxgen.models.config import ModelConfig
-from jaxgen.names import UserPath, expand
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
-from jaxgen.remote import local_folder
-from jaxgen.serial import subclasses, to_json
+from jaxgen.storage import local_folder
 from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
 

@@ -1,28 +1,7 @@
-"""Decodes data ahead of training and reports on it: `python -m jaxgen.prepare --data.root DIR`."""
+"""`python -m jaxgen.prepare`: see `jaxgen.cli.prepare`."""
 
-import sys
-
-from jaxgen.data import report
-from jaxgen.data.store import prepare
-from jaxgen.errors import ExitCode, run
-from jaxgen.numerics import fix_settings
-from jaxgen.presets import load_config
-from jaxgen.remote import delivered
-from jaxgen.runs import keep_compiled
-
-
-def main() -> int:
-    config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
-    fix_settings()
-    keep_compiled(config.cache_dir)
-    store = prepare(config.data, config.features, config.audio, config.cache_dir)
-    with delivered(config.workdir) as out:
-        report.write(store.report, out)
-    print(
-        f"{report.summary(store.report)}\nreport: {config.workdir}/data_report.json and .png; decoded in {store.directory}"
-    )
-    return ExitCode.DONE
-
+from jaxgen.cli.prepare import main
+from jaxgen.core.errors import run
 
 if __name__ == "__main__":
     run(main)

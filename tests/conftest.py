@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxgen.core.errors import run
 from jaxgen.data.store import AudioPolicy, Store, prepare
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import run
 from jaxgen.features import LogMel, MuLaw
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all workers and the processes that tests start
@@ -125,7 +125,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a finished tiny quickstart; tests must not change it."""
-    from jaxgen import train
+    from jaxgen.cli import train
 
     workdir = tmp_path_factory.mktemp("runs") / "quickstart"
     with pytest.MonkeyPatch.context() as patch:
@@ -142,8 +142,8 @@ class _Spared(logging.Handler):
         _spared.append(self.format(record))
 
 
-logging.getLogger("jaxgen.errors").addHandler(_Spared(logging.DEBUG))
-logging.getLogger("jaxgen.errors").setLevel(logging.DEBUG)
+logging.getLogger("jaxgen.core.errors").addHandler(_Spared(logging.DEBUG))
+logging.getLogger("jaxgen.core.errors").setLevel(logging.DEBUG)
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,16 @@ import numpy as np
 
 from jaxgen.data.batches import Stream
 from jaxgen.data.store import Store
-from jaxgen.distributions import Normal
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.vocoder import Vocoder
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
 from jaxgen.objectives.terms import MelDistance
-from jaxgen.recurrent import LSTM
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls
 from jaxgen.training.mesh import Devices

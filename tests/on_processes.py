@@ -9,13 +9,13 @@ from pathlib import Path
 
 import jax
 
+from jaxgen.core.errors import ExitCode, run
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.store import Store
-from jaxgen.distributions import Normal
-from jaxgen.errors import ExitCode, run
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import LSTM
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.distributed import from_first, is_first, joined
 from jaxgen.training.loop import Outcome, Validation, fit

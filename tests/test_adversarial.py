@@ -12,8 +12,8 @@ import optax
 import pytest
 from flax import nnx
 
+from jaxgen.core.errors import Diverged, UserError
 from jaxgen.data.excerpts import Excerpts
-from jaxgen.errors import Diverged, UserError
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic, magnitudes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 LOSSLESS, LOSSY = ("wav", "flac", "aiff"), ("ogg", "mp3")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from jaxgen import audio, evaluate, generate, prepare, train
+from jaxgen import audio
+from jaxgen.cli import evaluate, generate, prepare, train
+from jaxgen.core.errors import UserError
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import UserError
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import Telemetry
 

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import clips, data, measure, startup
 from benchmarks.workloads import MEL, WAVE, plucked, prepared, some_batches, train_flops
-from jaxgen.errors import UserError
-from jaxgen.recurrent import LSTM
+from jaxgen.core.errors import UserError
+from jaxgen.nn.recurrent import LSTM
 
 pytestmark = pytest.mark.slow
 

@@ -5,13 +5,13 @@ from conftest import TINY
 
 from benchmarks import ablation
 from jaxgen.config import load
-from jaxgen.errors import UserError
-from jaxgen.recurrent import LSTM, RNN
+from jaxgen.core.errors import UserError
+from jaxgen.nn.recurrent import LSTM, RNN
 
 pytestmark = pytest.mark.slow
 
 CONFIG = """
-from jaxgen.presets import quickstart
+from jaxgen.recipes.presets import quickstart
 CONFIG = quickstart()
 """
 

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from benchmarks import cells
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.recurrent import LSTM
+from jaxgen.nn.recurrent import LSTM
 
 pytestmark = pytest.mark.slow
 

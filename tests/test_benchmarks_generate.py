@@ -13,7 +13,7 @@ from benchmarks import generate
 from benchmarks.generate_peers import ours
 from benchmarks.generate_work import ROWS, GenerateWork, given, rows_named
 from benchmarks.processes import Measured
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 pytestmark = pytest.mark.slow
 

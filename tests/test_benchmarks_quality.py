@@ -12,9 +12,9 @@ import pytest
 from benchmarks import quality
 from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import load
+from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import scoring_batches
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import UserError
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train

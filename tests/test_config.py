@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from jaxgen.config import Config, _as_asked, differences, load, parse
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import from_json, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Plucked
-from jaxgen.distributions import Normal
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_gan import ShuffleCritic
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.presets import load_config, quickstart
-from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
-from jaxgen.serial import from_json, to_json
+from jaxgen.recipes.presets import load_config, quickstart
 
 
 def _parsed(*args: str) -> Config:
@@ -141,7 +141,7 @@ def test_a_folder_gets_its_own_rate_and_workdir(tmp_path):
 def test_a_config_file_is_python(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from jaxgen.config import *\nfrom jaxgen.presets import quickstart\n"
+        "from jaxgen.config import *\nfrom jaxgen.recipes.presets import quickstart\n"
         "import dataclasses\nCONFIG = dataclasses.replace(quickstart(), objective=Likelihood(ema_decay=0.5))\n"
     )
     config = load_config(["--config", str(file), "--train.steps", "3"], "test")

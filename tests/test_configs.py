@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER
 
-from jaxgen import audio, generate, noise_clips, train
+from jaxgen import audio
+from jaxgen.cli import generate, train
 from jaxgen.config import Config, load
 from jaxgen.data.drums import Drums
 from jaxgen.data.folder import Folder
 from jaxgen.evaluation import from_noise, judge_training
+from jaxgen.inference import noise_clips
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.presets import any_sound
+from jaxgen.recipes.presets import any_sound
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.convolution import convolved
+from jaxgen.nn.convolution import convolved
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from jax.interpreters import mlir
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import GRU, LSTM, cudnn
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import GRU, LSTM, cudnn
 from tests.rounding import POINTWISE, rounding
 
 B, T, D, H = 3, 5, 4, 8

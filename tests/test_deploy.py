@@ -19,8 +19,8 @@ import yaml
 from conftest import TINY
 
 from jaxgen.config import load, split_values
-from jaxgen.errors import ExitCode
-from jaxgen.presets import load_config
+from jaxgen.core.errors import ExitCode
+from jaxgen.recipes.presets import load_config
 
 pytestmark = pytest.mark.slow
 

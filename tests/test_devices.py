@@ -13,8 +13,8 @@ import pytest
 from benchmarks import devices, step_rows
 from benchmarks.processes import Candidate, CouldNotRun, Measured, started
 from benchmarks.recurrent_work import RecurrentWork
-from jaxgen.errors import UserError
-from jaxgen.serial import to_json
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import to_json
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import TINY
 from on_processes import MODEL, TRAIN
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.distributed import _LOST, meeting
@@ -291,7 +291,7 @@ def test_a_coordinator_that_is_not_there_is_told():
 def test_who_waits_for_others_says_so_and_heeds_signals(number):
     """As with the variables of four tasks of Slurm, of which one is started."""
     script = (
-        "from jaxgen.errors import run\n"
+        "from jaxgen.core.errors import run\n"
         "from jaxgen.training import distributed\n"
         "from jaxgen.training.interrupts import preemptible\n"
         "distributed._SAID_AFTER = 0.5\n"

@@ -10,10 +10,10 @@ import scipy.special
 import scipy.stats
 from flax import nnx
 
-from jaxgen.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling, VectorDistribution
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.features import Pcm16
-from jaxgen.heads import CoarseFine
+from jaxgen.nn.distributions import Categorical, LogisticMixture, Normal, NormalMixture, Sampling, VectorDistribution
+from jaxgen.nn.heads import CoarseFine
 
 D = 3
 MIXTURE = NormalMixture(num_components=4, min_scale=0.1)

@@ -13,11 +13,12 @@ import yaml
 
 import jaxgen
 from benchmarks import results
-from jaxgen import evaluate, generate, presets
+from jaxgen.cli import evaluate, generate
 from jaxgen.config import parse
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.report import write_json
-from jaxgen.presets import load_config
+from jaxgen.recipes import presets
+from jaxgen.recipes.presets import load_config
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -61,7 +62,7 @@ def test_a_command_names_a_module_and_options_that_exist(line, monkeypatch):
     options = [option for option in options if option != "--help"]
     if module in ("jaxgen.generate", "jaxgen.evaluate"):
         parse({"jaxgen.generate": generate, "jaxgen.evaluate": evaluate}[module].Options, None, options, module)
-    elif module in ("jaxgen.train", "jaxgen.prepare", "jaxgen.evaluation.judge"):
+    elif module in ("jaxgen.train", "jaxgen.prepare", "jaxgen.judge"):
         load_config(options, module)
 
 

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from jaxgen.distributions import Sampling
-from jaxgen.drawing import Drawing
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
+from jaxgen.inference.drawing import Drawing
 from jaxgen.models.noise import Latents
+from jaxgen.nn.distributions import Sampling
 
 
 def test_options_of_drawing_go_before_those_of_the_config():

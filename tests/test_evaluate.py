@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import audio, evaluate
+from jaxgen import audio
+from jaxgen.cli import evaluate
 from jaxgen.data.synthetic import Plucked
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import GRU
 
 pytestmark = pytest.mark.slow
 

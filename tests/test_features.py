@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.errors import UserError
+from jaxgen.audio.fourier import griffin_lim, istft, stft
+from jaxgen.core.errors import UserError
 from jaxgen.features import FeatureSpec, LogMel, MuLaw, Pcm16, log_mel
-from jaxgen.features.fourier import griffin_lim, istft, stft
 from jaxgen.features.log_mel import mel_griffin_lim, mel_to_magnitude
 
 with warnings.catch_warnings():

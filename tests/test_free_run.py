@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
 from jaxgen.features import MuLaw
 from jaxgen.models.sequence import RunState, SequenceModel
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.recurrent import GRU, LSTM, RNN, MinGRU
+from jaxgen.nn.recurrent.native import free_run
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import GRU, LSTM, RNN, MinGRU
-from jaxgen.recurrent.native import free_run
 from tests.rounding import POINTWISE, rounding
 from tests.vectors import SHAPES, vectors
 

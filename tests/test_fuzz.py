@@ -24,17 +24,18 @@ from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxgen import audio, generate, prepare, train
+from jaxgen import audio
+from jaxgen.cli import generate, prepare, train
 from jaxgen.config import _options
+from jaxgen.core.errors import run
+from jaxgen.core.names import display_name
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import AudioPolicy
 from jaxgen.data.store import prepare as prepared
-from jaxgen.errors import run
 from jaxgen.features import MuLaw
-from jaxgen.names import display_name
-from jaxgen.presets import load_config, quickstart
-from jaxgen.runs import bind
+from jaxgen.recipes.presets import load_config, quickstart
+from jaxgen.runs.run import bind
 
 pytestmark = pytest.mark.slow
 

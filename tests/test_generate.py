@@ -14,21 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import audio, generate, generation
+from jaxgen import audio
+from jaxgen.cli import generate
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.generation import Generator
+from jaxgen.inference import generation
+from jaxgen.inference.generation import Generator
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import RunState, guided
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.recent import Window
+from jaxgen.nn.recurrent import GRU, LSTM
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.provenance import read as read_mark
-from jaxgen.recent import Window
-from jaxgen.recurrent import GRU, LSTM
-from jaxgen.runs import Run
+from jaxgen.provenance.record import read as read_mark
+from jaxgen.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -282,7 +284,7 @@ def test_clips_are_spread_over_devices_that_never_wait_for_each_other():
     code = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
-from jaxgen.recurrent import MinGRU
+from jaxgen.nn.recurrent import MinGRU
 from tests.test_generate import wave
 made, devices = [], jax.local_devices()
 for count in (1, 2):

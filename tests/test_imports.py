@@ -7,19 +7,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
-    {"errors", "environment"},
-    {"compiled", "files", "machine", "names", "numerics", "pictures", "spread"},
-    {"serial", "remote", "audio", "features", "recurrent", "convolution", "distributions", "prediction"},
-    {"data", "provenance", "heads", "recent", "source_filter"},
+    {"core"},
+    {"audio", "storage"},
+    {"features", "provenance"},
+    {"nn", "data"},
     {"models"},
     {"objectives"},
-    {"generation", "noise_clips", "vocoding", "evaluation"},
+    {"inference"},
+    {"evaluation"},
     {"training"},
     {"config"},
-    {"presets", "runs", "sounding", "starts", "drawing"},
-    {"train", "generate", "evaluate", "prepare", "evaluation.judge"},
+    {"recipes", "runs"},
+    {"inference.sounding", "inference.drawing"},
+    {"cli"},
+    {"train", "generate", "evaluate", "prepare", "judge"},
 ]
-"""Packages and modules of jaxgen from the bottom up."""
+"""Packages of jaxgen, and modules that are not with their package, from the bottom up."""
 
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
@@ -29,8 +32,8 @@ MODULES = {
 
 
 def _layer(module: str) -> int:
-    names = {module} if module in LAYERS[-1] else {module.split(".")[0]}
-    return next(index for index, layer in enumerate(LAYERS) if names & layer)
+    layers = [index for index, layer in enumerate(LAYERS) for name in (module, module.split(".")[0]) if name in layer]
+    return max(layers)
 
 
 def _imported(path: Path) -> set[str]:
@@ -52,8 +55,14 @@ GRAPH = {module: _imported(path) for module, path in MODULES.items()}
 
 
 def test_every_import_is_seen():
-    assert {"presets", "runs", "errors"} <= GRAPH["train"]
-    assert GRAPH["environment"] == set()
+    assert {"recipes.presets", "runs.run", "core.errors"} <= GRAPH["cli.train"]
+    assert GRAPH["core.environment"] == set()
+
+
+def test_at_the_top_are_only_the_config_and_the_doors():
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "config", *LAYERS[-1]}
+    for door in LAYERS[-1]:
+        assert len([line for line in MODULES[door].read_text().splitlines() if line and '"""' not in line]) == 4
 
 
 @pytest.mark.parametrize("module", MODULES)

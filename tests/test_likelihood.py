@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Normal
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import GRU, LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import GRU, LSTM
 from tests.rounding import POINTWISE, rounding
 
 pytestmark = pytest.mark.slow

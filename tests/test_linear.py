@@ -14,10 +14,10 @@ from flax import nnx
 
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.recurrent import RGLRU, MinGRU, MinLSTM, Stack
+from jaxgen.nn.recurrent.linear_scan import linear_scan, parallel, sequential
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import RGLRU, MinGRU, MinLSTM, Stack
-from jaxgen.recurrent.linear_scan import linear_scan, parallel, sequential
 from tests.rounding import POINTWISE, rounding
 
 pytestmark = pytest.mark.slow

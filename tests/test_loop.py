@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import Diverged, UserError
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.distributions import Normal
-from jaxgen.errors import Diverged, UserError
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import LSTM
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.feed import calls

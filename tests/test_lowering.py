@@ -12,8 +12,8 @@ from jaxgen.data.synthetic import Plucked
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.presets import any_sound, quickstart
-from jaxgen.runs import bind
+from jaxgen.recipes.presets import any_sound, quickstart
+from jaxgen.runs.run import bind
 from jaxgen.training.loop import updates
 
 pytestmark = pytest.mark.slow

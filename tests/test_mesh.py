@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.errors import UserError
 from jaxgen.training.mesh import Devices
 
 pytestmark = pytest.mark.slow

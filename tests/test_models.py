@@ -10,20 +10,20 @@ import pytest
 import scipy.stats
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Categorical, Normal, NormalMixture, Sampling
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw, Pcm16
-from jaxgen.heads import CoarseFine, Logistics
+from jaxgen.features.source_filter import SourceFilter
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
+from jaxgen.nn.distributions import Categorical, Normal, NormalMixture, Sampling
+from jaxgen.nn.heads import CoarseFine, Logistics
+from jaxgen.nn.recent import Foretold, LinearPrediction, Window
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recent import Foretold, LinearPrediction, Window
-from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
-from jaxgen.source_filter import SourceFilter
 from tests.rounding import POINTWISE, rounding
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from jaxgen.recurrent import GRU, LSTM, RNN, GatedCell
-from jaxgen.recurrent.native import ffi, recurrence
+from jaxgen.nn.recurrent import GRU, LSTM, RNN, GatedCell
+from jaxgen.nn.recurrent.native import ffi, recurrence
 from tests.rounding import POINTWISE, rounding
 from tests.vectors import VECTORS, vectors
 

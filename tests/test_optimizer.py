@@ -10,8 +10,8 @@ from flax import nnx
 
 from jaxgen.config import load
 from jaxgen.data.spec import DataSpec
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 MATRICES = {"kernel", "embedding", "over_time", "input", "recurrent", "output"}

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen import generation
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import NormalMixture, Sampling
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.generation import Generator
+from jaxgen.features.source_filter import SourceFilter
+from jaxgen.inference import generation
+from jaxgen.inference.generation import Generator
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
+from jaxgen.nn.distributions import NormalMixture, Sampling
+from jaxgen.nn.recent import Foretold
+from jaxgen.nn.recurrent import GRU, LSTM
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recent import Foretold
-from jaxgen.recurrent import GRU, LSTM
-from jaxgen.source_filter import SourceFilter
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxgen import audio, prepare
+from jaxgen import audio
+from jaxgen.cli import prepare
 
 
 @pytest.fixture

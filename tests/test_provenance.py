@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgen import __version__, audio, provenance
-from jaxgen.errors import UserError
+from jaxgen import __version__, audio
+from jaxgen.core.errors import UserError
+from jaxgen.provenance import record as provenance
 
 CLIP = np.linspace(-0.5, 0.5, 800, dtype=np.float32)
 MARK = provenance.Provenance(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxgen import evaluate, generate, presets
+from jaxgen.cli import evaluate, generate
 from jaxgen.config import parse
-from jaxgen.presets import load_config
+from jaxgen.recipes import presets
+from jaxgen.recipes.presets import load_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

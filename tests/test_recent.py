@@ -6,9 +6,9 @@ import pytest
 import scipy.linalg
 import scipy.signal
 
-from jaxgen.features.mu_law import compand
-from jaxgen.prediction import ORDER, Predictor, late_window
-from jaxgen.recent import _RISE, Foretold, LinearPrediction, Window, fitted
+from jaxgen.audio.companding import compand
+from jaxgen.audio.linear_prediction import ORDER, Predictor, late_window
+from jaxgen.nn.recent import _RISE, Foretold, LinearPrediction, Window, fitted
 
 PREDICTION = LinearPrediction(window=6, fitted_to=64, hop=4)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen.errors import UserError
-from jaxgen.recurrent import GRU, LSTM, RNN, Stack
+from jaxgen.core.errors import UserError
+from jaxgen.nn.recurrent import GRU, LSTM, RNN, Stack
 from tests.rounding import POINTWISE, rounding
 
 T, D, H = 4, 3, 4

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import audio, evaluate, generate, prepare, train
+from jaxgen import audio
+from jaxgen.cli import evaluate, generate, prepare, train
+from jaxgen.core.errors import ExitCode, TryAgain, UserError, told
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import ExitCode, TryAgain, UserError, told
-from jaxgen.remote import Mirror, copied, delivered, fetched, lease, local_folder, trained_in
-from jaxgen.remote.store import StoreFailed, Unreachable
-from jaxgen.runs import Run, bind
+from jaxgen.runs.run import Run, bind
+from jaxgen.storage import Mirror, copied, delivered, fetched, lease, local_folder, trained_in
+from jaxgen.storage.store import StoreFailed, Unreachable
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.upload import UploadedCheckpoints
 from tests.conftest import TINY

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jaxgen.errors import ExitCode
-from jaxgen.remote import local_folder
+from jaxgen.core.errors import ExitCode
+from jaxgen.storage import local_folder
 from jaxgen.training.telemetry import read_metrics
 from tests.conftest import TINY
 from tests.test_distributed import free_address

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import Diverged, Preempted, UserError
+from jaxgen.core.files import append_whole
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.distributions import Normal
-from jaxgen.errors import Diverged, Preempted, UserError
-from jaxgen.files import append_whole
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.presets import quickstart
-from jaxgen.recurrent import LSTM
-from jaxgen.starts import locked
+from jaxgen.recipes.presets import quickstart
+from jaxgen.runs.starts import locked
 from jaxgen.training import board, checkpoint
 from jaxgen.training.board import Board
 from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed
@@ -379,7 +379,7 @@ def test_a_folder_is_trained_in_by_one_process(tmp_path):
     (tmp_path / "starts.jsonl").write_text(json.dumps({"pid": 7, "host": "laptop", "time": "noon"}) + "\n")
     code = f"""
 import pathlib, time
-from jaxgen.starts import locked
+from jaxgen.runs.starts import locked
 with locked(pathlib.Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)

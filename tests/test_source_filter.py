@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from jaxgen.audio.fourier import framed
+from jaxgen.audio.linear_prediction import ORDER
 from jaxgen.features import LogMel
-from jaxgen.features.fourier import framed
-from jaxgen.prediction import ORDER
-from jaxgen.source_filter import SourceFilter
+from jaxgen.features.source_filter import SourceFilter
 
 FRAMES = SourceFilter(LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2))
 frames_of = jax.jit(FRAMES.frames, static_argnums=1)

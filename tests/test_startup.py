@@ -18,7 +18,7 @@ HEAVY = (
 COUNTED = """
 import sys
 from jax import monitoring
-from jaxgen.errors import run
+from jaxgen.core.errors import run
 from jaxgen.{entry} import main
 counts = {{"cache_hits": 0, "cache_misses": 0}}
 def count(event, **_):

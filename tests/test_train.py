@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from jaxgen import train
 from jaxgen.audio import read
+from jaxgen.cli import train
 from jaxgen.config import Config
+from jaxgen.core.serial import from_json
 from jaxgen.data.spec import DataSpec
-from jaxgen.provenance import read as read_mark
-from jaxgen.runs import bind
-from jaxgen.serial import from_json
+from jaxgen.provenance.record import read as read_mark
+from jaxgen.runs.run import bind
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.telemetry import read_metrics

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from benchmarks import clips
-from jaxgen import audio, evaluate, generate, train
+from jaxgen import audio
+from jaxgen.cli import evaluate, generate, train
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
+from jaxgen.inference.sounding import open_vocoder
+from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.presets import load_config
-from jaxgen.provenance import read as read_mark
-from jaxgen.sounding import open_vocoder
-from jaxgen.vocoding import Renderer
+from jaxgen.provenance.record import read as read_mark
+from jaxgen.recipes.presets import load_config
 from tests.rounding import POINTWISE, rounding
 
 pytestmark = pytest.mark.slow

@@ -12,24 +12,26 @@ import numpy as np
 import pytest
 
 from benchmarks import clips
-from jaxgen import audio, generate, noise_clips, train
+from jaxgen import audio
+from jaxgen.cli import generate, train
+from jaxgen.core.errors import UserError
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel, Pcm16
+from jaxgen.inference import noise_clips
+from jaxgen.inference.noise_clips import NoiseGenerator
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.noise import Latents, between
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN, shuffled
-from jaxgen.noise_clips import NoiseGenerator
 from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.objectives.contest import Logistic
 from jaxgen.objectives.terms import FeatureMatching
 from jaxgen.objectives.variety import spread_of
-from jaxgen.provenance import read as read_mark
+from jaxgen.provenance.record import read as read_mark
 
 pytestmark = pytest.mark.slow
 

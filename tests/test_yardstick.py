@@ -19,8 +19,8 @@ from benchmarks.step_peers import given as given_module
 from benchmarks.step_rows import ROWS
 from benchmarks.step_work import StepWork
 from benchmarks.workloads import train_bytes, train_flops
-from jaxgen.errors import UserError
-from jaxgen.serial import from_json, to_json
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import from_json, to_json
 
 pytestmark = pytest.mark.slow
 

@@ -13,14 +13,14 @@ from benchmarks import step
 from benchmarks.adversarial_peers.given import Given
 from benchmarks.adversarial_work import ADVERSARIAL, AdversarialWork
 from benchmarks.product_flops import product_flops
-from jaxgen.convolution import Conv
+from jaxgen.core.serial import to_json
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
+from jaxgen.nn.convolution import Conv
 from jaxgen.objectives.contest import LeastSquares, Logistic
 from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
-from jaxgen.serial import to_json
 from tests.test_yardstick import told
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jaxgen.recurrent.native import ffi, free_run, recurrence
-from jaxgen.recurrent.native.matmul import Machine
+from jaxgen.nn.recurrent.native import ffi, free_run, recurrence
+from jaxgen.nn.recurrent.native.matmul import Machine
 
 SHAPES = {"arm64": Machine(lanes=4, registers=32), "16 lanes": Machine(lanes=16, registers=32)}
 """Vectors that LLVM makes of whatever this processor has."""

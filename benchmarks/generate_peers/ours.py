@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.generate_work import GenerateWork, given
-from jaxgen.generation import Generator, use_all_cores
+from jaxgen.inference.generation import Generator, use_all_cores
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -10,15 +10,15 @@ import jax
 
 from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
+from jaxgen.core.machine import keep_freed_memory
+from jaxgen.core.serial import from_json
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.evaluation.scoring import Scorer
-from jaxgen.machine import keep_freed_memory
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.objectives.likelihood import LikelihoodTraining
-from jaxgen.runs import bind, devices_of, training_batches
-from jaxgen.serial import from_json
+from jaxgen.runs.run import bind, devices_of, training_batches
 from jaxgen.training.feed import Call, calls
 from jaxgen.training.loop import updates
 

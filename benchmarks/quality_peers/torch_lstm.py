@@ -17,12 +17,12 @@ from torch import nn
 
 from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
+from jaxgen.core.serial import from_json
 from jaxgen.data.pipeline import Batch, scoring_batches
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.features import MuLaw
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.runs import training_batches
-from jaxgen.serial import from_json
+from jaxgen.runs.run import training_batches
 
 State = tuple[torch.Tensor, torch.Tensor]
 

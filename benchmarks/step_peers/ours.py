@@ -6,12 +6,12 @@ from typing import Any
 import jax
 
 from benchmarks.step_work import StepWork, start
-from jaxgen.machine import keep_freed_memory
-from jaxgen.serial import from_json
+from jaxgen.core.machine import keep_freed_memory
+from jaxgen.core.serial import from_json
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """spec: `work`, a `StepWork` as `jaxgen.serial` writes it."""
+    """spec: `work`, a `StepWork` as `jaxgen.core.serial` writes it."""
     keep_freed_memory()
     work = from_json(spec["work"], StepWork, "the order")  # type: ignore[type-abstract]
     training, batch = work.bound(), work.batch()

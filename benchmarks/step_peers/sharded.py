@@ -17,18 +17,18 @@ import numpy as np
 
 from benchmarks.processes import Candidate, CouldNotRun, Worker, started
 from benchmarks.step_work import StepWork, start
+from jaxgen.core.errors import UserError
+from jaxgen.core.machine import keep_freed_memory
+from jaxgen.core.serial import from_json
 from jaxgen.data.pipeline import Batch
-from jaxgen.errors import UserError
-from jaxgen.machine import keep_freed_memory
 from jaxgen.objectives.state import TrainState
-from jaxgen.serial import from_json
 from jaxgen.training.mesh import Devices
 
 _PARTNERS = contextlib.ExitStack()  # never left: partners end when the pipes to this process close
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
-    """spec: `work`, a `StepWork` as `jaxgen.serial` writes it; `devices` of each process; `processes`; and, of a partner,
+    """spec: `work`, a `StepWork` as `jaxgen.core.serial` writes it; `devices` of each process; `processes`; and, of a partner,
     its `rank` and the `address` where all meet.
 
     Raises UserError where the rows or the cores cannot be split evenly.

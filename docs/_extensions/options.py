@@ -39,9 +39,9 @@ def _replace(path: Path, text: str) -> None:
 
 def help_pages() -> dict[str, str]:
     """What `--help` of each command prints."""
-    from jaxgen import evaluate, generate
+    from jaxgen.cli import evaluate, generate
     from jaxgen.config import parse
-    from jaxgen.presets import load_config
+    from jaxgen.recipes.presets import load_config
 
     return {
         "train": _printed(lambda: load_config(["--help"], "python -m jaxgen.train")),

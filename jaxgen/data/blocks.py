@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.files import Corrupt, open_regular, reading, unreadable
+from jaxgen.core.files import Corrupt, open_regular, reading, unreadable
 
 _BLOCK = 1 << 20  # bytes
 _LOOK_EVERY = 1.0  # seconds, whether the file was written to since

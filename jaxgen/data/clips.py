@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgen.audio import Recording, Waveform
-from jaxgen.errors import UserError
-from jaxgen.names import normalize
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import normalize
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -12,10 +12,10 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from jaxgen.audio import AudioError
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.core.serial import content_hash
 from jaxgen.data.clips import Clip, Dataset, Split
-from jaxgen.errors import UserError
-from jaxgen.files import Corrupt, read_sealed, write_sealed, writing
-from jaxgen.serial import content_hash
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.synthetic import Synthesised
-from jaxgen.errors import UserError
 
 Sound = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch, place
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 
 
 class Excerpts:

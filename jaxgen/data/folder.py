@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from jaxgen import audio, remote
+from jaxgen import audio
+from jaxgen import storage as remote
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import cause, open_regular, reading
+from jaxgen.core.names import LeavesFolder, UserPath, display_name, inside, normalize
 from jaxgen.data import manifest, pattern
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
 from jaxgen.data.tree import Tree, walk
-from jaxgen.errors import UserError
-from jaxgen.files import cause, open_regular, reading
-from jaxgen.names import LeavesFolder, UserPath, display_name, inside, normalize
-from jaxgen.remote import is_remote
+from jaxgen.storage import is_remote
 
 _SUFFIXES = ".wav, .flac, .ogg or .mp3"
 

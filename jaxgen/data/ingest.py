@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen import audio, provenance
+from jaxgen import audio
 from jaxgen.audio import AudioError, Samples
+from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip
-from jaxgen.errors import UserError
 from jaxgen.features import FeatureSpec
+from jaxgen.provenance import record as provenance
 
 _BLOCK = 1 << 22  # samples that are in memory together: minutes
 _AT_ONCE = 16  # clips whose first blocks wait decoded

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxgen import audio
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import cause, read_regular
+from jaxgen.core.names import normalize
 from jaxgen.data.clips import meant_field, stated_split
-from jaxgen.errors import UserError
-from jaxgen.files import cause, read_regular
-from jaxgen.names import normalize
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""

@@ -9,11 +9,11 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import unfinished
+from jaxgen.core.names import UserPath, expand
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
 from jaxgen.data.folder import Folder, fetched_root
-from jaxgen.errors import UserError
-from jaxgen.files import unfinished
-from jaxgen.names import UserPath, expand
 
 _RETRIES = 2
 

@@ -6,9 +6,9 @@ import posixpath
 import re
 from collections.abc import Sequence
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import normalize
 from jaxgen.data.clips import meant_field
-from jaxgen.errors import UserError
-from jaxgen.names import normalize
 
 
 @dataclasses.dataclass(frozen=True)

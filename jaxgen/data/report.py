@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxgen.errors import printable, tolerate
-from jaxgen.files import write_whole, writing
-from jaxgen.pictures import drawing, rendered, short
+from jaxgen.core.errors import printable, tolerate
+from jaxgen.core.files import write_whole, writing
+from jaxgen.core.pictures import drawing, rendered, short
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import normalize
 from jaxgen.features import FeatureSpec
-from jaxgen.names import normalize
 
 
 @dataclasses.dataclass(frozen=True)

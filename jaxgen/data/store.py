@@ -15,17 +15,17 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from jaxgen.audio import AudioError
+from jaxgen.core.errors import TryAgain, UserError
+from jaxgen.core.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
+from jaxgen.core.names import expand
+from jaxgen.core.serial import content_hash, from_json, parsed, to_json
 from jaxgen.data import report
 from jaxgen.data.blocks import BlockArray, block_hashes
 from jaxgen.data.clips import Dataset, Split
 from jaxgen.data.digests import FoundClip, find_clips, progress
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import TryAgain, UserError
 from jaxgen.features import FeatureSpec
-from jaxgen.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
-from jaxgen.names import expand
-from jaxgen.serial import content_hash, from_json, parsed, to_json
 
 T = TypeVar("T")
 

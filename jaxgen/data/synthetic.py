@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.audio import Recording, Samples
+from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset, Split, stated_split
-from jaxgen.errors import UserError
 
 _PENTATONIC = (0, 2, 4, 7, 9)  # semitones above the tonic of a major key
 _LOWEST_MIDI = 67  # G4

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxgen.files import cause, file_kind, open_regular
-from jaxgen.names import display_name
+from jaxgen.core.files import cause, file_kind, open_regular
+from jaxgen.core.names import display_name
 
 _RUN = "config.json"  # of every run's folder, from its first moment
 _RUN_CLASS = "jaxgen.config.Config"

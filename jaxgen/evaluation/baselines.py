@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.features import MuLaw
 
 Codes = NDArray[np.integer]

@@ -18,10 +18,10 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.core.numerics import random_key
 from jaxgen.evaluation.metrics import Samples, log_mel_db
-from jaxgen.files import Corrupt, read_sealed, write_sealed, writing
-from jaxgen.numerics import random_key
 from jaxgen.objectives.optimizer import AdamW
 
 Levels = NDArray[np.float32]
@@ -176,7 +176,7 @@ class Judge:
             leaves = [jnp.asarray(arrays[name]) for name in _named(expected)]
             return Judge(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
         except FileNotFoundError:
-            raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.evaluation.judge` trains one.") from None
+            raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.judge` trains one.") from None
         except (
             Corrupt,
             OSError,
@@ -188,7 +188,7 @@ class Judge:
             zipfile.BadZipFile,
         ) as error:
             raise Corrupt(
-                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.evaluation.judge` trains one."
+                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.judge` trains one."
             ) from None
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.excerpts import one_of_each
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread, timed_on
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
@@ -26,11 +26,11 @@ from jaxgen.evaluation.metrics import (
     with_reasons,
 )
 from jaxgen.features import Decoder, LogMel
+from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.objectives.adversarial import AdversarialTraining
 from jaxgen.objectives.objective import Training
-from jaxgen.vocoding import Renderer
 
 _TIMED = 16  # clips whose rendering is timed, once it is compiled
 _FRAMES = 64  # to a multiple of which clips are padded, so that few programs are compiled

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.machine import available_cores
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
 from jaxgen.features import Decoder
-from jaxgen.machine import available_cores
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.objective import Training
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread, timed_on
 from jaxgen.evaluation.held_out import HeldOut
 from jaxgen.features import Decoder
+from jaxgen.inference.noise_clips import BATCH, NoiseGenerator
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.noise import Latents, NoiseConfig
-from jaxgen.noise_clips import BATCH, NoiseGenerator
 from jaxgen.objectives.adversarial import AdversarialTraining
 from jaxgen.objectives.objective import Training
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
 from jaxgen.evaluation.findings import Column, Findings, describe, even, fields, spread
 from jaxgen.evaluation.memorisation import memorisation

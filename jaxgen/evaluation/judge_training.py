@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from jaxgen import __version__
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import Corrupt
+from jaxgen.core.names import expand
+from jaxgen.core.numerics import random_key
+from jaxgen.core.serial import content_hash
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.classifier import (
     FORMAT,
     FRAME_UNIT,
@@ -36,10 +40,6 @@ from jaxgen.evaluation.classifier import (
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.files import Corrupt
-from jaxgen.names import expand
-from jaxgen.numerics import random_key
-from jaxgen.serial import content_hash
 
 _MOST_VALUES = 100  # of a label that is judged
 _MOST_CLIPS = 10_000  # that are learned from

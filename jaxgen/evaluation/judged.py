@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import UserPath
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.classifier import Judge, Verdict
 from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, frechet_distance, mean
-from jaxgen.names import UserPath
 
 Probabilities = NDArray[np.floating]
 """What a judge says of n clips, [n, K]; rows sum to 1."""

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, log_mel_db, mean
 

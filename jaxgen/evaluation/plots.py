@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.pictures import drawing, rendered, short
 from jaxgen.evaluation.metrics import FLOOR_DB, FRAME_SECONDS, Samples, log_mel_db
-from jaxgen.pictures import drawing, rendered, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.judge_training import judged_labels
 from jaxgen.evaluation.melody import track_pitch

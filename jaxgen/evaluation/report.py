@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.files import write_whole
 from jaxgen.evaluation.metrics import Samples
-from jaxgen.files import write_whole
 
 Cell = str | int | float | None
 

@@ -9,19 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.distributions import Sampling
-from jaxgen.errors import UserError
 from jaxgen.evaluation import baselines
 from jaxgen.evaluation.findings import EvaluationConfig, Evaluator, Findings, even, known_labels, spread
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOut
 from jaxgen.evaluation.metrics import log_spectral_distance_db, mean, multi_resolution_stft_distance
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
-from jaxgen.generation import Generated, Generator
+from jaxgen.inference.generation import Generated, Generator
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig
+from jaxgen.nn.distributions import Sampling
 from jaxgen.objectives.likelihood import LikelihoodTraining
 from jaxgen.objectives.objective import Training
 

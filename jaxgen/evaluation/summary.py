@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxgen.errors import tolerate
+from jaxgen.core.errors import tolerate
+from jaxgen.core.files import write_whole, writing
 from jaxgen.evaluation.findings import Findings
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import Absent, computed, with_reasons
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
-from jaxgen.files import write_whole, writing
 
 _LIKELIHOODS = (
     "bits_per_sample",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import Samples, mean
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.features.fourier import framed, griffin_lim, hann, pad_last
+from jaxgen.audio.fourier import framed, griffin_lim, hann, pad_last
+from jaxgen.core.numerics import random_key
 from jaxgen.features.spec import FeatureSpec, require
-from jaxgen.numerics import random_key
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _FRAMES_PER_BLOCK = 4096  # bounds the memory of encode on long recordings

@@ -2,15 +2,12 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.features.spec import SampleSpec, require
-
-_MU = 255.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,16 +57,6 @@ class MuLaw(SampleSpec):
         places = _ordered((np.arange(-(2**15), 2**15, dtype=np.float32) / 2**15).view(np.int32))
         codes = np.searchsorted(_mu_law_thresholds(self.q_levels), places, side="right")
         return np.log2(np.maximum(np.bincount(codes, minlength=self.q_levels), 1))
-
-
-def compand(samples: jax.Array) -> jax.Array:
-    """Samples from -1 to 1 on the mu-law scale (mu = 255) of the same range."""
-    return jnp.sign(samples) * jnp.log1p(_MU * jnp.abs(samples)) / math.log1p(_MU)
-
-
-def expand(places: jax.Array) -> jax.Array:
-    """The samples at these places of the mu-law scale."""
-    return jnp.sign(places) * jnp.expm1(jnp.abs(places) * math.log1p(_MU)) / _MU
 
 
 def _ordered(bits: jax.Array | np.ndarray) -> jax.Array | np.ndarray:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.features.mu_law import compand
+from jaxgen.audio.companding import compand
 from jaxgen.features.spec import SampleSpec
 
 FULL_SCALE = 2**15

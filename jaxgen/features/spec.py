@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import jax
 import numpy as np
 
-from jaxgen.errors import UserError
-from jaxgen.serial import content_hash
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import content_hash
 
 
 def require(condition: bool, message: str) -> None:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgen.convolution import Conv
+from jaxgen.audio.fourier import framed, hann
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
-from jaxgen.features.fourier import framed, hann
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import Critic, CriticModule, View
+from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.1
 _FAINTEST = 1e-7  # power; the slope of a magnitude is infinite at 0

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import NormalMixture, Sampling, VectorDistribution
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.sequence import (
     Carry,
@@ -27,8 +26,9 @@ from jaxgen.models.sequence import (
     end_log_prob,
     join,
 )
-from jaxgen.recurrent import LSTM, Cell, Stack
-from jaxgen.recurrent.product import dot_general
+from jaxgen.nn.distributions import NormalMixture, Sampling, VectorDistribution
+from jaxgen.nn.recurrent import LSTM, Cell, Stack
+from jaxgen.nn.recurrent.product import dot_general
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import SoundConfig, SoundModel
 

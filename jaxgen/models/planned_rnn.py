@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgen.audio.companding import compand, expand
+from jaxgen.core.errors import UserError
+from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
-from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
-from jaxgen.features.mu_law import compand, expand
+from jaxgen.features.source_filter import SourceFilter
 from jaxgen.models.mel_rnn import FrameScale, MelModule, MelRNN
 from jaxgen.models.sample_rnn import SampleRNN, Told
 from jaxgen.models.sequence import Carry, Labels, SequenceConfig, SequenceModel, end_log_prob, guided, join
-from jaxgen.numerics import random_key
-from jaxgen.recent import Foretold
-from jaxgen.source_filter import SourceFilter
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.recent import Foretold
 
 
 @dataclasses.dataclass(frozen=True)

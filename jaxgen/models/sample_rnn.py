@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgen.audio.fourier import framed, hann
+from jaxgen.audio.linear_prediction import Predictor
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import SampleSpec
-from jaxgen.features.fourier import framed, hann
-from jaxgen.heads import SampleOutput, Softmax
 from jaxgen.models.sequence import (
     Carry,
     LabelEmbedding,
@@ -31,10 +31,10 @@ from jaxgen.models.sequence import (
     SequenceConfig,
     join,
 )
-from jaxgen.prediction import Predictor
-from jaxgen.recent import Foretold, Recent, Window
-from jaxgen.recurrent import LSTM, Cell, Stack
-from jaxgen.recurrent.product import dot_general, product
+from jaxgen.nn.heads import SampleOutput, Softmax
+from jaxgen.nn.recent import Foretold, Recent, Window
+from jaxgen.nn.recurrent import LSTM, Cell, Stack
+from jaxgen.nn.recurrent.product import dot_general, product
 
 _PERIODS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # frames of the slowest tier, of the waves that tell the time
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
-from jaxgen.errors import UserError
-from jaxgen.heads import SampleHead
 from jaxgen.models.config import ModelConfig
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.heads import SampleHead
 
 Carry = Any
 Labels = Mapping[str, jax.Array | np.ndarray]

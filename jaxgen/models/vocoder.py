@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.audio.fourier import istft
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
-from jaxgen.features.fourier import istft
 from jaxgen.features.log_mel import mel_griffin_lim, mel_to_magnitude
 from jaxgen.models.sound import SoundConfig, SoundModel
 

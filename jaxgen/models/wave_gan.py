@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgen.convolution import Conv
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.noise import NoiseConfig, NoiseModel
 from jaxgen.models.sequence import LabelEmbedding, Labels, join
 from jaxgen.models.sound import Critic, CriticModule, View
+from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.2
 _NOTHING = 1.0  # standard deviations below silence, where frames behind the end of a clip are put

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.distributions import Sampling
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw, SampleSpec
-from jaxgen.heads import DistributionHead, SampleOutput, Softmax
 from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, RunState, SampleSequenceModel, SequenceConfig, join
-from jaxgen.recurrent import LSTM, Cell, Stack
-from jaxgen.recurrent.gated import GatedCell, runs_natively
-from jaxgen.recurrent.native import free_run
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.heads import DistributionHead, SampleOutput, Softmax
+from jaxgen.nn.recurrent import LSTM, Cell, Stack
+from jaxgen.nn.recurrent.gated import GatedCell, runs_natively
+from jaxgen.nn.recurrent.native import free_run
 
 
 @dataclasses.dataclass(frozen=True)

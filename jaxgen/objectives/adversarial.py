@@ -15,16 +15,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.numerics import key_of, random_key
+from jaxgen.core.spread import whole
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.noise import NoiseConfig
 from jaxgen.models.sequence import Labels
 from jaxgen.models.sound import Critic, SoundConfig, SoundModel, View
-from jaxgen.numerics import key_of, random_key
 from jaxgen.objectives.contest import Contest, LeastSquares, Penalty
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
@@ -32,7 +33,6 @@ from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance, Term
 from jaxgen.objectives.variety import share_within, spread_of
-from jaxgen.spread import whole
 
 _COLLAPSED = 0.3  # of the spread of real sound
 _WON = 0.99  # of the pairs of which a critic tells the real one

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 class Contest(abc.ABC):

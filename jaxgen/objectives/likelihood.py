@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.numerics import key_of
+from jaxgen.core.spread import whole
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
-from jaxgen.numerics import key_of
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
 from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
-from jaxgen.spread import whole
 
 _STEPS = "real steps"
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 import jax
 from flax import nnx
 
+from jaxgen.core.numerics import random_key
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.config import ModelConfig
-from jaxgen.numerics import random_key
 from jaxgen.objectives.state import TrainState
 
 Batch = Mapping[str, Any]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

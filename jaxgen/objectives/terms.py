@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.models.critics import magnitudes
 from jaxgen.models.sound import View

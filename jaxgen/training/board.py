@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.files import append_whole, writing
+from jaxgen.core.files import append_whole, writing
 
 
 class Board:

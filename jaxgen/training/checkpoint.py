@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from jaxgen.environment import brief
-from jaxgen.errors import SaveFailed, UserError
-from jaxgen.files import cause, reading, writing
-from jaxgen.names import inside
-from jaxgen.numerics import other_settings
-from jaxgen.serial import from_json, parsed, to_json
+from jaxgen.core.environment import brief
+from jaxgen.core.errors import SaveFailed, UserError
+from jaxgen.core.files import cause, reading, writing
+from jaxgen.core.names import inside
+from jaxgen.core.numerics import other_settings
+from jaxgen.core.serial import from_json, parsed, to_json
 from jaxgen.training.distributed import from_first, gathered, several
 from jaxgen.training.seals import About, Damaged, Hashes, described, digest, hashes_of, opened, sealed
 

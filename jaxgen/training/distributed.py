@@ -18,8 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgen.environment import brief
-from jaxgen.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, told
+from jaxgen.core.environment import brief
+from jaxgen.core.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, told
 
 Mode = Literal["auto", "off", "on"]
 

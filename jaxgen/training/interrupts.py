@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
-from jaxgen.errors import ExitCode, Preempted
+from jaxgen.core.errors import ExitCode, Preempted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

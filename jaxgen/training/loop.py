@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.numerics import random_key
 from jaxgen.data.batches import Batches
-from jaxgen.errors import UserError
-from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.training.distributed import AnyOf, gathered, is_first, say_aloud
 from jaxgen.training.feed import calls

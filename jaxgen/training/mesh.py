@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch
-from jaxgen.errors import UserError
 from jaxgen.objectives.state import TrainState
 
 _AXIS = "data"

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxgen.errors import UserError, tolerate
+from jaxgen.core.errors import UserError, tolerate
 
 
 def span(asked: str) -> tuple[int, int] | None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import Diverged, SaveFailed
+from jaxgen.core.files import write_whole
+from jaxgen.core.numerics import random_key
 from jaxgen.data.batches import Batches
-from jaxgen.errors import Diverged, SaveFailed
-from jaxgen.files import write_whole
-from jaxgen.numerics import random_key
 from jaxgen.objectives.objective import Training
 from jaxgen.objectives.state import TrainState
 from jaxgen.training.feed import Call

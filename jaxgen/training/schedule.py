@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

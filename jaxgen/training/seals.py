@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxgen.serial import content_hash
+from jaxgen.core.serial import content_hash
 
 
 class Damaged(Exception):

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen.errors import Diverged, UserError, say, tolerate
+from jaxgen.core.errors import Diverged, UserError, say, tolerate
+from jaxgen.core.files import append_whole, read_regular, write_whole, writing
 from jaxgen.evaluation.plots import spectrogram_image
-from jaxgen.files import append_whole, read_regular, write_whole, writing
 from jaxgen.training.board import Board
 from jaxgen.training.distributed import from_first
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxgen.files import writing
-from jaxgen.remote import Mirror
-from jaxgen.remote.store import StoreFailed
+from jaxgen.core.files import writing
+from jaxgen.storage import Mirror
+from jaxgen.storage.store import StoreFailed
 from jaxgen.training.checkpoint import Checkpoints, Saved
 from jaxgen.training.distributed import from_first
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.drums import DRUMS, Drums
-from jaxgen.errors import UserError
 
 
 def _sounds(**options):

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from jaxgen.audio import AudioError
+from jaxgen.core.errors import UserError
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
-from jaxgen.errors import UserError
 
 
 def record(path: Path, seed: int = 0, sample_rate: int = 8_000) -> None:

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
+from jaxgen.core.files import unfinished
 from jaxgen.data import ingest
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy, Encoder, decoded
 from jaxgen.data.store import prepare
 from jaxgen.features import LogMel, MuLaw
-from jaxgen.files import unfinished
 
 MEL = LogMel(sample_rate=8_000, n_fft=128, hop_length=40, n_mels=10)
 ODD = LogMel(sample_rate=8_000, n_fft=101, hop_length=33, n_mels=5, win_length=77)
@@ -117,7 +117,7 @@ def test_a_store_that_is_not_whole_is_made_anew(damage, root, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxgen.files import unfinished
+from jaxgen.core.files import unfinished
 with unfinished(Path(sys.argv[1])) as folder:
     (folder / "samples.bin").write_bytes(b"half")
     print(folder, flush=True)

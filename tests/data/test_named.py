@@ -14,9 +14,9 @@ from pathlib import Path
 import pooch.core
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import named
 from jaxgen.data.named import SOURCES, Named, SpeakerShare
-from jaxgen.errors import UserError
 
 NAMES = ["0_jackson_0", "3_theo_7", "9_theo_12"]
 

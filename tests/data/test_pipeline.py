@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import TrainingBatches, scoring_batches
-from jaxgen.errors import UserError
 
 
 def _training(store, *, labels=(), lookback=1, batch_size=3, seq_len=7, seed=0, stride=1):

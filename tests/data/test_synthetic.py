@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.synthetic import TEMPI, TIMBRES, Plucked, Timbre, pluck
-from jaxgen.errors import UserError
 
 
 def spectrum_peak(samples: np.ndarray, sample_rate: int, low: float, high: float) -> float:

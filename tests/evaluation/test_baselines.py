@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation import baselines
 from jaxgen.evaluation.baselines import bigram_bits_per_sample, copy_previous_frame, unigram_bits_per_sample
 

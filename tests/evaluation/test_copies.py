@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.copies import Pesq, PitchErrors, Stoi
 from jaxgen.evaluation.copy_synthesis import CopySynthesis

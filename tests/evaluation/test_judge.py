@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen import audio, evaluate, train
+from jaxgen import audio
+from jaxgen.cli import evaluate, train
+from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset
 from jaxgen.data.store import AudioPolicy, prepare
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import UserError
 from jaxgen.evaluation import judge, judge_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params, graph_of
@@ -347,7 +348,7 @@ from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.recurrent import GRU
+from jaxgen.nn.recurrent import GRU
 from jaxgen.training.loop import Train
 
 CONFIG = Config(

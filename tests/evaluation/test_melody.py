@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.synthetic import TIMBRES, Plucked, pluck
-from jaxgen.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.melody import Melody, grid_regularity, onset_seconds, track_pitch
 from jaxgen.features import LogMel

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation import plots, report
 from jaxgen.evaluation.report import Comparison, Image, Player, Side, Table, write_html, write_json
 

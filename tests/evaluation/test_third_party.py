@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.audio import read
 from jaxgen.config import named
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet
 from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_scores, recognised_digits
 

@@ -20,7 +20,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from jaxgen.config import parse
-from jaxgen.errors import UserError, run
+from jaxgen.core.errors import UserError, run
 from tests.faults import damage, disk, kills
 from tests.faults.trainer import Lost, Trainer
 

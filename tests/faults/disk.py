@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from tests.faults.trainer import Lost, Trainer, assert_trained_alike
 
 _SIZE = "16M"

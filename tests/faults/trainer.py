@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxgen.config import Config
+from jaxgen.core.serial import from_json
 from jaxgen.data.spec import DataSpec
-from jaxgen.runs import bind
-from jaxgen.serial import from_json
+from jaxgen.runs.run import bind
 from jaxgen.training.checkpoint import Checkpoints, Saved
 from jaxgen.training.telemetry import read_metrics
 

@@ -19,16 +19,17 @@ from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxgen import audio, compiled, files
+from jaxgen import audio
+from jaxgen.core import compiled, files
+from jaxgen.core.errors import TryAgain, UserError
+from jaxgen.core.files import Corrupt, read_sealed, write_sealed
 from jaxgen.data import blocks, store
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.store import Store, prepare
-from jaxgen.errors import TryAgain, UserError
 from jaxgen.evaluation import judge_training
 from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params
 from jaxgen.features import MuLaw
-from jaxgen.files import Corrupt, read_sealed, write_sealed
 
 pytestmark = pytest.mark.slow
 
@@ -258,9 +259,9 @@ def test_a_store_that_is_removed_is_read_on(made, data):
 
 
 def test_a_store_that_is_cut_in_the_middle_of_a_run_costs_a_line(command, tmp_path, monkeypatch):
-    from jaxgen import prepare as prepare_command
-    from jaxgen import train
-    from jaxgen.runs import checkpoints_of
+    from jaxgen.cli import prepare as prepare_command
+    from jaxgen.cli import train
+    from jaxgen.runs.run import checkpoints_of
 
     asked = [
         *TINY,

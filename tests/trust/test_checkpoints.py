@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental import multihost_utils
 
-from jaxgen import files, generate, numerics
-from jaxgen.errors import UserError
-from jaxgen.runs import Run
+from jaxgen.cli import generate
+from jaxgen.core import files, numerics
+from jaxgen.core.errors import UserError
+from jaxgen.runs.run import Run
 from jaxgen.training import checkpoint, upload
 from jaxgen.training.checkpoint import Checkpoints, Damaged
 from jaxgen.training.seals import sealed

@@ -15,15 +15,15 @@ from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen import train
+from jaxgen.cli import train
+from jaxgen.core.errors import tolerate
 from jaxgen.data import report as data_report
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.distributions import Normal
-from jaxgen.errors import tolerate
 from jaxgen.evaluation import runner, summary
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import Normal
+from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
-from jaxgen.recurrent import LSTM
 from jaxgen.training import telemetry
 from jaxgen.training.board import Board
 from jaxgen.training.checkpoint import Checkpoints

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from jaxgen import evaluate, generate
+from jaxgen.cli import evaluate, generate
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import read_sealed, write_sealed
 from jaxgen.data.store import Store
-from jaxgen.errors import UserError
-from jaxgen.files import read_sealed, write_sealed
-from jaxgen.runs import Run
+from jaxgen.runs.run import Run
 from jaxgen.training.seals import sealed
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def test_opening_a_hostile_store_does_no_more_than_opening_a_healthy_one(mel_sto
 CONFIG = '''
 import dataclasses
 from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.presets import quickstart
+from jaxgen.recipes.presets import quickstart
 
 @dataclasses.dataclass(frozen=True)
 class Mine(MelRNN):

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.config import Config
+from jaxgen.core.errors import UserError
+from jaxgen.core.serial import from_json, parsed, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.clips import FieldIn
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import StoredClip
-from jaxgen.errors import UserError
 from jaxgen.evaluation.judged import Judged
 from jaxgen.features import LogMel
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.presets import quickstart
-from jaxgen.recurrent import GRU
-from jaxgen.serial import from_json, parsed, to_json
+from jaxgen.nn.recurrent import GRU
+from jaxgen.recipes.presets import quickstart
 from jaxgen.training.schedule import Train
 
 CONFIG = dataclasses.replace(
@@ -41,7 +41,14 @@ SAVED = {value: json.loads(json.dumps(to_json(value))) for value in (CONFIG, SPE
 CLASSES = st.sampled_from(
     [
         *("subprocess.getoutput", "os.system", "builtins.eval", "builtins.dict", "jaxgen.train.main", "antigravity.x"),
-        *("jaxgen.starts.locked", "jaxgen.errors.UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
+        *(
+            "jaxgen.runs.starts.locked",
+            "jaxgen.core.errors.UserError",
+            "jaxgen.config.load",
+            "jaxgen.training.loop.fit",
+            "",
+            ".",
+        ),
         *("jaxgen.models.mel_rnn.MelRNN.make", "jaxgen.config.Config", "..x", "jaxgen.models.mel_rnn", "this.s"),
         *(f"{cls.__module__}.{cls.__qualname__}" for cls in (WaveRNN, GRU, Train, Batches, Folder, LogMel)),
     ]

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen import audio, generate
-from jaxgen.errors import UserError
-from jaxgen.generation import Generator
-from jaxgen.runs import Run
+from jaxgen import audio
+from jaxgen.cli import generate
+from jaxgen.core.errors import UserError
+from jaxgen.inference.generation import Generator
+from jaxgen.runs.run import Run
 
 pytestmark = pytest.mark.slow
 

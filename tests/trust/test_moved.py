@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from jaxgen import audio
+from jaxgen.cli.evaluate import _training_data
 from jaxgen.config import differences
+from jaxgen.core.errors import UserError
 from jaxgen.data.named import Named
 from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import Plucked
-from jaxgen.errors import UserError
-from jaxgen.evaluate import _training_data
-from jaxgen.presets import load_config
-from jaxgen.runs import _MAY_DIFFER, Run
+from jaxgen.recipes.presets import load_config
+from jaxgen.runs.run import _MAY_DIFFER, Run
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import soundfile
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from jaxgen import prepare
+from jaxgen.cli import prepare
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import display_name
 from jaxgen.data import manifest, pattern
 from jaxgen.data.clips import FieldIn, HashFraction, stated_split
 from jaxgen.data.folder import Folder
 from jaxgen.data.named import SpeakerShare
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
-from jaxgen.names import display_name
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 WAVE = MuLaw(sample_rate=8_000)

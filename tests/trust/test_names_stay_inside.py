@@ -15,22 +15,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxgen import evaluate, generate, train
 from jaxgen.audio import read
+from jaxgen.cli import evaluate, generate, train
+from jaxgen.cli.generate import write_as_made
 from jaxgen.config import parse
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import unfinished, write_whole
+from jaxgen.core.names import LeavesFolder, expand, file_name, inside
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
-from jaxgen.errors import UserError
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.findings import EvaluationConfig
 from jaxgen.evaluation.from_noise import FromNoise
 from jaxgen.evaluation.runner import Evaluation
-from jaxgen.files import unfinished, write_whole
-from jaxgen.generate import write_as_made
-from jaxgen.names import LeavesFolder, expand, file_name, inside
-from jaxgen.presets import load_config, quickstart
-from jaxgen.remote import local_folder, mirror
-from jaxgen.runs import Run
+from jaxgen.recipes.presets import load_config, quickstart
+from jaxgen.runs.run import Run
+from jaxgen.storage import local_folder, mirror
 
 ANY = st.text(st.characters())  # with halves of pairs, NUL, and what turns the direction of writing
 PART = (
@@ -271,7 +271,7 @@ def test_paths_in_a_config_file_are_expanded_and_what_only_looks_like_one_is_not
         "import dataclasses\n"
         "from jaxgen.data.folder import Folder\n"
         "from jaxgen.evaluation.judged import Judged\n"
-        "from jaxgen.presets import quickstart\n"
+        "from jaxgen.recipes.presets import quickstart\n"
         "base = quickstart()\n"
         "CONFIG = dataclasses.replace(\n"
         "    base, data=Folder(root='~/sounds', pattern='~{a}', licence='~'), workdir='~/runs/x',\n"

@@ -11,21 +11,22 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen import audio, prepare
+from jaxgen import audio
 from jaxgen.audio import AudioError
+from jaxgen.cli import prepare
+from jaxgen.cli.generate import read_prompt
+from jaxgen.core.errors import UserError
+from jaxgen.core.files import open_regular
 from jaxgen.data import tree
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.store import Store
 from jaxgen.data.store import prepare as decode
 from jaxgen.data.tree import walk
-from jaxgen.errors import UserError
 from jaxgen.features import MuLaw
-from jaxgen.files import open_regular
-from jaxgen.generate import read_prompt
-from jaxgen.presets import any_sound, quickstart
-from jaxgen.provenance import Provenance, mark
-from jaxgen.runs import save_config
+from jaxgen.provenance.record import Provenance, mark
+from jaxgen.recipes.presets import any_sound, quickstart
+from jaxgen.runs.run import save_config
 
 WAVE = MuLaw(sample_rate=8_000)
 LENIENT = AudioPolicy(max_refused=1.0)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from benchmarks import chart
+from jaxgen.core.pictures import drawing, rendered, short
 from jaxgen.data import report as data_report
 from jaxgen.evaluation import plots
-from jaxgen.pictures import drawing, rendered, short
 
 ROOT = Path(__file__).parent.parent.parent
 CLIP = np.sin(np.arange(400) / 3).astype(np.float32)
@@ -91,7 +91,7 @@ def test_threads_draw_at_once():
 
 
 DRAW = """
-from jaxgen.pictures import drawing, rendered
+from jaxgen.core.pictures import drawing, rendered
 with drawing():
     from matplotlib.figure import Figure
     figure = Figure()

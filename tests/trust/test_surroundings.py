@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgen import errors
-from jaxgen.environment import BadVariable, _Droppable, check_cache, open_streams, reason
-from jaxgen.errors import UserError, run, told
+from jaxgen.core import errors
+from jaxgen.core.environment import BadVariable, _Droppable, check_cache, open_streams, reason
+from jaxgen.core.errors import UserError, run, told
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_a_wrong_variable_costs_one_line(variable, value, words, tmp_path):
 @pytest.mark.parametrize("shell", ["| head -n 1", ">&-", ">/dev/full", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_nobody_need_listen(shell):
     """To the command, nor at its end, when Python writes what it still holds."""
-    script = "from jaxgen.errors import run\nrun(lambda: [print('\u2013é') for _ in range(100_000)] and 75)"
+    script = "from jaxgen.core.errors import run\nrun(lambda: [print('\u2013é') for _ in range(100_000)] and 75)"
     ends = "exit $?" if "|" not in shell else "exit 75"
     line = ["sh", "-c", f'"$@" {shell}\n{ends}', "sh", sys.executable, "-c", script]
     done = subprocess.run(
@@ -83,7 +83,7 @@ def test_any_text_is_printed_in_any_encoding(texts, encoding):
             stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
             patch.setattr(sys, name, stream)
             patch.setattr(sys, f"__{name}__", stream)
-        patch.setattr("jaxgen.environment._Droppable", Piped)
+        patch.setattr("jaxgen.core.environment._Droppable", Piped)
         open_streams()
         for text in texts:
             print(text[:100])

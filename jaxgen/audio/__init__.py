@@ -1,0 +1,41 @@
+"""Sound in and out: recordings, windows and transforms, linear prediction."""
+
+from jaxgen.audio.recordings import (
+    AUDIO_SUFFIXES,
+    HIGHEST_RATE,
+    LEAST_RATE,
+    MOST_WAV_SAMPLES,
+    AudioError,
+    Recording,
+    Samples,
+    Waveform,
+    append,
+    limit_seconds,
+    mix_down,
+    opened,
+    read,
+    read_comment,
+    recut,
+    resample,
+    write,
+)
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "HIGHEST_RATE",
+    "LEAST_RATE",
+    "MOST_WAV_SAMPLES",
+    "AudioError",
+    "Recording",
+    "Samples",
+    "Waveform",
+    "append",
+    "limit_seconds",
+    "mix_down",
+    "opened",
+    "read",
+    "read_comment",
+    "recut",
+    "resample",
+    "write",
+]

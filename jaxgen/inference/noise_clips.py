@@ -1,0 +1,115 @@
+"""Clips from noise: whole, a batch at a time, and on the way from one to the next."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.numerics import random_key
+from jaxgen.data.spec import DataSpec
+from jaxgen.features import Decoder
+from jaxgen.inference.generation import Generated
+from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
+
+BATCH = 32
+"""Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
+
+_GAP_SECONDS = 0.1  # of silence between clips on the way
+
+LabelRows = Sequence[Mapping[str, str]]
+"""Of each clip, label name to value."""
+
+
+class NoiseGenerator:
+    """Makes clips of noise; compiled programs are kept from call to call."""
+
+    def __init__(
+        self,
+        module: Callable[[Any], NoiseModel],
+        model: NoiseConfig,
+        spec: DataSpec,
+        decoder: Decoder | None = None,
+    ):
+        """module: puts parameters into the model that `model` configures (`Training.module`). decoder: makes sound of its
+        steps; none takes the features.
+        """
+        self._decoder = decoder or spec.features
+        self._model, self._spec = model, spec
+        self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
+
+    def __call__(
+        self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
+    ) -> Generated:
+        """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
+
+        Clip n depends on its labels, the seed and its place, `first` + n, not on how many are drawn (but for rounding, where
+        the decoder is a vocoder). It ends where the model ends it.
+        Raises UserError for a label never seen in training, or that is not said (see `DataSpec.drawn_labels`).
+        """
+        drawn = self._drawn(latents, first + np.arange(len(labels)), seed)
+        return self._sound(params, drawn, self._shares(labels))
+
+    def way(
+        self, params: Any, labels: LabelRows, steps: int, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
+    ) -> list[np.ndarray]:
+        """The clips of a call with these arguments, and `steps` - 1 on the way from each to the next, in their noise and
+        labels alike: [(clips - 1) * steps + 1] of float32 [nsamp]."""
+        drawn, shares = self._drawn(latents, first + np.arange(len(labels)), seed), self._shares(labels)
+        places = np.arange(steps) / steps
+        pairs = list(itertools.pairwise(range(len(labels))))
+        on_the_way = [np.asarray(between(drawn[a], drawn[b], places)) for a, b in pairs]
+        mixed = {
+            name: [row[a] + places[:, None].astype(np.float32) * (row[b] - row[a]) for a, b in pairs]
+            for name, row in shares.items()
+        }
+        every = np.concatenate([*on_the_way, drawn[-1:]])
+        return self._sound(params, every, {n: np.concatenate([*mixed[n], shares[n][-1:]]) for n in shares}).clips
+
+    def joined(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Clips one after another, with a little silence between them."""
+        gap = np.zeros(round(_GAP_SECONDS * self._spec.features.sample_rate), np.float32)
+        return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
+
+    def _drawn(self, latents: Latents, places: np.ndarray, seed: int) -> np.ndarray:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), places)
+        return np.asarray(jax.vmap(lambda key: latents.draw(key, self._model.latent_size))(keys))
+
+    def _shares(self, labels: LabelRows) -> dict[str, np.ndarray]:
+        """Of each label that the model knows, how much there is of each value: float32 [B, V]."""
+        for row in labels:
+            if missing := [name for name in self._model.labels if name not in row]:
+                raise UserError(f"a clip needs a {missing[0]}; pass --label {missing[0]}=VALUE.")
+        shares = [{name: self._spec.label_shares(name, value) for name, value in row.items()} for row in labels]
+        return {name: np.stack([row[name] for row in shares]) for name in self._model.labels}
+
+    def _sound(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Generated:
+        started = time.perf_counter()
+        clips = [
+            clip
+            for start in range(0, len(latents), BATCH)
+            for clip in self._batch(params, *(_filled(each, start) for each in (latents, shares)))
+        ]
+        return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
+
+    def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        steps, lengths = map(np.asarray, self._make(params, latents, shares))
+        counts = [self._spec.features.num_steps(int(length)) for length in lengths]
+        sounds = self._decoder.decode_clips([row[:count] for row, count in zip(steps, counts, strict=True)])
+        return [sound[:length] for sound, length in zip(sounds, lengths, strict=True)]
+
+
+def _clips(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return model.clips(model(latents, labels))
+
+
+def _filled(arrays: Any, start: int) -> Any:
+    """`BATCH` rows of each array from `start` on, the last one over and over where there are no more."""
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        return array[np.minimum(np.arange(start, start + BATCH), len(array) - 1)]
+
+    return jax.tree.map(rows, arrays)

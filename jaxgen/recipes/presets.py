@@ -1,0 +1,109 @@
+"""What runs when no config file is named: the quickstart, or a model for any folder of sound."""
+
+import collections
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgen.audio import AudioError
+from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
+from jaxgen.core.errors import UserError
+from jaxgen.core.names import display_name, expand
+from jaxgen.data.clips import Dataset
+from jaxgen.data.folder import Folder
+from jaxgen.data.named import Named
+from jaxgen.data.store import AudioPolicy
+from jaxgen.data.synthetic import Plucked
+from jaxgen.evaluation.melody import Melody
+from jaxgen.features import LogMel
+from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.nn.distributions import NormalMixture, Sampling
+from jaxgen.nn.recurrent import LSTM
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.storage import is_remote
+
+_HIGHEST_RATE = 22_050
+_MOST_OPENED = 1_000  # recordings
+_USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
+(a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
+class takes another class by name: --model.cell GRU."""
+
+
+def load_config(argv: Sequence[str], program: str) -> Config:
+    """The config that a command line asks for: `--config FILE`, else `--data.root DIR` or `--data.name NAME`, else the
+    quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
+    """
+    args = split_values(argv)
+    path, root = (value and expand(value) for value in (_value(args, "--config"), _value(args, "--data.root")))
+    name = _value(args, "--data.name")
+    cache_dir = _value(args, "--cache-dir") or Config.cache_dir
+    if path is not None:
+        at = args.index("--config")
+        args = args[:at] + args[at + 2 :]
+        default, stem = load(path), Path(path).stem
+    elif name is not None:
+        default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
+    elif root is not None:
+        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name) or "data"
+    else:
+        default, stem = quickstart(), "quickstart"
+    config = parse(Config, default, args, program, _USAGE)
+    data: Any = config.data
+    if (root := getattr(data, "root", "")) and not is_remote(root):  # so that a run finds its data from any folder
+        config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(root)))
+    return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
+
+
+def quickstart() -> Config:
+    """Plucked-string melodies that the project synthesises: under 3 minutes on 2 cores, no network."""
+    data = Plucked(num_clips=800)
+    return Config(
+        data=data,
+        features=LogMel(sample_rate=data.sample_rate, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
+        model=MelRNN(
+            cell=LSTM(hidden_size=256),
+            num_layers=1,
+            input_noise=0.2,
+            labels=("timbre", "tempo"),
+            distribution=NormalMixture(num_components=10, min_scale=0.2),
+        ),
+        objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
+        train=Train(steps=2_500, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
+        evaluation=Evaluation(num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)),
+    )
+
+
+def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
+    """A start for any kind of sound: an LSTM, log-mel frames at the rate of most recordings, at most 22,050 Hz."""
+    rate = min(_usual_rate(data.fetched(cache_dir)), _HIGHEST_RATE)
+    n_fft = 1 << (rate // 20).bit_length() - 1  # 32 to 50 ms
+    return Config(
+        data=data,
+        features=LogMel(sample_rate=rate, n_fft=n_fft, hop_length=rate // 80, n_mels=64 if rate < 16_000 else 80),
+        model=MelRNN(cell=LSTM(hidden_size=384), num_layers=2, dropout=0.1),
+        train=Train(steps=4_000, batch_size=32, seq_len=96, steps_per_call=5),
+    )
+
+
+def _usual_rate(data: Dataset) -> int:
+    """The sample rate in Hz that most hours of the recordings have, by the headers of at most `_MOST_OPENED` of them."""
+    clips = data.clips()
+    seconds = collections.defaultdict[int, float](float)
+    for clip in clips[:: -(-len(clips) // _MOST_OPENED)]:
+        with contextlib.suppress(AudioError), clip.open() as recording:
+            seconds[recording.sample_rate] += min(recording.stated_seconds, AudioPolicy.max_seconds)
+    # where nothing can be opened, preparing the data will say so, file by file
+    return max(seconds, key=lambda rate: (seconds[rate], rate), default=_HIGHEST_RATE)
+
+
+def _value(args: Sequence[str], option: str) -> str | None:
+    if option not in args:
+        return None
+    at = args.index(option)
+    if at + 1 == len(args):
+        raise UserError(f"{option} needs a value.")
+    return args[at + 1]
