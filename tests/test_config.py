@@ -2,22 +2,25 @@
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import pytest
 
 from jaxgen.config import Config, _as_asked, differences, load, parse
 from jaxgen.core.errors import UserError
-from jaxgen.core.serial import from_json, to_json
+from jaxgen.core.serial import from_json, subclasses, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Plucked
+from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import LogMel
+from jaxgen.models.config import ModelConfig
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_gan import ShuffleCritic
 from jaxgen.models.wave_rnn import WaveRNN
-from jaxgen.nn.distributions import Normal
-from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
+from jaxgen.nn.distributions import Distribution, Normal
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, Cell, MinGRU, MinLSTM
 from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.recipes.presets import load_config, quickstart
 
@@ -175,9 +178,19 @@ def test_json_round_trip(config):
 
 
 def test_json_of_another_installation():
-    unknown = to_json(quickstart()) | {"model": {"class": "jaxgen.models.mel_rnn.Gone"}}
-    with pytest.raises(UserError, match=r"model\.class is \"jaxgen\.models\.mel_rnn\.Gone\", expected a class that"):
+    unknown = to_json(quickstart()) | {"model": {"class": "Gone"}}
+    with pytest.raises(UserError, match=r"model\.class is \"Gone\", expected a class that derives from ModelConfig"):
         from_json(unknown, Config, "it")
+
+
+def test_saved_names_of_classes_survive_a_move_and_mean_one_class():
+    """Runs say `MelRNN`, not where it is defined."""
+    assert to_json(quickstart())["model"]["class"] == "MelRNN"
+    hints = typing.get_type_hints(Config).values()
+    bases = [hint for hint in hints if dataclasses.is_dataclass(hint)] + [Cell, Distribution, AudioMetric, ModelConfig]
+    for base in bases:
+        names = [cls.__name__ for cls in subclasses(base) if cls.__module__.startswith("jaxgen.")]
+        assert len(names) == len(set(names)) > 0
 
 
 def test_differences_name_the_path_and_both_values():

@@ -37,7 +37,7 @@ finally:
 def test_help_imports_nothing_heavy(entry):
     code = f"""
 import sys
-from jaxgen import {entry}
+from jaxgen.cli import {entry}
 sys.argv = ["jaxgen", "--help"]
 try:
     {entry}.main()

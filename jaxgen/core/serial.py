@@ -2,6 +2,7 @@
 
 JSON comes from outside and never becomes code. It may name a class, but declared types decide what is made: a dataclass
 that derives from its field's type. It is jaxgen's own, or of code that the user has loaded, such as a config file.
+A class of jaxgen is saved by its name alone, so that its module may move; any other by its import path.
 """
 
 import collections.abc
@@ -33,11 +34,11 @@ class _Unfit(Exception):
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON of a config; dataclasses carry their class's import path."""
+    """Plain JSON of a config; dataclasses carry the name of their class."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": _path(cls), **fields}
+        return {"class": _name(cls), **fields}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
     return value
@@ -99,14 +100,14 @@ def _siblings(base: type[Any]) -> list[str]:
 
 
 def _named(name: Any, base: type[Any], place: str) -> type[Any]:
-    """The class of this import path, of those that derive from `base`."""
+    """The class of this name, of those that derive from `base`."""
     if (cls := _loaded(name, base)) is not None:
         return cls
-    if isinstance(name, str) and (module := name.rpartition(".")[0]) in _siblings(base):
+    for module in _siblings(base):
         importlib.import_module(module)
-        if (cls := _loaded(name, base)) is not None:
-            return cls
-    whose = f"a class that derives from {_path(base)}"
+    if (cls := _loaded(name, base)) is not None:
+        return cls
+    whose = f"a class that derives from {_name(base)}"
     if not isinstance(name, str):
         raise _Unfit(f"{_of(place, 'class')} is {_short(name)}, expected {whose}")
     raise _Unfit(
@@ -116,7 +117,7 @@ def _named(name: Any, base: type[Any], place: str) -> type[Any]:
 
 
 def _loaded(name: Any, base: type[Any]) -> type[Any] | None:
-    found = [cls for cls in _known(base) if _path(cls) == name and not inspect.isabstract(cls)]
+    found = [cls for cls in _known(base) if _name(cls) == name and not inspect.isabstract(cls)]
     return found[-1] if found else None  # a config file may have been loaded twice
 
 
@@ -178,16 +179,16 @@ def _instance(value: dict[str, Any], base: type[Any], place: str) -> Any:
     hints, needed = _fields(cls)  # type: ignore[arg-type]
     given = {name: item for name, item in value.items() if name != "class"}
     if unknown := sorted(given.keys() - hints.keys()):
-        raise _Unfit(f"{place or 'it'} has the field {_short(unknown[0])}, which {_path(cls)} has not")
+        raise _Unfit(f"{place or 'it'} has the field {_short(unknown[0])}, which {_name(cls)} has not")
     if lacking := sorted(needed - given.keys()):
-        raise _Unfit(f"{place or 'it'} lacks the field '{lacking[0]}', which {_path(cls)} needs")
+        raise _Unfit(f"{place or 'it'} lacks the field '{lacking[0]}', which {_name(cls)} needs")
     values = {name: _value(item, hints[name], _of(place, name)) for name, item in given.items()}
     try:
         return cls(**values)
     except UserError as error:
         raise _Unfit(f"{place or 'it'}: {str(error).rstrip('.')}") from None
     except Exception as error:  # what a class makes of values that it does not expect is not written down
-        raise _Unfit(f"{place or 'it'} cannot be a {_path(cls)} ({type(error).__name__}: {error})") from None
+        raise _Unfit(f"{place or 'it'} cannot be a {_name(cls)} ({type(error).__name__}: {error})") from None
 
 
 @functools.cache  # an index may hold a hundred thousand clips
@@ -204,8 +205,9 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return typing.get_origin(hint) or hint, typing.get_args(hint)
 
 
-def _path(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _name(cls: type[Any]) -> str:
+    ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _of(place: str, name: str) -> str:
@@ -214,7 +216,7 @@ def _of(place: str, name: str) -> str:
 
 def _expected(hint: Any) -> str:
     if isinstance(hint, type) and hint.__module__ != "builtins" and typing.get_origin(hint) is None:
-        return f"an object of a class that derives from {_path(hint)}"
+        return f"an object of a class that derives from {_name(hint)}"
     return inspect.formatannotation(hint)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from jaxgen import audio
-from jaxgen import storage as remote
+from jaxgen import audio, storage
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import cause, open_regular, reading
 from jaxgen.core.names import LeavesFolder, UserPath, display_name, inside, normalize
@@ -143,7 +142,7 @@ def fetched_root(root: str, cache_dir: str | Path) -> str:
     """The folder of recordings on this machine; what is in an object store is copied there, as far as it is audio."""
     if not is_remote(root):
         return root
-    return str(remote.fetched(root, cache_dir, lambda name: name in manifest.NAMES or _is_audio(name)))
+    return str(storage.fetched(root, cache_dir, lambda name: name in manifest.NAMES or _is_audio(name)))
 
 
 def _digest(path: Path) -> str:

@@ -128,7 +128,7 @@ with unfinished(Path(sys.argv[1])) as folder:
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not(tmp_path):
     parent = tmp_path / "store"
     command = [sys.executable, "-c", KILLED, str(parent)]
-    environment = os.environ | {"PYTHONPATH": str(Path(audio.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(audio.__file__).parent.parent.parent)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:

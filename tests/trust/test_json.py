@@ -2,14 +2,18 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import math
+import pkgutil
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxgen import data as data_sets
+from jaxgen import evaluation, features, models, nn, objectives
 from jaxgen.config import Config
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import from_json, parsed, to_json
@@ -41,16 +45,9 @@ SAVED = {value: json.loads(json.dumps(to_json(value))) for value in (CONFIG, SPE
 CLASSES = st.sampled_from(
     [
         *("subprocess.getoutput", "os.system", "builtins.eval", "builtins.dict", "jaxgen.train.main", "antigravity.x"),
-        *(
-            "jaxgen.runs.starts.locked",
-            "jaxgen.core.errors.UserError",
-            "jaxgen.config.load",
-            "jaxgen.training.loop.fit",
-            "",
-            ".",
-        ),
-        *("jaxgen.models.mel_rnn.MelRNN.make", "jaxgen.config.Config", "..x", "jaxgen.models.mel_rnn", "this.s"),
-        *(f"{cls.__module__}.{cls.__qualname__}" for cls in (WaveRNN, GRU, Train, Batches, Folder, LogMel)),
+        *("jaxgen.runs.starts.locked", "UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
+        *("MelRNN.make", "Config", "..x", "jaxgen.models.mel_rnn", "this.s"),
+        *(cls.__qualname__ for cls in (WaveRNN, GRU, Train, Batches, Folder, LogMel)),
     ]
 )
 LEAVES = st.one_of(
@@ -76,6 +73,15 @@ def places(value, path=()):
         yield from places(item, (*path, key))
 
 
+@pytest.fixture(scope="module")
+def _all_loaded():
+    """A name may be that of a class of any module of jaxgen beside its base, which is then imported."""
+    for room in (data_sets, evaluation, features, models, nn, objectives):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
+
+
+@pytest.mark.usefixtures("_all_loaded")
 @pytest.mark.parametrize("value", SAVED, ids=["config", "spec"])
 @settings(deadline=None)
 @given(data=st.data())
@@ -103,7 +109,7 @@ def test_json_that_was_tampered_with_gives_a_typed_value_or_one_line(value, data
         found, said = value, str(error)
     assert not said or said.startswith("the run 'x' cannot be used: ")
     assert from_json(json.loads(json.dumps(to_json(found))), type(value), "it") == found
-    assert {name.partition(".")[0] for name in set(sys.modules) - before} <= {"jaxgen"}
+    assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize("value", [CONFIG, CLIP, SPEC], ids=["config", "clip", "spec"])
@@ -135,9 +141,9 @@ def test_a_message_names_the_field_what_it_is_and_what_was_expected():
         (("train", "steps"), [], "train.steps is a list, expected int"),
         (("train", "steps"), 10**400, "train.steps is a number of 1329 bits, expected int"),
         (("data", "validation"), {}, "data.validation is an object without a class"),
-        (("data", "test"), {"class": 5}, "data.test.class is 5, expected a class that derives from jaxgen.data.clips."),
+        (("data", "test"), {"class": 5}, "data.test.class is 5, expected a class that derives from SplitRule"),
         (("train", "on_full_disk"), "no", "train.on_full_disk is \"no\", expected Literal['stop', 'continue']"),
-        (("model", "samples", "cell"), SAVED[CONFIG]["train"], 'model.samples.cell.class is "jaxgen.training.schedule'),
+        (("model", "samples", "cell"), SAVED[CONFIG]["train"], 'model.samples.cell.class is "Train'),
         (("train", "steps"), -1, "train: --train.steps"),
     ):
         tampered = copy.deepcopy(SAVED[CONFIG])
