@@ -50,18 +50,18 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "PlannedRNN": {
         "as configured": (),
         **{f"plan: {name}": ("--model.plan.cell", name) for name in ("RNN", "LSTM", "GRU", "MinGRU", "RGLRU")},
-        "predictor fitted to past samples": ("--model.samples.recent", "LinearPrediction"),
-        "no predictor": ("--model.samples.recent", "Window"),
+        "predictor fitted to past samples": ("--model.samples.context", "LinearPrediction"),
+        "no predictor": ("--model.samples.context", "Window"),
         "plan: one component": ("--model.plan.distribution.num-components", "1"),
         "plan: ten components": ("--model.plan.distribution.num-components", "10"),
         "plan: 1 layer": ("--model.plan.num-layers", "1"),
         "plan: no dropout": ("--model.plan.dropout", "0"),
         "plan: dropout 0.3": ("--model.plan.dropout", "0.3"),
         "no average of weights": ("--objective.ema-decay", "0"),
-        "no noise on the plan": ("--model.told-noise", "0"),
+        "no noise on the plan": ("--model.conditioning-noise", "0"),
         "no noise on the past": ("--model.past-noise", "0"),
         "past noise 0.016": ("--model.past-noise", "0.016"),
-        "hold 1": ("--model.samples.hold", "1"),
+        "hold 1": ("--model.samples.conditioning-repeat", "1"),
         "three tiers": ("--model.samples.frame-sizes", "80", "16"),
         "64 levels": _QUANTISATION["64 levels"],
         "16 bits, two bytes": ("--features", "Pcm16", "--model.samples.output", "CoarseFine"),
@@ -76,7 +76,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "WaveGAN": {
         "as configured": (),
-        **{name: ("--objective.contest", name) for name in ("Hinge", "LeastSquares", "Wasserstein")},
+        **{name: ("--objective.loss", name) for name in ("Hinge", "LeastSquares", "Wasserstein")},
         "penalty 0.05": ("--objective.penalties.0.weight", "0.05"),
         "penalty 5": ("--objective.penalties.0.weight", "5"),
         "no phase shuffle": ("--objective.critic.shuffle", "0"),
@@ -87,8 +87,8 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "SampleRNN": _COMMON
     | _QUANTISATION
     | {
-        "window 16": ("--model.recent.window", "16"),
-        "linear prediction": ("--model.recent", "LinearPrediction"),
+        "window 16": ("--model.context.window", "16"),
+        "linear prediction": ("--model.context", "LinearPrediction"),
         "three tiers": ("--model.frame-sizes", "80", "16"),
     },
 }
@@ -97,11 +97,11 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _FIGURES = (
     "loss",
     "nats_per_frame",
-    "bits_per_told_sample",
-    "bits_per_told_16_bit_sample",
+    "conditional_bits_per_sample",
+    "conditional_bits_per_16_bit_sample",
     "bits_per_sample",
     "bits_per_16_bit_sample",
-    "judge_frechet_distance",
+    "classifier_frechet_distance",
     "frechet_distance_db2",
 )
 

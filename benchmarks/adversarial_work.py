@@ -14,11 +14,11 @@ from benchmarks.step_work import PLAIN_ADAM, StepWork, start
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel, Pcm16
 from jaxgen.models.critics import WaveCritic
-from jaxgen.models.sound import Critic
+from jaxgen.models.non_autoregressive import Critic
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
-from jaxgen.objectives.adversarial import Adversarial, AdversarialTraining
-from jaxgen.objectives.contest import Contest, LeastSquares, Logistic
+from jaxgen.objectives.adversarial import Adversarial, AdversarialTask
+from jaxgen.objectives.adversarial_loss import AdversarialLoss, LeastSquares, Logistic
 from jaxgen.objectives.objective import Batch
 from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance, Term
 
@@ -40,7 +40,7 @@ class AdversarialWork(StepWork):
     """What a step of a clip is."""
     critic: Critic
     """Who hears it."""
-    contest: Contest
+    loss: AdversarialLoss
     """What they play for."""
     batch_size: int
     """B, rows."""
@@ -82,15 +82,15 @@ class AdversarialWork(StepWork):
         training = self.bound()
         return product_flops(training.train_step, jax.eval_shape(training.init, jax.random.key(0)), self.batch())
 
-    def bound(self) -> AdversarialTraining:
+    def bound(self) -> AdversarialTask:
         objective = Adversarial(
-            contest=self.contest,
+            loss=self.loss,
             terms=self.terms,
             critic=self.critic,
             generator_optimizer=PLAIN_ADAM,
             critic_optimizer=PLAIN_ADAM,
         )
-        return objective.bind(self.model, self.spec, steps=1_000, batch_size=self.batch_size)
+        return objective.build(self.model, self.spec, steps=1_000, batch_size=self.batch_size)
 
     def batch(self) -> Batch:
         """Noise as loud as speech, of clips of which some end."""
@@ -123,7 +123,7 @@ class AdversarialWork(StepWork):
 
 def _drawn(key: jax.Array, number: int, rows: int, model: WaveGAN, critic: ShuffleCritic) -> dict[str, Any]:
     """What the update of this number draws: latents [B, Z], and what the critic hears moved by in its own turn [layers, 2 B]
-    and in the generator's [layers, B], as `AdversarialTraining.train_step` and the critic split the key of the state.
+    and in the generator's [layers, B], as `AdversarialTask.train_step` and the critic split the key of the state.
     """
     critic_key, generator_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), number))
     hears, _ = jax.random.split(jax.random.split(critic_key)[1])
@@ -148,7 +148,7 @@ ADVERSARIAL = {
             model=Vocoder(width=192, num_blocks=6),
             features=_MEL,
             critic=WaveCritic(periods=(2, 3, 5, 7, 11), windows=(512, 256, 128), channels=16, spectral_channels=16),
-            contest=LeastSquares(),
+            loss=LeastSquares(),
             batch_size=16,
             seq_len=32,
             terms=(FeatureMatching(weight=2.0), MelDistance(weight=15.0), StftDistance(weight=2.0)),
@@ -165,7 +165,7 @@ ADVERSARIAL = {
             critic=ShuffleCritic(
                 factors=(4, 4, 4, 4, 4, 4), channels=(16, 32, 64, 128, 256, 256), kernel_size=25, shuffle=2
             ),
-            contest=Logistic(),
+            loss=Logistic(),
             batch_size=16,
             seq_len=4_096,
         ),
@@ -182,7 +182,7 @@ ADVERSARIAL = {
             critic=ShuffleCritic(
                 factors=(2, 2, 2, 2, 3), channels=(128, 192, 256, 256, 256), kernel_size=5, shuffle=1, shift=2
             ),
-            contest=Logistic(),
+            loss=Logistic(),
             batch_size=32,
             seq_len=48,
         ),

@@ -22,7 +22,7 @@ from benchmarks import chart, measure
 from benchmarks.measure import Row
 from jaxgen.config import load, parse
 from jaxgen.core.errors import UserError
-from jaxgen.core.pictures import drawing
+from jaxgen.core.pictures import matplotlib_settings
 from jaxgen.data.clips import Dataset
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
@@ -61,7 +61,7 @@ class Options(measure.Options):
     model: WaveRNN = dataclasses.replace(cast(WaveRNN, _DIGITS.model), residual=True)
     """The model; its cell and layers are those whose parameters all others match."""
     objective: Likelihood = dataclasses.replace(
-        _LIKELIHOOD, optimizer=dataclasses.replace(_LIKELIHOOD.optimizer, final_share=1.0)
+        _LIKELIHOOD, optimizer=dataclasses.replace(_LIKELIHOOD.optimizer, final_lr_ratio=1.0)
     )
     """What is minimised and how."""
     batch_size: int = _DIGITS.train.batch_size
@@ -87,16 +87,16 @@ class Learner:
 
     def __init__(self, options: Options, model: WaveRNN, store: Store, spec: DataSpec):
         sizes: dict[str, Any] = {"batch_size": options.batch_size, "seq_len": options.seq_len}
-        training = options.objective.bind(model, spec, steps=_STEPS, batch_size=options.batch_size)
+        task = options.objective.build(model, spec, steps=_STEPS, batch_size=options.batch_size)
         batches = TrainingBatches(store, spec, model.labels, lookback=model.lookback, seed=0, **sizes)
         validation = store.indices("validation")
         self.name = f"{type(model.cell).__name__} {model.num_layers} x {model.cell.hidden_size}"
         self.parameters = num_parameters(model, spec)
         self.steps, self.seconds = 0, 0.0
         self._store, self._clips = store, validation[:: math.ceil(len(validation) / options.clips)]
-        self._scorer = Scorer(training, model, spec, **sizes)
-        self._step = jax.jit(training.train_step, donate_argnums=0)
-        self._state: Any = training.init(jax.random.key(0))
+        self._scorer = Scorer(task, model, spec, **sizes)
+        self._step = jax.jit(task.train_step, donate_argnums=0)
+        self._state: Any = task.init(jax.random.key(0))
         self._batches = iter(batches)
 
     def train(self, seconds: float) -> None:
@@ -182,7 +182,7 @@ def num_parameters(model: WaveRNN, spec: DataSpec) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
-@drawing()
+@matplotlib_settings()
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Bits/sample against seconds and against updates, side by side."""
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from benchmarks import measure
 from benchmarks.measure import Row
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import write_whole
-from jaxgen.core.pictures import drawing, rendered
+from jaxgen.core.files import write_atomic
+from jaxgen.core.pictures import matplotlib_settings, render_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
-@drawing()
+@matplotlib_settings()
 def ratios(rows: Sequence[Row], path: Path) -> None:
     """How many times the throughput of each peer jaxgen has, a line a row. Raises UserError where no row has a peer."""
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
-@drawing()
+@matplotlib_settings()
 def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Seconds and memory of a step against one size at a time, on log axes.
 
@@ -107,7 +107,7 @@ def growth(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
 
 def save(figure: "Figure", path: Path) -> None:
     """Writes the picture whole or not at all. Raises UserError where it cannot."""
-    write_whole(path, rendered(figure, dpi=130, kind=path.suffix.removeprefix(".") or "png"))
+    write_atomic(path, render_figure(figure, dpi=130, kind=path.suffix.removeprefix(".") or "png"))
 
 
 def _label(row: str) -> str:

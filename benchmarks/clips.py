@@ -14,13 +14,13 @@ from benchmarks.measure import Row
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.runner import Evaluation
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import Decoder
-from jaxgen.inference.generation import Generated, Generator, use_all_cores
-from jaxgen.inference.noise_clips import NoiseGenerator
-from jaxgen.inference.sounding import open_vocoder
-from jaxgen.models.noise import NoiseConfig
+from jaxgen.inference.generation import GeneratedClips, Generator, use_all_cores
+from jaxgen.inference.latent import LatentSampler
+from jaxgen.inference.vocoder_run import open_vocoder
+from jaxgen.models.latent import LatentGeneratorConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.runs.run import Run
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> list[Row]:
         raise UserError(f"--runs are {len(options.runs)} and --num is {options.num}, expected at least 1 of each.")
     use_all_cores()
     place = measure.environment()
-    makers: dict[str, Callable[[], Generated]] = {}
+    makers: dict[str, Callable[[], GeneratedClips]] = {}
     for folder in options.runs:
         run, decoder = Run.open(folder, option="--runs"), None
         if options.vocoder is not None:
@@ -71,14 +71,14 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _maker(run: Run, decoder: Decoder | None, num: int) -> Callable[[], Generated]:
+def _maker(run: Run, decoder: Decoder | None, num: int) -> Callable[[], GeneratedClips]:
     model, evaluation = run.config.model, run.config.evaluation
-    labels = run.spec.drawn_labels(model.labels, [{}] * num, seed=0)
-    if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
-        generator = Generator(run.training.module, model, run.spec, decoder)
+    labels = run.spec.draw_labels(model.labels, [{}] * num, seed=0)
+    if isinstance(model, SequenceConfig) and isinstance(evaluation, AutoregressiveEvaluation):
+        generator = Generator(run.task.module, model, run.spec, decoder)
         return lambda: generator(run.params, labels, seconds=None, sampling=evaluation.sampling, seed=0)
-    if isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
-        noise = NoiseGenerator(run.training.module, model, run.spec, decoder)
+    if isinstance(model, LatentGeneratorConfig) and isinstance(evaluation, LatentEvaluation):
+        noise = LatentSampler(run.task.module, model, run.spec, decoder)
         return lambda: noise(run.params, labels, latents=evaluation.latents, seed=0)
     raise UserError(
         f"'{run.workdir}' holds a {type(model).__name__}, which makes no clips by itself; pass it as --vocoder."

@@ -36,7 +36,7 @@ class Options(measure.Repeated):
     wave: Workload = WAVE
     """A model of samples."""
     files: int = 100
-    """Synthesised wav files of 3.5 s."""
+    """SyntheticDataset wav files of 3.5 s."""
     batches: int = 50
     """Batches that are timed together."""
 

@@ -11,7 +11,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import LSTM
-from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
+from jaxgen.objectives.likelihood import Likelihood, LikelihoodTask
 
 SAMPLE_RATE = 16_000
 """Hz."""
@@ -43,9 +43,9 @@ class GenerateWork:
         """What the model must know of its data."""
         return DataSpec(features=MuLaw(sample_rate=SAMPLE_RATE))
 
-    def training(self) -> LikelihoodTraining:
+    def task(self) -> LikelihoodTask:
         """Makes parameters, and modules of them; nothing is trained."""
-        return Likelihood().bind(self.model, self.data, steps=1, batch_size=1)
+        return Likelihood().build(self.model, self.data, steps=1, batch_size=1)
 
 
 ROWS = {work.name: work for work in (GenerateWork(h, streams) for h in (256, 512) for streams in (1, 8, 32))}
@@ -66,7 +66,7 @@ def _row(name: str) -> GenerateWork:
 
 def given(work: GenerateWork) -> Given:
     """What peers start from: the parameters that jaxgen makes for the same seed."""
-    params = jax.device_get(work.training().init(jax.random.key(0)).params)
+    params = jax.device_get(work.task().init(jax.random.key(0)).params)
     layer = params["stack"]["layers"][0]
     return Given(
         embedding=params["embedding"]["embedding"],

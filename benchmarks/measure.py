@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import run
-from jaxgen.core.files import write_whole
+from jaxgen.core.files import write_atomic
 
 Row = dict[str, str | int | float]
 """Figures of one candidate on one piece of work, by a name that bears the unit."""
@@ -116,7 +116,7 @@ def save(rows: Sequence[Row], file: str) -> None:
     leaves what it has measured.
     """
     if file:
-        write_whole(Path(file), _json_lines(rows))
+        write_atomic(Path(file), _json_lines(rows))
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -21,15 +21,15 @@ from jaxgen.config import Config, load, parse
 from jaxgen.core.machine import keep_freed_memory
 from jaxgen.data.batches import Batches
 from jaxgen.data.store import prepare
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import LSTM
 from jaxgen.recipes.presets import quickstart
-from jaxgen.runs.run import bind, training_batches
+from jaxgen.runs.run import build_task, training_batches
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.feed import calls
-from jaxgen.training.loop import Validation, fit, updates
+from jaxgen.training.feed import prefetch_groups
+from jaxgen.training.loop import Validation, fit, scan_updates
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
 
@@ -46,7 +46,7 @@ class Options(measure.Repeated):
     steps_per_call: int = 1
     """Updates that the device does in one go."""
     clips: int = 100
-    """Synthesised clips that are trained on."""
+    """SyntheticDataset clips that are trained on."""
     digits: str = ""
     """Folder of the spoken digits; with it their configs are measured too."""
     hidden_size: int | None = None
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> list[Row]:
 
 
 def _works(options: Options) -> dict[str, Config]:
-    data = Plucked(num_clips=options.clips)
+    data = PluckedStrings(num_clips=options.clips)
     smallest = Config(
         data=data,
         features=MuLaw(sample_rate=data.sample_rate),
@@ -114,8 +114,8 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
     store = prepare(config.data, config.features, config.audio, folder)
     spec = store.spec(config.model.labels)
     batches = training_batches(config, store, spec)
-    training = bind(config, spec)
-    bare = _bare_loop(training, batches, train)
+    task = build_task(config, spec)
+    bare = _bare_loop(task, batches, train)
     seconds: dict[str, list[float]] = {"loop": [], "bare": []}
     started = time.perf_counter()
 
@@ -128,7 +128,7 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
         return Validation({"loss": 0.0}, [], config.features.sample_rate)
 
     fit(
-        training,
+        task,
         batches,
         _NoCheckpoints(folder / "none", keep=1),
         validate,
@@ -141,11 +141,11 @@ def _in_turn(config: Config, folder: Path) -> dict[str, np.ndarray]:
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
-def _bare_loop(training: Any, batches: Batches, train: Train) -> Callable[[], float]:
+def _bare_loop(task: Any, batches: Batches, train: Train) -> Callable[[], float]:
     """A round of the same updates, without all that the loop does beside them; returns its seconds."""
-    step, state = jax.jit(updates(training), donate_argnums=0), jax.jit(training.init)(jax.random.key(0))
+    step, state = jax.jit(scan_updates(task), donate_argnums=0), jax.jit(task.init)(jax.random.key(0))
     lasts = [*range(train.steps_per_call, train.eval_every, train.steps_per_call), train.eval_every]
-    rounds = list(calls(iter(batches), 1, lasts))
+    rounds = list(prefetch_groups(iter(batches), 1, lasts))
 
     def run() -> float:
         nonlocal state

@@ -22,7 +22,7 @@ from benchmarks.measure import Row
 from benchmarks.processes import ALL_THREADS, SETTLE, Candidate, Worker, started
 from jaxgen.config import Config, load, parse, split_values
 from jaxgen.core.errors import UserError
-from jaxgen.core.pictures import drawing
+from jaxgen.core.pictures import matplotlib_settings
 from jaxgen.core.serial import to_json
 from jaxgen.data.store import prepare
 from jaxgen.features import MuLaw
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
-@drawing()
+@matplotlib_settings()
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Median bits/sample against minutes of training, and between the lowest and the highest of the seeds."""
     from matplotlib.figure import Figure
@@ -174,7 +174,7 @@ def _size(options: Options, wanted: int) -> dict[str, Any]:
     assert isinstance(features, MuLaw)  # `_options` has refused others
     assert isinstance(objective, Likelihood)
     levels = features.q_levels
-    peak = peer.peak or objective.optimizer.peak
+    peak = peer.peak or objective.optimizer.learning_rate
     widths = range(1, 1 << 14)
     width = peer.hidden_size or min(
         widths, key=lambda width: abs(parameters(levels, peer.embedding_size, width, peer.num_layers) - wanted)

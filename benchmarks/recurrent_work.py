@@ -16,7 +16,7 @@ from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Normal
 from jaxgen.nn.recurrent import GRU, LSTM, RNN, GatedCell
-from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
+from jaxgen.objectives.likelihood import Likelihood, LikelihoodTask
 
 CELLS: dict[str, type[GatedCell]] = {cell.__name__: cell for cell in (LSTM, GRU, RNN)}
 """Cells by name."""
@@ -73,12 +73,12 @@ class RecurrentWork(StepWork):
     def flops(self) -> int:
         return train_flops(self.workload)
 
-    def bound(self) -> LikelihoodTraining:
+    def bound(self) -> LikelihoodTask:
         load = self.workload
         frames = (0.0,) * _BANDS, (1.0,) * _BANDS
         mean, std = frames if self.frames else ((), ())
         spec = DataSpec(features=load.features, mean=mean, std=std)
-        return Likelihood(optimizer=PLAIN_ADAM, segment=self.segment).bind(
+        return Likelihood(optimizer=PLAIN_ADAM, segment=self.segment).build(
             load.model, spec, steps=1_000, batch_size=self.batch_size
         )
 

@@ -57,7 +57,7 @@ class Options(measure.Repeated):
     largest: Workload = _LARGEST
     """The model of samples whose first step in training is waited for."""
     clips: int = 20
-    """Synthesised clips that batches are made of."""
+    """SyntheticDataset clips that batches are made of."""
 
 
 def main(argv: Sequence[str]) -> list[Row]:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.step_peers.given import LEARNING_RATE
-from jaxgen.objectives.objective import Batch, Training
+from jaxgen.objectives.objective import Batch, TrainTask
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
 
-PLAIN_ADAM = AdamW(peak=LEARNING_RATE, warmup_steps=0, final_share=1.0, b2=0.999, clip_norm=1e9)
+PLAIN_ADAM = AdamW(learning_rate=LEARNING_RATE, warmup_steps=0, final_lr_ratio=1.0, b2=0.999, clip_norm=1e9)
 """As plain as the peers'. It also clips, at a norm that is never met."""
 
 
@@ -55,7 +55,7 @@ class StepWork(abc.ABC):
         """Arithmetic of the matrix products and convolutions of one update; a multiplication and an addition are two."""
 
     @abc.abstractmethod
-    def bound(self) -> Training:
+    def bound(self) -> TrainTask:
         """The real objective, with Adam as plain as its peers'. It also averages the weights, which its peers need not."""
 
     @abc.abstractmethod
@@ -67,10 +67,10 @@ class StepWork(abc.ABC):
         """The same start and batch as plain arrays."""
 
 
-def start(training: Training) -> TrainState:
+def start(task: TrainTask) -> TrainState:
     """Fresh parameters, the same in every process. Biases and initial carries, which are fresh at 0, are moved, so that
     a peer that confuses them computes another loss; but for the recurrent biases, which not all peers have."""
-    state = jax.jit(training.init)(jax.random.key(0))
+    state = jax.jit(task.init)(jax.random.key(0))
 
     def moved(path: Any, leaf: jax.Array) -> jax.Array:
         names = [str(getattr(key, "key", key)) for key in path]

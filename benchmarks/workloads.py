@@ -12,12 +12,12 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.pipeline import Batch, TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import AudioPolicy, Store, prepare
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import FeatureSpec, LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import LSTM, Cell
-from jaxgen.objectives.likelihood import Likelihood, LikelihoodTraining
+from jaxgen.objectives.likelihood import Likelihood, LikelihoodTask
 
 _DISTINCT_BATCHES = 4
 _RATE = 8_000  # Hz
@@ -67,9 +67,9 @@ WAVE = Workload(
 )
 
 
-def plucked(clips: int) -> Plucked:
+def plucked(clips: int) -> PluckedStrings:
     """The sound all benchmarks read: clips of 3.5 s at 8 kHz."""
-    return Plucked(num_clips=clips, sample_rate=_RATE)
+    return PluckedStrings(num_clips=clips, sample_rate=_RATE)
 
 
 def prepared(work: Workload, dataset: Dataset, cache_dir: str) -> tuple[Store, DataSpec, TrainingBatches]:
@@ -88,9 +88,9 @@ def prepared(work: Workload, dataset: Dataset, cache_dir: str) -> tuple[Store, D
     return store, spec, batches
 
 
-def bound(work: Workload, spec: DataSpec) -> LikelihoodTraining:
+def bound(work: Workload, spec: DataSpec) -> LikelihoodTask:
     """The objective as `jaxgen.train` binds it to this work."""
-    return Likelihood().bind(work.model, spec, steps=_STEPS_OF_A_RUN, batch_size=work.batch_size)
+    return Likelihood().build(work.model, spec, steps=_STEPS_OF_A_RUN, batch_size=work.batch_size)
 
 
 def some_batches(work: Workload, clips: int) -> tuple[DataSpec, list[Batch]]:
@@ -100,10 +100,10 @@ def some_batches(work: Workload, clips: int) -> tuple[DataSpec, list[Batch]]:
         return spec, list(itertools.islice(batches, _DISTINCT_BATCHES))
 
 
-def repeated_step(training: LikelihoodTraining, batches: Sequence[Batch]) -> Callable[[], Any]:
+def repeated_step(task: LikelihoodTask, batches: Sequence[Batch]) -> Callable[[], Any]:
     """One update after another, jitted and with donated state as in the training loop; each call returns the state."""
-    step = jax.jit(training.train_step, donate_argnums=0)
-    state, endless = training.init(jax.random.key(0)), itertools.cycle(batches)
+    step = jax.jit(task.train_step, donate_argnums=0)
+    state, endless = task.init(jax.random.key(0)), itertools.cycle(batches)
 
     def call() -> Any:
         nonlocal state

@@ -8,21 +8,21 @@ in real ones) and 91.3 % of the speakers; Frechet distance of its embeddings 2.2
 """
 
 from jaxgen.config import Config
-from jaxgen.data.named import Named
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.judged import Judged
+from jaxgen.data.public import PublicDataset
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.features import LogMel
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.adversarial_loss import R1, Logistic
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
-ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_lr_ratio=0.2)
 
 CONFIG = Config(
-    data=Named("fsdd"),
+    data=PublicDataset("fsdd"),
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2),
     model=WaveGAN(
         first_steps=6,
@@ -33,7 +33,7 @@ CONFIG = Config(
         labels=("digit", "speaker"),
     ),
     objective=Adversarial(
-        contest=Logistic(),
+        loss=Logistic(),
         terms=(),
         critic=ShuffleCritic(
             factors=(2, 2, 2, 2, 3), channels=(128, 192, 256, 256, 256), kernel_size=5, shuffle=1, shift=2
@@ -49,7 +49,7 @@ CONFIG = Config(
         steps_per_call=5,
         eval_every=1_000,
         checkpoint_every=500,
-        best_metric="judge_frechet_distance",
+        best_metric="classifier_frechet_distance",
     ),
-    evaluation=FromNoise(num_clips=300, metrics=(Judged(), Prosody())),
+    evaluation=LatentEvaluation(num_clips=300, metrics=(ClassifierMetrics(), Prosody())),
 )

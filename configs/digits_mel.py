@@ -8,10 +8,10 @@ copying the previous frame scores 37.63. Of 300 generated clips the judge hears 
 """
 
 from jaxgen.config import Config
-from jaxgen.data.named import Named
-from jaxgen.evaluation.judged import Judged
+from jaxgen.data.public import PublicDataset
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.prosody import Prosody
-from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.distributions import NormalMixture, Sampling
@@ -21,7 +21,7 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
 CONFIG = Config(
-    data=Named("fsdd"),
+    data=PublicDataset("fsdd"),
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2),
     model=MelRNN(
         cell=LSTM(hidden_size=320),
@@ -31,7 +31,9 @@ CONFIG = Config(
         labels=("digit", "speaker"),
         distribution=NormalMixture(num_components=10, min_scale=0.15),
     ),
-    objective=Likelihood(optimizer=AdamW(peak=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.999),
+    objective=Likelihood(optimizer=AdamW(learning_rate=2e-3, warmup_steps=200, weight_decay=1e-2), ema_decay=0.999),
     train=Train(steps=9_000, batch_size=32, seq_len=32, steps_per_call=5, eval_every=1_000, checkpoint_every=1_000),
-    evaluation=Evaluation(num_clips=300, sampling=Sampling(spread=0.35, guidance=1.0), metrics=(Judged(), Prosody())),
+    evaluation=AutoregressiveEvaluation(
+        num_clips=300, sampling=Sampling(noise_scale=0.35, guidance=1.0), metrics=(ClassifierMetrics(), Prosody())
+    ),
 )

@@ -7,25 +7,25 @@ speakers; Frechet distance 2.3 times that between halves of the real ones (docs/
 """
 
 from jaxgen.config import Config
-from jaxgen.data.named import Named
-from jaxgen.evaluation.judged import Judged
+from jaxgen.data.public import PublicDataset
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.prosody import Prosody
-from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.features.source_filter import SourceFilter
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.nn.distributions import NormalMixture, Sampling
-from jaxgen.nn.recent import Foretold
 from jaxgen.nn.recurrent import LSTM
+from jaxgen.nn.sample_context import PlannedPrediction
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
 LABELS = ("digit", "speaker")
 CONFIG = Config(
-    data=Named("fsdd"),
+    data=PublicDataset("fsdd"),
     features=MuLaw(sample_rate=8_000),
     model=PlannedRNN(
         frames=SourceFilter(LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2)),
@@ -38,10 +38,15 @@ CONFIG = Config(
             labels=LABELS,
         ),
         samples=SampleRNN(
-            frame_sizes=(80,), cell=LSTM(hidden_size=256), hold=4, sample_size=192, recent=Foretold(160), labels=LABELS
+            frame_sizes=(80,),
+            cell=LSTM(hidden_size=256),
+            conditioning_repeat=4,
+            sample_size=192,
+            context=PlannedPrediction(160),
+            labels=LABELS,
         ),
     ),
-    objective=Likelihood(optimizer=AdamW(peak=4e-3, warmup_steps=200), ema_decay=0.998),
+    objective=Likelihood(optimizer=AdamW(learning_rate=4e-3, warmup_steps=200), ema_decay=0.998),
     train=Train(
         steps=7_000,
         batch_size=4,
@@ -51,7 +56,9 @@ CONFIG = Config(
         checkpoint_every=500,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(
-        num_clips=300, sampling=Sampling(spread=0.5, guidance=0.5, voiced_sharpness=1.0), metrics=(Judged(), Prosody())
+    evaluation=AutoregressiveEvaluation(
+        num_clips=300,
+        sampling=Sampling(noise_scale=0.5, guidance=0.5, voiced_sharpness=1.0),
+        metrics=(ClassifierMetrics(), Prosody()),
     ),
 )

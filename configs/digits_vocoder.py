@@ -9,10 +9,10 @@ distance 0.109 nats (0.120), PESQ 3.46 (2.85); with 16 refinements 5.1, 0.034 an
 """
 
 from jaxgen.config import Config
-from jaxgen.data.named import Named
+from jaxgen.data.public import PublicDataset
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.copies import PitchErrors
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
-from jaxgen.evaluation.judged import Judged
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic
@@ -22,7 +22,7 @@ from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
 from jaxgen.training.loop import Train
 
 CONFIG = Config(
-    data=Named("fsdd"),
+    data=PublicDataset("fsdd"),
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4),
     model=Vocoder(width=192, num_blocks=6),
     objective=Adversarial(
@@ -39,5 +39,5 @@ CONFIG = Config(
         checkpoint_every=500,
         best_metric="",
     ),
-    evaluation=CopySynthesis(num_clips=300, metrics=(Judged(), Prosody(), PitchErrors())),
+    evaluation=CopySynthesis(num_clips=300, metrics=(ClassifierMetrics(), Prosody(), PitchErrors())),
 )

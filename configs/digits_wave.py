@@ -7,10 +7,10 @@ bits/sample where unigrams score 7.166 and bigrams 5.403 (`benchmarks.quality`, 
 """
 
 from jaxgen.config import Config
-from jaxgen.data.named import Named
-from jaxgen.evaluation.judged import Judged
+from jaxgen.data.public import PublicDataset
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.prosody import Prosody
-from jaxgen.evaluation.runner import Evaluation
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import LSTM
@@ -19,10 +19,10 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
 CONFIG = Config(
-    data=Named("fsdd"),
+    data=PublicDataset("fsdd"),
     features=MuLaw(sample_rate=8_000),
     model=WaveRNN(cell=LSTM(hidden_size=256), num_layers=1, labels=("digit", "speaker")),
-    objective=Likelihood(optimizer=AdamW(peak=8e-3, warmup_steps=100), ema_decay=0.995),
+    objective=Likelihood(optimizer=AdamW(learning_rate=8e-3, warmup_steps=100), ema_decay=0.995),
     train=Train(
         steps=8_000,
         batch_size=16,
@@ -32,5 +32,5 @@ CONFIG = Config(
         checkpoint_every=1_000,
         max_eval_clips=60,
     ),
-    evaluation=Evaluation(num_clips=300, metrics=(Judged(), Prosody())),
+    evaluation=AutoregressiveEvaluation(num_clips=300, metrics=(ClassifierMetrics(), Prosody())),
 )

@@ -10,16 +10,16 @@ Frechet distance of its embeddings 0.52, of real ones 0.41 (docs/results/drums_g
 
 from jaxgen.config import Config
 from jaxgen.data.drums import Drums
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import LogMel
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.adversarial_loss import R1, Logistic
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
-ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_lr_ratio=0.2)
 
 CONFIG = Config(
     data=Drums(sample_rate=16_000),
@@ -28,7 +28,7 @@ CONFIG = Config(
         first_steps=4, factors=(2, 2, 2), channels=(256, 256, 192, 128), kernel_size=3, depth=1, labels=("drum",)
     ),
     objective=Adversarial(
-        contest=Logistic(),
+        loss=Logistic(),
         terms=(),
         critic=ShuffleCritic(
             factors=(2, 2, 2, 2, 2), channels=(128, 192, 256, 256, 256), kernel_size=5, shuffle=1, shift=1
@@ -44,7 +44,7 @@ CONFIG = Config(
         steps_per_call=5,
         eval_every=500,
         checkpoint_every=500,
-        best_metric="judge_frechet_distance",
+        best_metric="classifier_frechet_distance",
     ),
-    evaluation=FromNoise(num_clips=140, metrics=(Judged(),)),
+    evaluation=LatentEvaluation(num_clips=140, metrics=(ClassifierMetrics(),)),
 )

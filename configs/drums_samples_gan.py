@@ -8,16 +8,16 @@ and was still getting better: frames (configs/drums_gan.py) have all after 2 min
 
 from jaxgen.config import Config
 from jaxgen.data.drums import Drums
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import Pcm16
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.adversarial_loss import R1, Logistic
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
-ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_lr_ratio=0.2)
 
 CONFIG = Config(
     data=Drums(sample_rate=8_000),
@@ -26,7 +26,7 @@ CONFIG = Config(
         first_steps=4, factors=(4, 4, 4, 4, 4), channels=(256, 128, 64, 32, 16, 16), kernel_size=7, labels=("drum",)
     ),
     objective=Adversarial(
-        contest=Logistic(),
+        loss=Logistic(),
         terms=(),
         critic=ShuffleCritic(
             factors=(4, 4, 4, 4, 4, 4), channels=(16, 32, 64, 128, 256, 256), kernel_size=25, shuffle=2, shift=8
@@ -42,7 +42,7 @@ CONFIG = Config(
         steps_per_call=5,
         eval_every=1_000,
         checkpoint_every=1_000,
-        best_metric="judge_frechet_distance",
+        best_metric="classifier_frechet_distance",
     ),
-    evaluation=FromNoise(num_clips=140, metrics=(Judged(),)),
+    evaluation=LatentEvaluation(num_clips=140, metrics=(ClassifierMetrics(),)),
 )

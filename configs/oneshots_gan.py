@@ -12,22 +12,22 @@ suffice: of 100 clips the judge hears the kind in all (docs/results/oneshots_gan
 
 from jaxgen.config import Config
 from jaxgen.data.folder import Folder
-from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import LogMel
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import R1, Logistic
+from jaxgen.objectives.adversarial_loss import R1, Logistic
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
-ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_share=0.2)
+ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_lr_ratio=0.2)
 
 CONFIG = Config(
     data=Folder(),
     features=LogMel(sample_rate=16_000, n_fft=512, hop_length=128, n_mels=64, floor=1e-4, stack=2),
     model=WaveGAN(first_steps=8, factors=(2, 2, 2), channels=(256, 256, 192, 128), kernel_size=3, depth=1),
     objective=Adversarial(
-        contest=Logistic(),
+        loss=Logistic(),
         terms=(),
         critic=ShuffleCritic(
             factors=(2, 2, 2, 2, 2, 2), channels=(128, 192, 256, 256, 256, 256), kernel_size=5, shuffle=1, shift=2
@@ -37,5 +37,5 @@ CONFIG = Config(
         critic_optimizer=ADAM,
     ),
     train=Train(steps=10_000, batch_size=32, seq_len=64, steps_per_call=5, eval_every=1_000, checkpoint_every=500),
-    evaluation=FromNoise(num_clips=100),
+    evaluation=LatentEvaluation(num_clips=100),
 )

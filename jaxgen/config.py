@@ -27,8 +27,8 @@ from jaxgen.core.names import UserPath, expand
 from jaxgen.core.serial import subclasses, to_json
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
-from jaxgen.evaluation.findings import EvaluationConfig
-from jaxgen.evaluation.runner import Evaluation
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.result import EvaluationConfig
 from jaxgen.features import FeatureSpec
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
@@ -55,7 +55,7 @@ class Config:
     """What is minimised and how."""
     train: Train = Train()
     """How long and how often."""
-    evaluation: EvaluationConfig = Evaluation()
+    evaluation: EvaluationConfig = AutoregressiveEvaluation()
     """What is made and measured."""
     audio: AudioPolicy = AudioPolicy()
     """How recordings are decoded, and which are refused."""
@@ -270,7 +270,7 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
     return _Swappable(base, value) if dataclasses.is_dataclass(value) and isinstance(base, type) else None
 
 
-def named(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:
+def instances_by_name(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:
     """Instances, with their defaults, of the dataclasses of these names that derive from `base`; `option` asks for them.
 
     Raises UserError for a name that none has, or that of a class which has no defaults.

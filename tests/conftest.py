@@ -17,7 +17,7 @@ import pytest
 
 from jaxgen.core.errors import run
 from jaxgen.data.store import AudioPolicy, Store, prepare
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import LogMel, MuLaw
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all workers and the processes that tests start
@@ -80,12 +80,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mel_store(cache: Path) -> Store:
     features = LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20)
-    return prepare(Plucked(num_clips=12, seconds=0.5), features, AudioPolicy(), cache)
+    return prepare(PluckedStrings(num_clips=12, seconds=0.5), features, AudioPolicy(), cache)
 
 
 @pytest.fixture(scope="session")
 def wave_store(cache: Path) -> Store:
-    return prepare(Plucked(num_clips=12, seconds=0.1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
+    return prepare(PluckedStrings(num_clips=12, seconds=0.1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
 
 
 @pytest.fixture(scope="module")

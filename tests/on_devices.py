@@ -24,7 +24,7 @@ from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
 from jaxgen.objectives.terms import MelDistance
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.feed import calls
+from jaxgen.training.feed import prefetch_groups
 from jaxgen.training.mesh import Devices
 
 LSTM_MODEL = MelRNN(cell=LSTM(hidden_size=8), num_layers=1, dropout=0.1, input_noise=0.1, distribution=Normal())
@@ -57,11 +57,13 @@ class Program:
     def __init__(self, store: Store, case: Case):
         self.store, self.spec = store, store.spec(())
         self.case = case
-        training = case.objective.bind(case.model, self.spec, steps=STEPS, batch_size=ROWS)
+        task = case.objective.build(case.model, self.spec, steps=STEPS, batch_size=ROWS)
         used = jax.devices()[: case.devices]
-        self.devices = Devices(ROWS, accumulation=case.objective.parts, shard_parameters=case.shard, devices=used)
-        self.first = self.devices.start(training.init, jax.random.key(0))
-        self.step = self.devices.compiled(lambda s, b: jax.lax.scan(training.train_step, s, b), self.first)
+        self.devices = Devices(
+            ROWS, accumulation=case.objective.num_microbatches, shard_parameters=case.shard, devices=used
+        )
+        self.first = self.devices.start(task.init, jax.random.key(0))
+        self.step = self.devices.compile(lambda s, b: jax.lax.scan(task.train_step, s, b), self.first)
 
     def stream(self) -> Stream:
         options = {"batch_size": ROWS, "seq_len": 8, "seed": 0, "rows": self.devices.rows}
@@ -70,7 +72,7 @@ class Program:
     def train(self, stream: Stream, state: Any, first: int, last: int) -> tuple[list[float], Any, dict[str, Any]]:
         """Losses of the steps first..last, and the state and data position after them."""
         losses = []
-        for call in calls(stream, first, range(first + PER_CALL - 1, last + 1, PER_CALL), self.devices.place):
+        for call in prefetch_groups(stream, first, range(first + PER_CALL - 1, last + 1, PER_CALL), self.devices.place):
             state, metrics = self.step(state, call.batches)
             losses += np.asarray(metrics["loss"]).tolist()
         return losses, state, call.position
@@ -109,7 +111,7 @@ def main() -> None:
     store, folder = Store(Path(sys.argv[1])), Path(sys.argv[2])
     jax.config.update("jax_num_cpu_devices", 8)
     programs = {name: Program(store, case) for name, case in CASES.items()}
-    local = programs["8 sharded"].devices.local(programs["8 sharded"].first.average)
+    local = programs["8 sharded"].devices.gather(programs["8 sharded"].first.average)
     jax.tree.map(np.testing.assert_array_equal, local, programs["1"].first.average)
     found = {
         "curves": {name: curve(program) for name, program in programs.items()},

@@ -17,7 +17,7 @@ from jaxgen.nn.distributions import Normal
 from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.distributed import from_first, is_first, joined
+from jaxgen.training.distributed import broadcast_from_first, is_first, join_processes
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import Train
@@ -31,23 +31,23 @@ TRAIN = Train(steps=120, batch_size=8, seq_len=8, log_every=10, eval_every=120, 
 def train(store: Store, workdir: Path, *, shard: bool = False) -> Outcome:
     """Trains in this process, beside others that it has joined."""
     spec = store.spec(())
-    training = Likelihood().bind(MODEL, spec, steps=TRAIN.steps, batch_size=TRAIN.batch_size)
+    task = Likelihood().build(MODEL, spec, steps=TRAIN.steps, batch_size=TRAIN.batch_size)
     devices = Devices(TRAIN.batch_size, shard_parameters=shard)
     sizes = {"lookback": 1, "batch_size": TRAIN.batch_size, "seq_len": TRAIN.seq_len, "seed": TRAIN.seed}
     batches = TrainingBatches(store, spec, (), rows=devices.rows, **sizes)
 
     def validate(params, step):
-        loss = from_first(lambda: float(sum(leaf.sum() for leaf in jax.tree.leaves(params))))
+        loss = broadcast_from_first(lambda: float(sum(leaf.sum() for leaf in jax.tree.leaves(params))))
         return Validation({"loss": loss}, [], spec.features.sample_rate)
 
     with tempfile.TemporaryDirectory() as other, Checkpoints(workdir / "checkpoints", keep=9) as checkpoints:
         own = workdir if is_first() else Path(other)
-        return fit(training, batches, checkpoints, validate, TRAIN, own, devices, seconds_per_step=1.0, run={})
+        return fit(task, batches, checkpoints, validate, TRAIN, own, devices, seconds_per_step=1.0, run={})
 
 
 def main() -> int:
     store, workdir = Store(Path(sys.argv[1])), Path(sys.argv[2])
-    with joined("on", sys.argv[3], int(sys.argv[4]), int(sys.argv[5])):
+    with join_processes("on", sys.argv[3], int(sys.argv[4]), int(sys.argv[5])):
         outcome = train(store, workdir, shard="shard" in sys.argv)
         print(outcome.value, flush=True)
     return ExitCode.PREEMPTED if outcome is Outcome.PREEMPTED else ExitCode.DONE

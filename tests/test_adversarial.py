@@ -18,14 +18,14 @@ from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic, magnitudes
 from jaxgen.models.mel_rnn import MelRNN
-from jaxgen.models.sound import Critic, CriticModule, View
+from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import R1, GradientPenalty, Hinge, LeastSquares, Logistic, Wasserstein
+from jaxgen.objectives.adversarial_loss import R1, GradientPenalty, Hinge, LeastSquares, Logistic, Wasserstein
+from jaxgen.objectives.diversity import diversity, diversity_within_labels
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance
-from jaxgen.objectives.variety import share_within, spread_of
+from jaxgen.objectives.terms import FeatureMatching, LossInputs, MelDistance, StftDistance
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.loop import Outcome, Validation, fit
@@ -46,7 +46,7 @@ class _Ear(CriticModule):
 
     def __call__(self, samples, labels, key):
         heard = jnp.tanh(self.first(samples.reshape(len(samples), -1, 16)))
-        return (View(self.last(heard)[..., 0], (heard,)),)
+        return (DiscriminatorOutput(self.last(heard)[..., 0], (heard,)),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Simple(Critic):
         return _Ear(rngs)
 
 
-ADAM = AdamW(peak=1e-3, warmup_steps=0, clip_norm=10.0)
+ADAM = AdamW(learning_rate=1e-3, warmup_steps=0, clip_norm=10.0)
 OBJECTIVE = Adversarial(
     terms=(FeatureMatching(), MelDistance(weight=15.0)),
     critic=_Simple(),
@@ -68,8 +68,8 @@ TRAIN = Train(steps=6, batch_size=4, seq_len=4, log_every=1, eval_every=6, check
 @functools.cache
 def _bound(store, objective=OBJECTIVE, batch_size=4):
     """(training, its first state, one compiled update)."""
-    training = objective.bind(MODEL, store.spec(()), steps=6, batch_size=batch_size)
-    return training, jax.jit(training.init)(jax.random.key(0)), jax.jit(training.train_step)
+    task = objective.build(MODEL, store.spec(()), steps=6, batch_size=batch_size)
+    return task, jax.jit(task.init)(jax.random.key(0)), jax.jit(task.train_step)
 
 
 def _batch(store, number=0, batch_size=4):
@@ -92,7 +92,7 @@ def _scores(shape):
 
 
 @pytest.mark.parametrize(
-    ("contest", "critic", "generator"),
+    ("loss", "critic", "generator"),
     [
         (LeastSquares(), lambda r, m: np.mean((r - 1) ** 2) + np.mean(m**2), lambda m: np.mean((m - 1) ** 2)),
         (
@@ -109,27 +109,27 @@ def _scores(shape):
     ],
     ids=["least squares", "logistic", "hinge", "wasserstein"],
 )
-def test_losses_are_those_of_the_papers(contest, critic, generator):
+def test_losses_are_those_of_the_papers(loss, critic, generator):
     real, made = _scores((3, 7))
-    assert float(contest.critic(real, made)) == pytest.approx(critic(real.astype(np.float64), made), rel=1e-5)
-    assert float(contest.generator(made)) == pytest.approx(generator(made.astype(np.float64)), rel=1e-5)
+    assert float(loss.critic_loss(real, made)) == pytest.approx(critic(real.astype(np.float64), made), rel=1e-5)
+    assert float(loss.generator_loss(made)) == pytest.approx(generator(made.astype(np.float64)), rel=1e-5)
 
 
 def test_penalties_of_a_linear_critic_are_known():
     """Its slope is its weights, wherever it is taken."""
     weights = jnp.asarray([3.0, 0.0, 4.0])
     real, made = _scores((5, 3))
-    slope = float(GradientPenalty().of(lambda rows: rows @ weights, real, made, jax.random.key(0)))
+    slope = float(GradientPenalty().compute(lambda rows: rows @ weights, real, made, jax.random.key(0)))
     assert slope == pytest.approx((5 - 1) ** 2, rel=1e-5)
-    assert float(R1().of(lambda rows: rows @ weights, real, made, jax.random.key(0))) == pytest.approx(25 / 2)
+    assert float(R1().compute(lambda rows: rows @ weights, real, made, jax.random.key(0))) == pytest.approx(25 / 2)
 
 
 def test_terms_are_distances(mel_store):
     """Nothing for equal sounds; for others what a count by hand gives, row by row."""
     spec = mel_store.spec(())
     real, made = _scores((2, 1600))
-    views = [(View(jnp.zeros((2, 1)), (jnp.asarray(a), 2 * jnp.asarray(a))),) for a in (real, made)]
-    equal, other = Heard(real, real, views[0], views[0]), Heard(real, made, *views)
+    views = [(DiscriminatorOutput(jnp.zeros((2, 1)), (jnp.asarray(a), 2 * jnp.asarray(a))),) for a in (real, made)]
+    equal, other = LossInputs(real, real, views[0], views[0]), LossInputs(real, made, *views)
     expected = {
         FeatureMatching(): np.abs(real - made).mean(1) / np.abs(real).mean(),
         MelDistance(): np.abs(spec.features.encode(real) - spec.features.encode(made)).mean((1, 2)),
@@ -139,7 +139,7 @@ def test_terms_are_distances(mel_store):
         ],
     }
     for term, rows in expected.items():
-        distance = term.bind(spec)
+        distance = term.build(spec)
         np.testing.assert_allclose(distance(equal), 0, atol=1e-5)
         np.testing.assert_allclose(distance(other), rows, rtol=1e-4)
 
@@ -147,8 +147,8 @@ def test_terms_are_distances(mel_store):
 def test_terms_have_a_gradient_at_silence(mel_store):
     silence = jnp.zeros((1, 1600))
     for term in (MelDistance(), StftDistance(windows=(128,))):
-        distance = term.bind(mel_store.spec(()))
-        slope = jax.grad(lambda made, of=distance: of(Heard(silence + 0.1, made)).sum())(silence)
+        distance = term.build(mel_store.spec(()))
+        slope = jax.grad(lambda made, of=distance: of(LossInputs(silence + 0.1, made)).sum())(silence)
         assert np.isfinite(slope).all()
 
 
@@ -164,13 +164,13 @@ def test_the_losses_reach_every_parameter(mel_store):
 
 def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
     """The gradient of an update is that of the loss under the new critic, by automatic differentiation of all of it."""
-    training, state, update = _bound(mel_store)
+    task, state, update = _bound(mel_store)
     batch = _batch(mel_store)
     after, metrics = update(state, batch)
 
     def loss(params):
-        made = training.module(params).imitate(batch, jax.random.key(0))
-        return training._generator_loss(made, after.params["critic"], batch["samples"], {}, jax.random.key(0))[0]
+        made = task.module(params).generate_like(batch, jax.random.key(0))
+        return task._generator_loss(made, after.params["critic"], batch["samples"], {}, jax.random.key(0))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.params["generator"])
     norm = math.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradient)))
@@ -180,9 +180,9 @@ def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
 
 def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_store):
     objective = dataclasses.replace(OBJECTIVE, critic_start=2, spike=1.0)
-    training, state, update = _bound(mel_store, objective)
+    task, state, update = _bound(mel_store, objective)
     batch = _batch(mel_store)
-    slopes = jax.jit(jax.grad(lambda params: training.compare(params, batch)["loss"].mean()))
+    slopes = jax.jit(jax.grad(lambda params: task.distances(params, batch)["loss"].mean()))
     moved, shown = [], []
     for _ in range(3):
         before = state
@@ -191,7 +191,7 @@ def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_
             before = before._replace(guard=before.guard._replace(good=jnp.asarray(500), mean=jnp.zeros(())))
         state, metrics = update(before, batch)
         moved.append(_moved(before.params, state.params))
-        shown.append((float(metrics["critic_loss"]), float(metrics["verdict"])))
+        shown.append((float(metrics["critic_loss"]), float(metrics["adversarial_loss"])))
         alone = float(optax.tree.norm(slope))
         assert (float(metrics["generator_gradient_norm"]) == pytest.approx(alone, rel=1e-3)) == (len(moved) < 3)
     alone = {"generator": True, "critic": False}
@@ -217,25 +217,25 @@ def test_the_average_starts_as_the_generator_and_follows_it(mel_store):
 class _Brittle(GradientPenalty):
     """Infinite, but without a slope, where a sound is beyond full scale."""
 
-    def of(self, score, real, made, key):
-        return super().of(score, real, made, key) + jnp.where(jnp.abs(real).max() > 1, jnp.inf, 0.0)
+    def compute(self, score, real, made, key):
+        return super().compute(score, real, made, key) + jnp.where(jnp.abs(real).max() > 1, jnp.inf, 0.0)
 
 
 DIVIDED = dataclasses.replace(
-    OBJECTIVE, contest=Wasserstein(), penalties=(_Brittle(weight=10.0, every=2),), critic_steps=2, spike=1.0
+    OBJECTIVE, loss=Wasserstein(), penalties=(_Brittle(weight=10.0, every=2),), critic_steps=2, spike=1.0
 )
 
 
 def test_a_batch_is_divided_among_the_critics_updates(mel_store):
     """Two critic updates on a batch of eight, with a penalty at every second: as one by one, on every second row."""
-    training, state, update = _bound(mel_store, DIVIDED, batch_size=8)
+    task, state, update = _bound(mel_store, DIVIDED, batch_size=8)
     batch = _batch(mel_store, batch_size=8)
     after, metrics = update(state, batch)
     assert int(after.opt_state["critic"][1][0].count) == 2
     assert int(after.opt_state["generator"][1][0].count) == 1
-    params, optimizer = state.params["critic"], training._optimizers["critic"]
-    slope = jax.jit(jax.value_and_grad(training._critic_loss, has_aux=True))
-    imitate = jax.jit(lambda rows: training.module(state.params["generator"]).imitate(rows, jax.random.key(0)))
+    params, optimizer = state.params["critic"], task._optimizers["critic"]
+    slope = jax.jit(jax.value_and_grad(task._critic_loss, has_aux=True))
+    generate_like = jax.jit(lambda rows: task.module(state.params["generator"]).generate_like(rows, jax.random.key(0)))
     opt_state, keys = (
         state.opt_state["critic"],
         jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), 0), 3),
@@ -243,10 +243,10 @@ def test_a_batch_is_divided_among_the_critics_updates(mel_store):
     losses, played = [], []
     for number in range(2):
         rows = batch["samples"][number::2]
-        made = imitate({"samples": rows})
+        made = generate_like({"samples": rows})
         key = jax.random.split(keys[number])[1]
         (loss, _), gradient = slope(params, rows, made, {}, jnp.asarray(number), key)
-        scores = [training._critic(params)(sounds, {}, key)[0].scores for sounds in (rows, made)]
+        scores = [task._critic(params)(sounds, {}, key)[0].scores for sounds in (rows, made)]
         losses.append(float(loss))
         played.append(float(Wasserstein().critic(*scores)))
         updates, opt_state = optimizer.update(gradient, opt_state, params)
@@ -285,40 +285,42 @@ def test_an_update_that_is_not_finite_changes_nothing_of_either(mel_store):
 
 def test_a_collapse_shows_in_the_spread(mel_store):
     real = jnp.asarray(_batch(mel_store, batch_size=16)["samples"])
-    assert spread_of(jnp.repeat(real[:1], 16, axis=0)) < 0.05 * spread_of(real)
+    assert diversity(jnp.repeat(real[:1], 16, axis=0)) < 0.05 * diversity(real)
     pairs, apart = {"timbre": jnp.arange(16) // 2}, {"timbre": jnp.arange(16)}
     of_each = jnp.repeat(real[::2], 2, axis=0)
-    assert share_within(of_each, real, pairs) < 0.01
-    assert float(share_within(real, real, pairs)) == pytest.approx(1)
-    assert np.isnan(share_within(real, real, apart))
-    assert np.isnan(share_within(real, of_each, pairs))
+    assert diversity_within_labels(of_each, real, pairs) < 0.01
+    assert float(diversity_within_labels(real, real, pairs)) == pytest.approx(1)
+    assert np.isnan(diversity_within_labels(real, real, apart))
+    assert np.isnan(diversity_within_labels(real, of_each, pairs))
     by_hand = [np.log(np.asarray(magnitudes(rows, 256, 128)).mean(1) + 1e-3) for rows in (real[:3], real[4:7])]
     deviations = [np.sqrt((each[[0, 2]].var(axis=0) * 2) / 3).mean() for each in by_hand]  # the second row is alone
-    found = share_within(real[:3], real[4:7], {"timbre": jnp.array([1, 0, 1]), "tempo": jnp.array([2, 2, 2])})
+    found = diversity_within_labels(
+        real[:3], real[4:7], {"timbre": jnp.array([1, 0, 1]), "tempo": jnp.array([2, 2, 2])}
+    )
     assert float(found) == pytest.approx(deviations[0] / deviations[1], rel=1e-4)
 
 
 def test_what_is_wrong_with_a_contest_is_told(mel_store):
-    training, _, _ = _bound(mel_store)
+    task, _, _ = _bound(mel_store)
     alone, _, _ = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
-    fine = {"spread": 0.9, "spread_within_labels": 0.8, "critic_accuracy": 0.9}
-    assert alone.concern(fine) == alone.concern({"spread": 0.9, "critic_accuracy": math.nan}) == ""
-    assert "collapsed to a few sounds" in training.concern(fine | {"spread": 0.05})
-    assert "one sound for each" in training.concern(fine | {"spread_within_labels": 0.05})
-    assert "it has won" in alone.concern(fine | {"critic_accuracy": 0.999})
-    assert training.concern(fine | {"critic_accuracy": 0.999}) == ""  # the distance teaches on
+    fine = {"diversity": 0.9, "diversity_within_labels": 0.8, "critic_accuracy": 0.9}
+    assert alone.diagnose(fine) == alone.diagnose({"diversity": 0.9, "critic_accuracy": math.nan}) == ""
+    assert "collapsed to a few sounds" in task.diagnose(fine | {"diversity": 0.05})
+    assert "one sound for each" in task.diagnose(fine | {"diversity_within_labels": 0.05})
+    assert "it has won" in alone.diagnose(fine | {"critic_accuracy": 0.999})
+    assert task.diagnose(fine | {"critic_accuracy": 0.999}) == ""  # the distance teaches on
 
 
 def test_the_accuracy_of_a_critic_is_how_often_it_scores_the_real_higher(mel_store):
-    training, state, _ = _bound(mel_store)
+    task, state, _ = _bound(mel_store)
     real, made = _scores((8, 800))
 
     @jax.jit
     def accuracy(a, b):
-        figures = training._critic_loss(state.params["critic"], a, b, {}, jnp.asarray(0), jax.random.key(0))[1]
+        figures = task._critic_loss(state.params["critic"], a, b, {}, jnp.asarray(0), jax.random.key(0))[1]
         return figures["critic_accuracy"]
 
-    critic = training._critic(state.params["critic"])
+    critic = task._critic(state.params["critic"])
     real_scores, made_scores = (
         np.asarray(critic(samples, {}, jax.random.key(0))[0].scores).mean(1) for samples in (real, made)
     )
@@ -328,16 +330,16 @@ def test_the_accuracy_of_a_critic_is_how_often_it_scores_the_real_higher(mel_sto
 
 def _fit(store, workdir, train=TRAIN, objective=OBJECTIVE):
     spec = store.spec(())
-    training = objective.bind(MODEL, spec, steps=train.steps, batch_size=train.batch_size)
+    task = objective.build(MODEL, spec, steps=train.steps, batch_size=train.batch_size)
     batches = objective.batches(MODEL, store, spec, batch_size=train.batch_size, seq_len=train.seq_len, seed=train.seed)
-    devices = Devices(train.batch_size, accumulation=objective.parts)
+    devices = Devices(train.batch_size, accumulation=objective.num_microbatches)
 
     def validate(params, step):
         return Validation({"loss": float(sum(leaf.sum() for leaf in jax.tree.leaves(params)))}, [], 8_000)
 
     with closing(Checkpoints(workdir / "checkpoints", keep=2)) as checkpoints:
-        outcome = fit(training, batches, checkpoints, validate, train, workdir, devices, seconds_per_step=1.0, run={})
-        newest = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))[1:]
+        outcome = fit(task, batches, checkpoints, validate, train, workdir, devices, seconds_per_step=1.0, run={})
+        newest = checkpoints.restore_newest(jax.eval_shape(task.init, jax.random.key(0)))[1:]
     return outcome, read_metrics(workdir / "metrics.jsonl"), newest
 
 
@@ -370,9 +372,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(mel_store, tmp_pat
         "critic_accuracy",
         "critic_loss",
         "generator_loss",
-        "spread",
+        "diversity",
         "mel_distance",
-        "verdict",
+        "adversarial_loss",
     } <= row.keys()
 
 
@@ -382,7 +384,7 @@ def test_a_training_that_diverges_names_clips_and_the_options_to_lower(mel_store
         return batch | {"samples": np.full_like(batch["samples"], np.nan)}
 
     monkeypatch.setattr(Excerpts, "batch", spoiled)
-    with pytest.raises(Diverged, match=r"lower --objective.generator-optimizer.peak") as error:
+    with pytest.raises(Diverged, match=r"lower --objective.generator-optimizer.learning-rate") as error:
         _fit(mel_store, tmp_path, dataclasses.replace(TRAIN, max_skipped=2))
     assert any(clip.name in str(error.value) for clip in mel_store.clips)
 
@@ -390,17 +392,17 @@ def test_a_training_that_diverges_names_clips_and_the_options_to_lower(mel_store
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda spec: OBJECTIVE.bind(MelRNN(), spec, steps=1, batch_size=4), "--model is MelRNN"),
-        (lambda spec: Likelihood().bind(MODEL, spec, steps=1, batch_size=4), "--model is Vocoder"),
+        (lambda spec: OBJECTIVE.build(MelRNN(), spec, steps=1, batch_size=4), "--model is MelRNN"),
+        (lambda spec: Likelihood().build(MODEL, spec, steps=1, batch_size=4), "--model is Vocoder"),
         (
-            lambda spec: dataclasses.replace(OBJECTIVE, critic_steps=3).bind(MODEL, spec, steps=1, batch_size=4),
+            lambda spec: dataclasses.replace(OBJECTIVE, critic_steps=3).build(MODEL, spec, steps=1, batch_size=4),
             "does not divide into 3 parts",
         ),
         (
-            lambda spec: dataclasses.replace(OBJECTIVE, critic_start=4).bind(MODEL, spec, steps=4, batch_size=4),
+            lambda spec: dataclasses.replace(OBJECTIVE, critic_start=4).build(MODEL, spec, steps=4, batch_size=4),
             "joins after 4 updates, but training has 4",
         ),
-        (lambda spec: Adversarial(contest=Wasserstein()), "GradientPenalty"),
+        (lambda spec: Adversarial(loss=Wasserstein()), "GradientPenalty"),
         (lambda spec: Adversarial(terms=(MelDistance(), MelDistance())), "once"),
         (lambda spec: Adversarial(critic_steps=0), "critic_steps >= 1"),
         (lambda spec: Adversarial(critic_start=-1), "critic_start >= 0"),
@@ -419,16 +421,16 @@ def test_what_does_not_fit_is_one_line(mel_store, make, says):
 
 
 def test_without_a_distance_no_copies_are_measured(mel_store):
-    training, _, _ = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
+    task, _, _ = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
     options = {"batch_size": 4, "seq_len": 4, "seed": 0, "cache_dir": ""}
     with pytest.raises(UserError, match="add MelDistance"):
-        CopySynthesis().evaluator(training, MODEL, mel_store.spec(()), **options)
+        CopySynthesis().evaluator(task, MODEL, mel_store.spec(()), **options)
 
 
 def test_terms_and_vocoders_of_samples_are_refused(wave_store):
     spec = wave_store.spec(())
     with pytest.raises(UserError, match="MelDistance compares log-mel frames, but the features are MuLaw"):
-        MelDistance().bind(spec)
+        MelDistance().build(spec)
     with pytest.raises(UserError, match="a Vocoder makes sound of log-mel frames, but the features are MuLaw"):
-        dataclasses.replace(OBJECTIVE, terms=()).bind(MODEL, spec, steps=1, batch_size=4)
+        dataclasses.replace(OBJECTIVE, terms=()).build(MODEL, spec, steps=1, batch_size=4)
     assert not isinstance(spec.features, LogMel)

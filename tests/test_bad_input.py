@@ -11,7 +11,7 @@ from conftest import TINY
 from jaxgen import audio
 from jaxgen.cli import evaluate, generate, prepare, train
 from jaxgen.core.errors import UserError
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.training.schedule import Train
 from jaxgen.training.telemetry import Telemetry
 
@@ -41,7 +41,7 @@ def sound(tmp_path):
     """A folder of four short recordings."""
     folder = tmp_path / "sound"
     folder.mkdir()
-    for index, clip in enumerate(Plucked(num_clips=4, seconds=0.3).clips()):
+    for index, clip in enumerate(PluckedStrings(num_clips=4, seconds=0.3).clips()):
         audio.write(folder / f"{index}.wav", clip.load().samples[:, 0], 8_000)
     return folder
 
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_when_metrics_are_written(refused, tmp_path, cache, 
 
 def test_a_single_recording_leaves_nothing_to_validate_on(refused, tmp_path, cache):
     (tmp_path / "one").mkdir()
-    audio.write(tmp_path / "one" / "a.wav", Plucked(seconds=1).clips()[0].load().samples[:, 0], 8_000)
+    audio.write(tmp_path / "one" / "a.wav", PluckedStrings(seconds=1).clips()[0].load().samples[:, 0], 8_000)
     line = refused(train.main, "--data.root", tmp_path / "one", "--cache-dir", cache)
     assert "no clip of 1 is for validation" in line
 

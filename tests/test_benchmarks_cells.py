@@ -13,7 +13,7 @@ from jaxgen.nn.recurrent import LSTM
 pytestmark = pytest.mark.slow
 
 TINY = (
-    *("--data", "Plucked", "--data.num-clips", "12", "--data.seconds", "0.1", "--model.labels", "timbre"),
+    *("--data", "PluckedStrings", "--data.num-clips", "12", "--data.seconds", "0.1", "--model.labels", "timbre"),
     *("--model.cell.hidden-size", "40", "--batch-size", "2", "--seq-len", "16", "--clips", "1"),
 )
 

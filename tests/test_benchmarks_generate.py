@@ -113,7 +113,7 @@ def test_the_command_writes_its_rows(tmp_path, capsys):
 
 
 def test_what_peers_are_given_is_what_jaxgen_generates_with():
-    params = TINY.training().init(jax.random.key(0)).params
+    params = TINY.task().init(jax.random.key(0)).params
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(params))
         == sum(array.size for name, array in vars(given(TINY)).items() if name != "codes")

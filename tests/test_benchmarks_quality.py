@@ -14,7 +14,7 @@ from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import load
 from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import scoring_batches
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
@@ -22,11 +22,11 @@ from jaxgen.training.schedule import Train
 pytestmark = pytest.mark.slow
 
 TINY = (
-    *("--ours.data", "Plucked", "--ours.data.num-clips", "12", "--ours.data.seconds", "0.1"),
+    *("--ours.data", "PluckedStrings", "--ours.data.num-clips", "12", "--ours.data.seconds", "0.1"),
     *("--ours.train.batch-size", "2", "--ours.train.seq-len", "64", "--ours.train.steps-per-call", "2"),
     *("--ours.model.cell.hidden-size", "16", "--ours.model.embedding-size", "8", "--peer.embedding-size", "8"),
 )
-PLAIN = AdamW(peak=1e-2, warmup_steps=0)
+PLAIN = AdamW(learning_rate=1e-2, warmup_steps=0)
 CONFIG = load(Path(__file__).parent.parent / "configs" / "digits_wave.py")
 
 
@@ -75,7 +75,7 @@ def test_both_learn_in_turns_of_equal_time(cache, tmp_path, capsys):
 def peer_of(cache, **changes):
     torch_lstm = importlib.import_module("benchmarks.quality_peers.torch_lstm")
     size = {"hidden_size": 12, "num_layers": 2, "embedding_size": 8, "peak": 1e-2, "seconds": 60.0, "turns": 1}
-    data = Plucked(num_clips=12, seconds=0.1)
+    data = PluckedStrings(num_clips=12, seconds=0.1)
     config = dataclasses.replace(
         CONFIG, data=data, cache_dir=str(cache), model=dataclasses.replace(CONFIG.model, labels=())
     )

@@ -12,7 +12,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.serial import from_json, subclasses, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import LogMel
 from jaxgen.models.config import ModelConfig
@@ -82,7 +82,7 @@ def test_without_arguments_it_is_the_quickstart():
     ("option", "value"),
     [
         ("--model.plan.input-noise", "-1"),
-        ("--model.samples.recent.window", "0"),
+        ("--model.samples.context.window", "0"),
         ("--model.samples.frame-sizes", "0"),
         ("--train.seed", "-1"),
     ],
@@ -128,13 +128,13 @@ def test_numbers_that_no_array_holds_are_refused(option):
 def test_a_property_is_no_option():
     config = load(Path(__file__).parent.parent / "configs" / "digits_sample.py")
     with pytest.raises(UserError, match=r"unknown option --model\.samples\.recent\.hop"):
-        parse(Config, config, ["--model.samples.recent.hop", "7"], "test")
+        parse(Config, config, ["--model.samples.context.hop", "7"], "test")
 
 
 def test_a_folder_gets_its_own_rate_and_workdir(tmp_path):
     from jaxgen import audio
 
-    audio.write(tmp_path / "a.wav", Plucked(seconds=0.1).clips()[0].load().samples[:, 0], 16_000)
+    audio.write(tmp_path / "a.wav", PluckedStrings(seconds=0.1).clips()[0].load().samples[:, 0], 16_000)
     config = load_config(["--data.root", str(tmp_path)], "test")
     assert config.data == Folder(root=str(tmp_path))
     assert config.features.sample_rate == 16_000

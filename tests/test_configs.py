@@ -15,8 +15,8 @@ from jaxgen.cli import generate, train
 from jaxgen.config import Config, load
 from jaxgen.data.drums import Drums
 from jaxgen.data.folder import Folder
-from jaxgen.evaluation import from_noise, judge_training
-from jaxgen.inference import noise_clips
+from jaxgen.evaluation import classifier_training, latent_evaluation
+from jaxgen.inference import latent
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
@@ -53,8 +53,8 @@ def _shrunk(config: Config) -> list[str]:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
-    for module in (noise_clips, from_noise):
+    monkeypatch.setattr(classifier_training, "_MOST_HEARD", 1)
+    for module in (latent, latent_evaluation):
         monkeypatch.setattr(module, "BATCH", 4)
     workdir, config = tmp_path / "run", load(file)
     data = ["--data.num-clips", "30"] if isinstance(config.data, Drums) else ["--data.root", digits]

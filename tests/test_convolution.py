@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.convolution import convolved
+from jaxgen.nn.convolution import convolve
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_convolution_is_that_of_xla(sound, kernel, stride):
         whole = jax.lax.conv_general_dilated(x, weights, stride, margins, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return whole[:, : -(-sound[1] // stride[0]), : -(-sound[2] // stride[1])]
 
-    ours, back = jax.vjp(lambda *given: convolved(*given, stride), x, weights)
+    ours, back = jax.vjp(lambda *given: convolve(*given, stride), x, weights)
     theirs, xla_back = jax.vjp(xla, x, weights)
     cotangent = random.standard_normal(ours.shape, np.float32)
     for got, expected in zip((ours, *back(cotangent)), (theirs, *xla_back(cotangent)), strict=True):
@@ -43,5 +43,5 @@ def test_a_convolution_is_that_of_xla(sound, kernel, stride):
 
         return jax.grad(of)(weights)
 
-    got, expected = steepness(lambda x, weights: convolved(x, weights, stride)), steepness(xla)
+    got, expected = steepness(lambda x, weights: convolve(x, weights, stride)), steepness(xla)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)

@@ -33,7 +33,7 @@ def draw():
 def test_our_weights_in_its_order_give_our_outputs():
     params, x, carry = draw()
     expected, last = LSTM(H).unroll(params, x, carry, np.zeros((B, T), bool))
-    weights = rnn.unpack_lstm_weights(cudnn.packed(params), *SIZES)
+    weights = rnn.unpack_lstm_weights(cudnn.pack_weights(params), *SIZES)
     lengths = jnp.full(B, T, jnp.int32)
     y, h, c = rnn.lstm_ref(x, carry[0][None], carry[1][None], *weights, lengths, D, H, 1, 0.0, False)
     for got, wanted in zip((y, h[0], c[0]), (expected, *last), strict=True):
@@ -43,7 +43,7 @@ def test_our_weights_in_its_order_give_our_outputs():
 def test_gradients_come_back_in_our_order():
     """Packing is a permutation, so that a checkpoint never holds anything but our layout."""
     params, *_ = draw()
-    weights, pull = jax.vjp(cudnn.packed, params)
+    weights, pull = jax.vjp(cudnn.pack_weights, params)
     assert weights.size == rnn.get_num_params_in_lstm(*SIZES)
     (back,) = pull(weights)
     for name in ("input", "recurrent", "bias", "recurrent_bias"):
@@ -69,8 +69,8 @@ def lowered_for_cuda(cell, dtype="float32", dropout=0.0, around=contextlib.nullc
     """Text of the real train step, traced within a context."""
     data = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16))
     model = WaveRNN(cell=cell, embedding_size=4, dropout=dropout)
-    training = Likelihood(dtype=dtype).bind(model, data, steps=10, batch_size=B)
-    state = jax.eval_shape(training.init, jax.random.key(0))
+    task = Likelihood(dtype=dtype).build(model, data, steps=10, batch_size=B)
+    state = jax.eval_shape(task.init, jax.random.key(0))
     shape = jax.ShapeDtypeStruct((B, T), bool)
     batch = dict.fromkeys(("reset", "mask", "end"), shape) | {"labels": {}}
     batch["x"] = jax.ShapeDtypeStruct((B, T + model.lookback), np.uint8)
@@ -78,7 +78,7 @@ def lowered_for_cuda(cell, dtype="float32", dropout=0.0, around=contextlib.nullc
 
     def step(state, batch):
         with around():
-            return training.train_step(state, batch)
+            return task.train_step(state, batch)
 
     exported = jax.export.export(jax.jit(step), platforms=["cuda"], disabled_checks=checks)
     return exported(state, batch).mlir_module()

@@ -20,7 +20,7 @@ from on_processes import MODEL, TRAIN
 from jaxgen.core.errors import UserError
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.distributed import _LOST, meeting
+from jaxgen.training.distributed import _LOST, cluster_arguments
 from jaxgen.training.telemetry import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ EXPLICIT = {"coordinator_address": "host:1", "num_processes": 4, "process_id": 2
 
 
 def found(environment, mode="auto", coordinator="", num_processes=None, process_id=None, on_tpu=False):
-    return meeting(mode, coordinator, num_processes, process_id, environment, on_tpu)
+    return cluster_arguments(mode, coordinator, num_processes, process_id, environment, on_tpu)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def saved(workdir, step):
 
 def final(workdir, spec):
     """State and data position of the newest checkpoint."""
-    objective = Likelihood().bind(MODEL, spec, steps=STEPS, batch_size=TRAIN.batch_size)
+    objective = Likelihood().build(MODEL, spec, steps=STEPS, batch_size=TRAIN.batch_size)
     with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         step, state, position = checkpoints.restore_newest(jax.eval_shape(objective.init, jax.random.key(0)))
     assert step == STEPS

@@ -188,7 +188,7 @@ def test_a_code_that_cannot_be_is_never_drawn(possible, uniform):
 @pytest.mark.parametrize(("temperature", "spread"), [(1.0, 1.0), (0.25, 1.0), (1.0, 0.3)])
 def test_normal_samples_have_the_tempered_moments(temperature, spread):
     mean = draw_params(Normal(), D)
-    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature, spread=spread), D)
+    x = draw(Normal(scale=0.7), mean, Sampling(temperature=temperature, noise_scale=spread), D)
     scale = 0.7 * spread * np.sqrt(temperature)
     assert scipy.stats.kstest(((x - mean) / scale).ravel(), "norm").pvalue > 1e-3
 
@@ -201,7 +201,7 @@ def test_mixture_samples_have_the_tempered_moments(temperature, spread):
     mean = tempered @ means
     covariance = np.einsum("k,kd,ke->de", tempered, means - mean, means - mean)
     covariance += np.diag(tempered @ (temperature * spread**2 * scales**2))
-    x = draw(MIXTURE, params, Sampling(temperature=temperature, spread=spread), D)
+    x = draw(MIXTURE, params, Sampling(temperature=temperature, noise_scale=spread), D)
     np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(covariance.max() / DRAWS))
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.08 * covariance.max())
 

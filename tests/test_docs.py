@@ -62,7 +62,7 @@ def test_a_command_names_a_module_and_options_that_exist(line, monkeypatch):
     options = [option for option in options if option != "--help"]
     if module in ("jaxgen.generate", "jaxgen.evaluate"):
         parse({"jaxgen.generate": generate, "jaxgen.evaluate": evaluate}[module].Options, None, options, module)
-    elif module in ("jaxgen.train", "jaxgen.prepare", "jaxgen.judge"):
+    elif module in ("jaxgen.train", "jaxgen.prepare", "jaxgen.classifier"):
         load_config(options, module)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen import audio
 from jaxgen.cli import evaluate
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import GRU
@@ -23,14 +23,14 @@ def wave(wave_store):
     """A wave model of random weights: (training, config, spec, parameters)."""
     model = WaveRNN(cell=GRU(8), labels=("timbre",))
     spec = wave_store.spec(model.labels)
-    training = Likelihood().bind(model, spec, steps=1, batch_size=2)
-    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
-    return training, model, spec, params
+    task = Likelihood().build(model, spec, steps=1, batch_size=2)
+    params = jax.tree.map(lambda p: 3 * p, task.init(jax.random.key(0)).params)
+    return task, model, spec, params
 
 
-def _bits_by_hand(training, spec, params, store, clip):
+def _bits_by_hand(task, spec, params, store, clip):
     """Bits of all samples of one clip, from silence, in one unroll of exactly its length."""
-    model = training.module(params)
+    model = task.module(params)
     codes = store.steps(clip)
     x = jnp.concatenate([jnp.full(model.lookback, spec.features.silence()), codes])[None]
     shape = (1, len(codes))
@@ -41,32 +41,32 @@ def _bits_by_hand(training, spec, params, store, clip):
 
 
 def test_bits_per_sample_are_total_bits_over_total_samples(wave, wave_store):
-    training, model, spec, params = wave
+    task, model, spec, params = wave
     clips = wave_store.indices("train")[:5]
-    scores = Scorer(training, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips)
+    scores = Scorer(task, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips)
     samples = sum(wave_store.clips[clip].num_samples for clip in clips)
-    bits = sum(_bits_by_hand(training, spec, params, wave_store, clip) for clip in clips)
+    bits = sum(_bits_by_hand(task, spec, params, wave_store, clip) for clip in clips)
     assert scores.num_steps == samples
     assert scores.metrics["bits_per_sample"] == pytest.approx(bits / samples, rel=1e-5)
 
 
 def test_the_order_of_clips_and_the_cut_into_chunks_do_not_matter(wave, wave_store):
-    training, model, spec, params = wave
+    task, model, spec, params = wave
     clips = list(wave_store.indices("train")[:4])
-    one = Scorer(training, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips).metrics
-    other = Scorer(training, model, spec, batch_size=3, seq_len=37)(params, wave_store, clips[::-1]).metrics
+    one = Scorer(task, model, spec, batch_size=2, seq_len=100)(params, wave_store, clips).metrics
+    other = Scorer(task, model, spec, batch_size=3, seq_len=37)(params, wave_store, clips[::-1]).metrics
     assert one == pytest.approx(other, rel=1e-5)
 
 
 def test_predictions_belong_to_their_clip(wave, wave_store):
-    training, model, spec, params = wave
+    task, model, spec, params = wave
     clips = wave_store.indices("train")[:5]
-    scores = Scorer(training, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips, predict=clips[1:3])
+    scores = Scorer(task, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips, predict=clips[1:3])
     assert scores.predictions.keys() == set(clips[1:3])
-    alone = Scorer(training, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips[1:2], predict=clips[1:2])
+    alone = Scorer(task, model, spec, batch_size=2, seq_len=64)(params, wave_store, clips[1:2], predict=clips[1:2])
     np.testing.assert_array_equal(scores.predictions[clips[1]], alone.predictions[clips[1]])
     assert len(alone.predictions[clips[1]]) == wave_store.clips[clips[1]].num_steps
-    some = Scorer(training, model, spec, batch_size=2, seq_len=64)(
+    some = Scorer(task, model, spec, batch_size=2, seq_len=64)(
         params, wave_store, clips[1:2], predict=clips[1:2], most=100
     )
     np.testing.assert_array_equal(some.predictions[clips[1]], alone.predictions[clips[1]][:100])
@@ -76,11 +76,11 @@ def test_predictions_belong_to_their_clip(wave, wave_store):
 def test_the_command_scores_every_clip_of_a_folder(quickstart, command, cache, tmp_path):
     folder = tmp_path / "test_data"
     folder.mkdir()
-    clips = Plucked(num_clips=3, seconds=0.4, seed=5).clips()
+    clips = PluckedStrings(num_clips=3, seconds=0.4, seed=5).clips()
     for index, clip in enumerate(clips):
         audio.write(folder / f"anything {index}.wav", clip.load().samples[:, 0], 8_000)
     audio.write(folder / "silent.wav", np.zeros(4_000, np.float32), 8_000)
-    options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report", "--spread", "0.5"]
+    options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report", "--noise-scale", "0.5"]
     code, out, _ = command(evaluate.main, "--cache-dir", cache, *options)
     assert code == 0
     assert "held-out nats_per_frame" in out
@@ -89,7 +89,7 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, cache, t
     assert report["notes"]["likelihood"] == f"{frames} frames of 4 clips"
     assert {"mse", "nats_per_frame", "copy_previous_frame_mse", "clipping_rate"} <= report["metrics"].keys()
     assert report["about"]["held-out data"] == str(folder)
-    assert report["about"]["spread"] == 0.5
+    assert report["about"]["noise_scale"] == 0.5
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<audio") == 2 * 1  # a real and a generated clip side by side
     assert page.count("data:image/png") >= 3
@@ -109,7 +109,7 @@ def test_of_a_long_recording_an_excerpt_is_heard_and_all_of_it_scored(
     for module in ("held_out", "runner"):
         monkeypatch.setattr(f"jaxgen.evaluation.{module}.EXCERPT_SECONDS", 0.3)
     (tmp_path / "long").mkdir()
-    audio.write(tmp_path / "long" / "a.wav", Plucked(seconds=2).clips()[0].load().samples[:, 0], 8_000)
+    audio.write(tmp_path / "long" / "a.wav", PluckedStrings(seconds=2).clips()[0].load().samples[:, 0], 8_000)
     options = ["--workdir", quickstart, "--data.root", tmp_path / "long", "--out", tmp_path / "report"]
     assert command(evaluate.main, "--cache-dir", cache, *options)[0] == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -23,10 +23,10 @@ SILENCE = jnp.uint8(128)
 def made(config, q_levels=256, seed=0):
     """A model whose every parameter counts."""
     data = DataSpec(features=MuLaw(sample_rate=8_000, q_levels=q_levels), vocabularies=(("digit", ("a", "b")),))
-    training = Likelihood().bind(config, data, steps=1, batch_size=1)
-    leaves, tree = jax.tree.flatten(training.init(jax.random.key(seed)).params)
+    task = Likelihood().build(config, data, steps=1, batch_size=1)
+    leaves, tree = jax.tree.flatten(task.init(jax.random.key(seed)).params)
     rng = np.random.default_rng(seed)
-    return training.module(tree.unflatten([leaf + 0.1 * rng.standard_normal(leaf.shape) for leaf in leaves]))
+    return task.module(tree.unflatten([leaf + 0.1 * rng.standard_normal(leaf.shape) for leaf in leaves]))
 
 
 def start(model, num_rows, q_levels=256):

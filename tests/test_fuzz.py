@@ -35,7 +35,7 @@ from jaxgen.data.store import AudioPolicy
 from jaxgen.data.store import prepare as prepared
 from jaxgen.features import MuLaw
 from jaxgen.recipes.presets import load_config, quickstart
-from jaxgen.runs.run import bind
+from jaxgen.runs.run import build_task
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def test_bytes_that_are_called_audio(content, tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reason = "none"
     try:
-        with audio.opened(path) as recording:
+        with audio.open_recording(path) as recording:
             assert audio.LEAST_RATE <= recording.sample_rate <= audio.HIGHEST_RATE
             for block in recording.blocks:
                 assert block.dtype == np.float32
@@ -245,7 +245,7 @@ WORDS = [
         "Folder",
     ],
     *[
-        "Plucked",
+        "PluckedStrings",
         "Named",
         "Categorical",
         "timbre",
@@ -290,7 +290,7 @@ def test_options(line, tmp_path):
             mean=(0.0,) * dimensions,
             std=(1.0,) * dimensions,
         )
-        jax.eval_shape(bind(config, spec).init, jax.random.key(config.train.seed))
+        jax.eval_shape(build_task(config, spec).init, jax.random.key(config.train.seed))
 
     with contextlib.chdir(tmp_path):
         outcome(main, *line)

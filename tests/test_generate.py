@@ -23,11 +23,11 @@ from jaxgen.inference import generation
 from jaxgen.inference.generation import Generator
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.sample_rnn import SampleRNN
-from jaxgen.models.sequence import RunState, guided
+from jaxgen.models.sequence import RunState, apply_guidance
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Sampling
-from jaxgen.nn.recent import Window
 from jaxgen.nn.recurrent import GRU, LSTM
+from jaxgen.nn.sample_context import Window
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.provenance.record import read as read_mark
 from jaxgen.runs.run import Run
@@ -41,7 +41,7 @@ def endless(trained):
     """A generator of frames, and parameters with which no clip ends before it is as long as asked for."""
     params = jax.tree.map(jnp.asarray, trained.params)
     params["head"]["bias"] = params["head"]["bias"].at[-1].set(-100.0)
-    return Generator(trained.training.module, trained.config.model, trained.spec), params
+    return Generator(trained.task.module, trained.config.model, trained.spec), params
 
 
 BLOCK = generation._STEPS_PER_BLOCK["sample"]
@@ -49,11 +49,11 @@ BLOCK = generation._STEPS_PER_BLOCK["sample"]
 
 def tiers():
     """A generator of samples from tiers, and parameters that nobody trained."""
-    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, recent=Window(3), spectrum=8)
+    model = SampleRNN(cell=LSTM(4), frame_sizes=(8, 2), sample_size=6, embedding_size=3, context=Window(3), spectrum=8)
     spec = DataSpec(features=MuLaw(sample_rate=8_000))
-    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
-    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
-    return Generator(training.module, model, spec), params
+    task = Likelihood().build(model, spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 3 * p, task.init(jax.random.key(0)).params)
+    return Generator(task.module, model, spec), params
 
 
 def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
@@ -91,15 +91,15 @@ def test_the_likeliest_alone_is_drawn_whatever_the_seed(kind, trained):
 def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     """Without labels it changes nothing; with them the outputs are c + g (c - u), in both rows of a pair."""
     options = (
-        {"frame_sizes": (4,), "sample_size": 6, "recent": Window(3), "spectrum": 8}
+        {"frame_sizes": (4,), "sample_size": 6, "context": Window(3), "spectrum": 8}
         if kind is SampleRNN
         else {"lookback": 3}
     )
     model = kind(cell=GRU(4), embedding_size=3, labels=("key",), **options)
     spec = DataSpec(features=MuLaw(sample_rate=8_000, q_levels=16), vocabularies=(("key", ("a", "b")),))
-    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
-    params = jax.tree.map(lambda p: 3 * p, training.init(jax.random.key(0)).params)
-    generator = Generator(training.module, model, spec)
+    task = Likelihood().build(model, spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 3 * p, task.init(jax.random.key(0)).params)
+    generator = Generator(task.module, model, spec)
 
     def made(labels, guidance, **more):
         return generator(params, labels, seconds=0.02, sampling=Sampling(guidance=guidance), **more).clips
@@ -111,11 +111,11 @@ def test_guidance_goes_further_from_what_is_said_without_labels(kind):
     np.testing.assert_array_equal(made([{"key": "a"}], 3.0)[0], a)
     _equal(made([{"key": "a:1"}, {"key": "b"}], 3.0), [a, b])
 
-    module = training.module(params)
+    module = task.module(params)
     x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
     c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
-    np.testing.assert_allclose(guided(jnp.stack([c, u]), 0.5, 0), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
-    some = guided(jnp.stack([c, u]), 0.5, 2)
+    np.testing.assert_allclose(apply_guidance(jnp.stack([c, u]), 0.5, 0), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
+    some = apply_guidance(jnp.stack([c, u]), 0.5, 2)
     np.testing.assert_allclose(some, [np.append(1.5 * c[:-2] - 0.5 * u[:-2], c[-2:])] * 2, rtol=1e-5)
 
 
@@ -123,10 +123,10 @@ def test_where_a_clip_of_frames_ends_is_not_guided():
     """The first step of many pairs, with and without a label: both end as the label has it, their frames are neither's."""
     features = LogMel(sample_rate=8_000, n_fft=128, hop_length=32, n_mels=4)
     spec = DataSpec(features=features, vocabularies=(("key", ("a", "b")),), mean=(0.0,) * 4, std=(1.0,) * 4)
-    training = Likelihood().bind(MelRNN(cell=GRU(4), labels=("key",)), spec, steps=1, batch_size=1)
-    params = jax.tree.map(lambda p: 2 * p, training.init(jax.random.key(0)).params)
+    task = Likelihood().build(MelRNN(cell=GRU(4), labels=("key",)), spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 2 * p, task.init(jax.random.key(0)).params)
     params["head"]["bias"] = params["head"]["bias"].at[-1].set(0.0)
-    module, count = training.module(params), 200
+    module, count = task.module(params), 200
     labels = {"key": jnp.tile(jnp.int32([1, 0]), count)}
     noise = jnp.repeat(jax.vmap(module.noise)(jax.random.split(jax.random.key(1), count)), 2, axis=0)[:, None]
     state = RunState(module.init_carry(2 * count), jnp.zeros((2 * count, 1, 4)), jnp.zeros(2 * count, bool))
@@ -161,8 +161,8 @@ def test_guidance_needs_labels():
 def wave(sample_rate=8_000, cell=LSTM(4)):
     """A generator of samples, and parameters that nobody trained."""
     model, spec = WaveRNN(cell=cell, embedding_size=3), DataSpec(features=MuLaw(sample_rate=sample_rate))
-    training = Likelihood().bind(model, spec, steps=1, batch_size=1)
-    return Generator(training.module, model, spec), training.init(jax.random.key(0)).params
+    task = Likelihood().build(model, spec, steps=1, batch_size=1)
+    return Generator(task.module, model, spec), task.init(jax.random.key(0)).params
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def trained(quickstart):
 
 @pytest.fixture(scope="module")
 def generator(trained):
-    return Generator(trained.training.module, trained.config.model, trained.spec)
+    return Generator(trained.task.module, trained.config.model, trained.spec)
 
 
 def test_the_command_writes_marked_clips(quickstart, command, tmp_path, trained):
@@ -223,7 +223,7 @@ def test_generation_is_the_training_model_run_freely(trained, monkeypatch):
     clip = generator(params, [{}], seconds=0.5, sampling=Sampling(temperature=0.0), seed=0).clips[0]
     features = trained.spec.features
     steps = np.concatenate(seen, axis=1)[:, : features.num_steps(len(clip))]
-    model = trained.training.module(params)
+    model = trained.task.module(params)
     x = jnp.concatenate([features.silence()[None, None], steps], axis=1)
     reset = jnp.zeros(steps.shape[:2], bool)
     labels = {name: jnp.zeros(steps.shape[:2], jnp.int32) for name in model.labels}
@@ -311,7 +311,7 @@ def test_interrupted_clips_are_whole_files_of_what_was_made(blocks, trained, tmp
     save = functools.partial(trained.save_clips, labels=[{}] * 2, seed=1)
     asked = iter([False] * (blocks - 1) + [True])
     stream = generator.stream(params, [{}] * 2, seconds=0.6, seed=1)
-    count = generate.write_as_made(stream, tmp_path / "out", 2, save, lambda: next(asked))
+    count = generate.stream_to_files(stream, tmp_path / "out", 2, save, lambda: next(asked))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"000.wav", "000.json", "001.wav", "001.json"}
     made = [audio.read(tmp_path / "out" / f"00{n}.wav").samples[:, 0] for n in range(2)]
     assert count == sum(map(len, made)) == 2 * blocks * BLOCK
@@ -350,7 +350,7 @@ def test_a_failure_while_clips_are_made_leaves_nothing(trained, tmp_path):
 
     save = functools.partial(trained.save_clips, labels=[{}], seed=1)
     with pytest.raises(KeyboardInterrupt):
-        generate.write_as_made(stream(), tmp_path / "out", 1, save, lambda: False)
+        generate.stream_to_files(stream(), tmp_path / "out", 1, save, lambda: False)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -39,12 +39,12 @@ both_models = pytest.mark.parametrize(("model", "data"), [(MEL_RNN, MEL), (WAVE_
 
 
 @functools.cache
-def bind(model, data, steps=50, **options):
+def build(model, data, steps=50, **options):
     """The objective, its first state, and its step functions jitted: compiled once for all tests."""
-    training = Likelihood(**options).bind(model, data, steps=steps, batch_size=B)
+    task = Likelihood(**options).build(model, data, steps=steps, batch_size=B)
     compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # in half the time
-    state = compiled(training.init)(jax.random.key(0))
-    return training, state, compiled(training.train_step), compiled(training.eval_step)
+    state = compiled(task.init)(jax.random.key(0))
+    return task, state, compiled(task.train_step), compiled(task.eval_step)
 
 
 def draw_batch(data, num_steps=T, seed=0):
@@ -65,8 +65,8 @@ def assert_trees_close(got, expected, **tolerance):
 
 @both_models
 def test_scores_and_loss_are_the_models_own_over_real_steps(model, data):
-    (training, state, train_step, eval_step), batch = bind(model, data), draw_batch(data)
-    module = training.module(state.params)
+    (task, state, train_step, eval_step), batch = build(model, data), draw_batch(data)
+    module = task.module(state.params)
     outputs, last = jax.jit(module.unroll)(batch["x"], batch["labels"], state.carry, batch["reset"])
     nats = -np.asarray(module.log_prob(outputs, batch["x"][:, 1:], batch["end"]))
     carry, scores, predictions = eval_step(state.params, state.carry, batch)
@@ -85,7 +85,7 @@ def test_scores_and_loss_are_the_models_own_over_real_steps(model, data):
 @both_models
 def test_masked_steps_change_nothing(model, data):
     """Targets, labels and ends behind a row's last real step leave the update as it is; so does a row without any."""
-    (_, state, train_step, _), batch, other = bind(model, data), draw_batch(data), draw_batch(data, seed=1)
+    (_, state, train_step, _), batch, other = build(model, data), draw_batch(data), draw_batch(data, seed=1)
     real = np.array([T, T - 2, 1, 0])[:, None]
     batch["mask"] = np.arange(T) < real
     ahead = np.arange(-1, T) < real  # of x, which begins one step earlier
@@ -108,7 +108,7 @@ def test_masked_steps_change_nothing(model, data):
 
 
 def test_a_batch_without_real_steps_is_harmless():
-    (_, state, train_step, _), batch = bind(MEL_RNN, MEL), draw_batch(MEL)
+    (_, state, train_step, _), batch = build(MEL_RNN, MEL), draw_batch(MEL)
     after, metrics = train_step(state, batch | {"mask": np.zeros((B, T), bool)})
     assert metrics["loss"] == metrics["gradient_norm"] == 0
     assert_trees_close(after.params, state.params, atol=0)
@@ -119,7 +119,7 @@ def test_accumulation_gives_the_update_of_the_whole_batch(model, data, accumulat
     """Even where the parts have different numbers of real steps."""
     batch = draw_batch(data)
     batch["mask"][0] = False
-    (_, state, whole, _), (_, _, in_parts, _) = bind(model, data), bind(model, data, accumulation=accumulation)
+    (_, state, whole, _), (_, _, in_parts, _) = build(model, data), build(model, data, accumulation=accumulation)
     (expected, expected_metrics), (got, metrics) = whole(state, batch), in_parts(state, batch)
     assert_trees_close(metrics, expected_metrics, rtol=SCORE)
     assert_trees_close(got.carry, expected.carry, atol=CARRY)
@@ -131,23 +131,23 @@ def test_accumulation_gives_the_update_of_the_whole_batch(model, data, accumulat
 @pytest.mark.parametrize("segment", [1, 3, T])
 def test_segments_give_the_update_of_the_whole_chunk(model, data, segment):
     batch = draw_batch(data)
-    _, state, train_step, _ = bind(model, data)
+    _, state, train_step, _ = build(model, data)
     expected, metrics = train_step(state, batch)
-    _, _, in_segments, _ = bind(model, data, segment=segment)
+    _, _, in_segments, _ = build(model, data, segment=segment)
     got, got_metrics = in_segments(state, batch)
     assert_trees_close((got.params, got.carry), (expected.params, expected.carry), atol=1e-5)
     assert_trees_close(got_metrics, metrics, rtol=1e-4)
 
 
 def test_segments_that_do_not_fill_a_chunk_are_refused():
-    _, state, train_step, _ = bind(WAVE_RNN, MU, segment=4)
+    _, state, train_step, _ = build(WAVE_RNN, MU, segment=4)
     with pytest.raises(UserError, match=r"6 steps.*segments of 4.*--objective\.segment"):
         train_step(state, draw_batch(MU))
 
 
 @both_models
 def test_the_carry_flows_from_chunk_to_chunk(model, data):
-    (_, state, _, eval_step), batch = bind(model, data), draw_batch(data, 2 * T)
+    (_, state, _, eval_step), batch = build(model, data), draw_batch(data, 2 * T)
     last, scores, predictions = eval_step(state.params, state.carry, batch)
     carry, chunks = state.carry, []
     for start in (0, T):
@@ -161,7 +161,7 @@ def test_the_carry_flows_from_chunk_to_chunk(model, data):
 
 
 def test_training_continues_from_its_own_carry():
-    (_, state, train_step, eval_step), batch = bind(MEL_RNN, MEL), draw_batch(MEL)
+    (_, state, train_step, eval_step), batch = build(MEL_RNN, MEL), draw_batch(MEL)
     batch["reset"] = np.zeros((B, T), bool)
     one, _ = train_step(state, batch)
     two, _ = train_step(one, batch)
@@ -171,8 +171,8 @@ def test_training_continues_from_its_own_carry():
 
 @both_models
 def test_loss_falls_on_a_sequence_that_can_be_learned_by_heart(model, data):
-    model, optimizer = dataclasses.replace(model, cell=GRU(16)), AdamW(peak=3e-2, warmup_steps=5)
-    _, state, train_step, eval_step = bind(model, data, steps=150, optimizer=optimizer, ema_decay=0.9)
+    model, optimizer = dataclasses.replace(model, cell=GRU(16)), AdamW(learning_rate=3e-2, warmup_steps=5)
+    _, state, train_step, eval_step = build(model, data, steps=150, optimizer=optimizer, ema_decay=0.9)
     batch = draw_batch(data)
     batch["reset"][:] = np.arange(T) == 0
     batch["labels"]["digit"][:] = 1
@@ -191,7 +191,7 @@ def test_loss_falls_on_a_sequence_that_can_be_learned_by_heart(model, data):
 
 def test_the_average_is_exponential_with_a_ramp():
     """a <- d a + (1 - d) p with d = min(decay, (1 + n) / (10 + n)) at update n."""
-    (_, state, train_step, _), batch = bind(WAVE_RNN, MU, ema_decay=0.15), draw_batch(MU)
+    (_, state, train_step, _), batch = build(WAVE_RNN, MU, ema_decay=0.15), draw_batch(MU)
     expected = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
     assert_trees_close(state.average, expected, atol=0)
     for decay in (0.1, 0.15, 0.15):  # 1/10, then 2/11 and 3/12 exceed the decay asked for
@@ -203,7 +203,7 @@ def test_the_average_is_exponential_with_a_ramp():
 @both_models
 def test_bfloat16_computes_near_float32_and_keeps_its_state_in_float32(model, data):
     batch = draw_batch(data)
-    (_, _, wide, _), (_, state, half, _) = bind(model, data), bind(model, data, dtype="bfloat16")
+    (_, _, wide, _), (_, state, half, _) = build(model, data), build(model, data, dtype="bfloat16")
     after, metrics = half(state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     floats = {leaf.dtype for leaf in jax.tree.leaves((after, metrics)) if jnp.issubdtype(leaf.dtype, jnp.floating)}
@@ -216,7 +216,7 @@ def test_bfloat16_computes_near_float32_and_keeps_its_state_in_float32(model, da
 
 def test_noise_depends_on_the_seed_and_the_step_alone():
     model = MelRNN(cell=LSTM(4), distribution=Normal(), dropout=0.5)
-    (_, state, train_step, _), batch = bind(model, MEL), draw_batch(MEL)
+    (_, state, train_step, _), batch = build(model, MEL), draw_batch(MEL)
     losses = [float(train_step(s, batch)[1]["loss"]) for s in (state, state, state._replace(step=state.step + 1))]
     assert losses[0] == losses[1] != losses[2]
     reseeded = state._replace(key=jax.random.key_data(jax.random.key(5)))
@@ -226,4 +226,4 @@ def test_noise_depends_on_the_seed_and_the_step_alone():
 @pytest.mark.parametrize("options", [{"accumulation": 0}, {"ema_decay": 1.0}, {"accumulation": 3}])
 def test_mistakes_are_named(options):
     with pytest.raises(UserError, match=next(iter(options))):
-        bind(MEL_RNN, MEL, **options)
+        build(MEL_RNN, MEL, **options)

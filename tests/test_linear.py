@@ -281,9 +281,9 @@ def test_a_stack_of_them_unrolls_as_it_steps(cell):
 def test_a_wave_model_learns_with_them(cell, wave_store):
     model = WaveRNN(cell=cell(hidden_size=16), embedding_size=8)
     spec = wave_store.spec(())
-    training = Likelihood(optimizer=AdamW(peak=1e-2, warmup_steps=2)).bind(model, spec, steps=100, batch_size=4)
+    task = Likelihood(optimizer=AdamW(learning_rate=1e-2, warmup_steps=2)).build(model, spec, steps=100, batch_size=4)
     batch = next(iter(TrainingBatches(wave_store, spec, (), lookback=16, batch_size=4, seq_len=64, seed=0)))
-    step, state, losses = jax.jit(training.train_step, compiler_options=FAST), training.init(jax.random.key(0)), []
+    step, state, losses = jax.jit(task.train_step, compiler_options=FAST), task.init(jax.random.key(0)), []
     for _ in range(30):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))

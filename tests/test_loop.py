@@ -19,11 +19,11 @@ from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.feed import calls
+from jaxgen.training.feed import prefetch_groups
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
-from jaxgen.training.schedule import Train, last_steps
-from jaxgen.training.telemetry import Telemetry, check_kept, read_metrics
+from jaxgen.training.schedule import Train, group_ends
+from jaxgen.training.telemetry import Telemetry, check_state, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def _batches(store, train=TRAIN):
 
 def _fit(store, workdir, train, objective=Likelihood()):
     """(outcome, rows of metrics.jsonl, state and data position of the newest checkpoint, steps validated)."""
-    training = objective.bind(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
+    task = objective.build(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
     checkpoints, validated = Checkpoints(workdir / "checkpoints", keep=2), []
 
     def validate(params, step):
@@ -49,9 +49,9 @@ def _fit(store, workdir, train, objective=Likelihood()):
     options = {"seconds_per_step": 1.0, "run": {}}
     with closing(checkpoints):
         outcome = fit(
-            training, _batches(store), checkpoints, validate, train, workdir, Devices(train.batch_size), **options
+            task, _batches(store), checkpoints, validate, train, workdir, Devices(train.batch_size), **options
         )
-        newest = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))[1:]
+        newest = checkpoints.restore_newest(jax.eval_shape(task.init, jax.random.key(0)))[1:]
     return outcome, read_metrics(workdir / "metrics.jsonl"), newest, validated
 
 
@@ -103,7 +103,9 @@ def test_a_loss_that_is_not_finite_is_told_with_its_own_step(mel_store, tmp_path
     for steps_per_call in (1, 4):
         train = dataclasses.replace(TRAIN, steps_per_call=steps_per_call, max_skipped=3)
         with pytest.raises(Diverged, match="at step 8: ") as error:
-            _fit(mel_store, tmp_path / str(steps_per_call), train, Likelihood(AdamW(peak=1e30, warmup_steps=0)))
+            _fit(
+                mel_store, tmp_path / str(steps_per_call), train, Likelihood(AdamW(learning_rate=1e30, warmup_steps=0))
+            )
         told.append(str(error.value))
     assert told[0] == told[1]
 
@@ -112,10 +114,10 @@ def test_a_concern_is_told_once_of_means_between_rows(tmp_path, capsys):
     """One bad update in two is none; ten rows of nothing else are. What is not finite is left out of both."""
     good = dict.fromkeys(("skipped", "skipped_in_row", "loss", "gradient_norm"), 0.0)
 
-    def concern(figures):
+    def diagnose(figures):
         return "all is wrong" if figures["share"] > 0.9 else ""
 
-    options = {"start": 0, "steps": 80, "log_every": 2, "seconds_per_step": 1.0, "concern": concern}
+    options = {"start": 0, "steps": 80, "log_every": 2, "seconds_per_step": 1.0, "concern": diagnose}
     with Telemetry(tmp_path, **options) as telemetry:
         for step in range(1, 81):
             share = 1.0 if step % 2 == 0 or step > 40 else 0.5 if step > 20 else math.nan
@@ -132,7 +134,7 @@ def test_a_concern_is_told_once_of_means_between_rows(tmp_path, capsys):
 @pytest.mark.parametrize("steps_per_call", [1, 4, 7])
 def test_calls_end_where_something_is_due(start, steps_per_call):
     train = Train(steps=47, steps_per_call=steps_per_call, log_every=10, eval_every=15, checkpoint_every=6)
-    lasts = list(last_steps(start, train))
+    lasts = list(group_ends(start, train))
     due = [s for s in range(start + 1, 48) if s == 47 or any(s % every == 0 for every in (10, 15, 6))]
     assert set(due) <= set(lasts)
     sizes = np.diff([start, *lasts])
@@ -150,7 +152,7 @@ def test_a_call_cannot_be_empty():
 def test_a_feed_stacks_the_batches_and_knows_the_position_after_them(mel_store):
     expected = list(itertools.islice(_batches(mel_store), 6))
     stream = iter(_batches(mel_store))
-    with closing(calls(stream, 1, iter([1, 4, 6]))) as feed:
+    with closing(prefetch_groups(stream, 1, iter([1, 4, 6]))) as feed:
         call = next(itertools.islice(feed, 1, None))
         assert call.last == 4
         for place, batch in enumerate(expected[1:4]):
@@ -167,7 +169,7 @@ def test_a_feed_passes_on_what_making_a_batch_raised():
         raise OSError("gone")
         yield
 
-    with pytest.raises(OSError, match="gone"), closing(calls(broken(), 1, [1])) as feed:
+    with pytest.raises(OSError, match="gone"), closing(prefetch_groups(broken(), 1, [1])) as feed:
         next(feed)
 
 
@@ -196,4 +198,4 @@ def test_a_position_that_no_stream_gives_is_an_error_at_once(mel_store, change):
 )
 def test_a_history_that_no_run_keeps_is_an_error_at_once(kept):
     with pytest.raises(TypeError):
-        check_kept(kept)
+        check_state(kept)

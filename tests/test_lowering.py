@@ -8,19 +8,19 @@ import pytest
 
 from jaxgen.config import load
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.synthetic import Plucked
-from jaxgen.models.noise import NoiseConfig
+from jaxgen.data.synthetic import PluckedStrings
+from jaxgen.models.latent import LatentGeneratorConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.recipes.presets import any_sound, quickstart
-from jaxgen.runs.run import bind
-from jaxgen.training.loop import updates
+from jaxgen.runs.run import build_task
+from jaxgen.training.loop import scan_updates
 
 pytestmark = pytest.mark.slow
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs").glob("*.py"))}
 MAKE = {name: lambda path=path: load(path) for name, path in CONFIGS.items()}
-MAKE |= {"quickstart": quickstart, "any_sound": lambda: any_sound(Plucked(num_clips=2))}
+MAKE |= {"quickstart": quickstart, "any_sound": lambda: any_sound(PluckedStrings(num_clips=2))}
 
 
 def spec_of(config):
@@ -71,21 +71,21 @@ def test_steps_of_models_of_sound_lower(name):
     """For all platforms at once, as nothing in these models knows on which it is."""
     config = MAKE[name]()
     spec = spec_of(config)
-    training = bind(config, spec)
-    state = jax.eval_shape(training.init, jax.random.key(0))
-    step = jax.jit(updates(training), donate_argnums=0)
+    task = build_task(config, spec)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    step = jax.jit(scan_updates(task), donate_argnums=0)
     exported = jax.export.export(step, platforms=PLATFORMS)(state, batch_of(config, spec, config.train.steps_per_call))
     check_step(exported, config, state)
     batch = batch_of(config, spec)
-    if not isinstance(config.model, NoiseConfig):
-        exported = jax.export.export(jax.jit(training.compare), platforms=PLATFORMS)(state.average, batch)
+    if not isinstance(config.model, LatentGeneratorConfig):
+        exported = jax.export.export(jax.jit(task.distances), platforms=PLATFORMS)(state.average, batch)
         scores = jax.tree.unflatten(exported.out_tree, exported.out_avals)
         assert scores["loss"].shape == (config.train.batch_size,)
         return
 
     def clips(params, batch):
-        model = training.module(params)
-        return model.clips(model.imitate(batch, jax.random.key(0)))
+        model = task.module(params)
+        return model.clips(model.generate_like(batch, jax.random.key(0)))
 
     exported = jax.export.export(jax.jit(clips), platforms=PLATFORMS)(state.average, batch)
     steps, lengths = jax.tree.unflatten(exported.out_tree, exported.out_avals)
@@ -104,15 +104,15 @@ def check_step(exported, config, state):
 def test_train_and_eval_steps_lower(name, platform):
     config = MAKE[name]()
     spec = spec_of(config)
-    training = bind(config, spec)
-    state = jax.eval_shape(training.init, jax.random.key(0))
+    task = build_task(config, spec)
+    state = jax.eval_shape(task.init, jax.random.key(0))
     batches = batch_of(config, spec, config.train.steps_per_call)
-    step = jax.jit(updates(training), donate_argnums=0)
-    checks = custom_calls_of(training.train_step, state, batch_of(config, spec)) if platform == "cpu" else ()
+    step = jax.jit(scan_updates(task), donate_argnums=0)
+    checks = custom_calls_of(task.train_step, state, batch_of(config, spec)) if platform == "cpu" else ()
     exported = jax.export.export(step, platforms=[platform], disabled_checks=checks)(state, batches)
     check_step(exported, config, state)
     batch = batch_of(config, spec)
-    score = jax.export.export(jax.jit(training.eval_step), platforms=[platform], disabled_checks=checks)
+    score = jax.export.export(jax.jit(task.eval_step), platforms=[platform], disabled_checks=checks)
     exported = score(state.params, state.carry, batch)
     _, scores, predictions = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert scores["loss"].shape == (config.train.batch_size, config.train.seq_len)
@@ -122,9 +122,9 @@ def test_train_and_eval_steps_lower(name, platform):
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if isinstance(model, Vocoder)])
 def test_rendering_by_a_vocoder_lowers(name):
     config = MAKE[name]()
-    training = bind(config, spec_of(config))
-    params = jax.eval_shape(training.init, jax.random.key(0)).average
+    task = build_task(config, spec_of(config))
+    params = jax.eval_shape(task.init, jax.random.key(0)).average
     frames = jax.ShapeDtypeStruct((1, 64, config.features.n_mels), np.float32)
-    render = jax.jit(lambda params, frames, real: training.module(params).render(frames, real))
+    render = jax.jit(lambda params, frames, real: task.module(params).render(frames, real))
     exported = jax.export.export(render, platforms=PLATFORMS)(params, frames, jax.ShapeDtypeStruct((64,), bool))
     assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length)

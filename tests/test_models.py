@@ -21,8 +21,8 @@ from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Categorical, Normal, NormalMixture, Sampling
 from jaxgen.nn.heads import CoarseFine, Logistics
-from jaxgen.nn.recent import Foretold, LinearPrediction, Window
 from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
+from jaxgen.nn.sample_context import LinearPrediction, PlannedPrediction, Window
 from jaxgen.objectives.likelihood import Likelihood
 from tests.rounding import POINTWISE, rounding
 
@@ -45,10 +45,12 @@ TIERS = {"sample_size": 5, "embedding_size": 3, "spectrum": 8, **OPTIONS}
 MODELS = [
     *((MelRNN(cell=cell, distribution=NormalMixture(2), **OPTIONS), MEL) for cell in (RNN(4), LSTM(4), GRU(4))),
     *((WaveRNN(cell=cell, embedding_size=3, lookback=LOOKBACK, **OPTIONS), MU) for cell in (RNN(4), LSTM(4), GRU(4))),
-    (SampleRNN(cell=LSTM(4), frame_sizes=(6,), hold=2, recent=Window(4), **TIERS), MU),
-    (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), recent=LinearPrediction(4, hop=1, fitted_to=8), **TIERS), MU),
+    (SampleRNN(cell=LSTM(4), frame_sizes=(6,), conditioning_repeat=2, context=Window(4), **TIERS), MU),
+    (SampleRNN(cell=RGLRU(4), frame_sizes=(3, 1), context=LinearPrediction(4, hop=1, analysis_window=8), **TIERS), MU),
     (
-        SampleRNN(cell=MinGRU(4), frame_sizes=(4, 2), recent=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS),
+        SampleRNN(
+            cell=MinGRU(4), frame_sizes=(4, 2), context=LinearPrediction(4, hop=2), output=CoarseFine(5), **TIERS
+        ),
         PCM,
     ),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
@@ -56,7 +58,7 @@ MODELS = [
 PLANNED = PlannedRNN(
     frames=SourceFilter(LogMel(sample_rate=8000, n_fft=32, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),
     plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), **OPTIONS),
-    samples=SampleRNN(cell=RNN(4), frame_sizes=(3, 1), recent=Foretold(18), **TIERS),
+    samples=SampleRNN(cell=RNN(4), frame_sizes=(3, 1), context=PlannedPrediction(18), **TIERS),
 )
 each_model = pytest.mark.parametrize(
     ("config", "data"),
@@ -111,7 +113,7 @@ def planned(model, x, labels, carry, t):
     """The carry of who is to fill the frame that begins at step t, as it is in x."""
     before, frame = model.frames_of(x)[:, t // model.stride :][:, :2].swapaxes(0, 1)
     outputs, plan = model.plan.step(before[:, None], labels, carry["plan"])
-    return model.filling(carry | {"plan": plan}, outputs, frame)
+    return model.start_frame(carry | {"plan": plan}, outputs, frame)
 
 
 def draw_noise(model, rows, seed=0):
@@ -123,7 +125,7 @@ def restarted(reset, fresh, now):
 
 
 def test_the_last_tier_tells_each_held_sample_the_same(monkeypatch):
-    config = SampleRNN(cell=LSTM(4), frame_sizes=(6,), hold=2, recent=Window(4), **TIERS)
+    config = SampleRNN(cell=LSTM(4), frame_sizes=(6,), conditioning_repeat=2, context=Window(4), **TIERS)
     model, batch = make(config, MU), draw_batch(config, MU)
     monkeypatch.setattr(model, "_next", lambda last, heard, vector: vector)
     told = np.asarray(model.unroll(batch["x"], batch["labels"], model.init_carry(B), batch["reset"])[0])
@@ -315,7 +317,7 @@ def test_codes_of_all_kinds_are_scored_on_one_scale():
         codes = np.asarray(features.encode(samples)).astype(int)
         counts = np.bincount(codes - codes.min())
         likely = counts[codes - codes.min()] / len(samples)  # of its code, where samples are uniform
-        within = features.bits_within()[codes - np.iinfo(features.step_dtype).min]
+        within = features.bits_within_code()[codes - np.iinfo(features.step_dtype).min]
         np.testing.assert_allclose(-np.log2(likely) + within, 16.0, rtol=1e-6)
 
 
@@ -358,9 +360,9 @@ def test_bfloat16_outputs_are_near_float32_and_scored_in_float32(config, data):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
     config = dataclasses.replace(config, dropout=0.1)
-    training = Likelihood(dtype=dtype).bind(config, data, steps=10, batch_size=B)
-    state = jax.eval_shape(training.init, jax.random.key(0))
-    train_step = jax.jit(training.train_step, donate_argnums=0)
+    task = Likelihood(dtype=dtype).build(config, data, steps=10, batch_size=B)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    train_step = jax.jit(task.train_step, donate_argnums=0)
     exported = jax.export.export(train_step, platforms=("cuda", "tpu"))(state, draw_batch(config, data))
     assert exported.platforms == ("cuda", "tpu")
 
@@ -380,13 +382,19 @@ def test_train_step_lowers_for_gpu_and_tpu(config, data, dtype):
             functools.partial(SampleRNN(output=CoarseFine()).make, MU, rngs=nnx.Rngs(0)),
         ),
         ("--model.frame-sizes is 8 64", functools.partial(SampleRNN, frame_sizes=(8, 64))),
-        ("hold is 3, expected a divisor", functools.partial(SampleRNN, frame_sizes=(64, 8), hold=3)),
-        ("--model.recent.window is 0", functools.partial(Window, 0)),
-        ("--model.recent.fitted-to is 1", functools.partial(LinearPrediction, fitted_to=1)),
-        ("Foretold needs a plan", functools.partial(SampleRNN(recent=Foretold()).make, MU, rngs=nnx.Rngs(0))),
+        (
+            "conditioning_repeat is 3, expected a divisor",
+            functools.partial(SampleRNN, frame_sizes=(64, 8), conditioning_repeat=3),
+        ),
+        ("--model.context.window is 0", functools.partial(Window, 0)),
+        ("--model.context.analysis-window is 1", functools.partial(LinearPrediction, analysis_window=1)),
+        (
+            "PlannedPrediction needs a plan",
+            functools.partial(SampleRNN(context=PlannedPrediction()).make, MU, rngs=nnx.Rngs(0)),
+        ),
         (
             "does not divide the slowest tier's frames of 8",
-            functools.partial(SampleRNN, frame_sizes=(8,), recent=LinearPrediction()),
+            functools.partial(SampleRNN, frame_sizes=(8,), context=LinearPrediction()),
         ),
         ("--model.distribution", functools.partial(MelRNN(distribution=Categorical(4)).make, MEL, rngs=nnx.Rngs(0))),
         ("accent", functools.partial(MelRNN(labels=("accent",)).make, MEL, rngs=nnx.Rngs(0))),

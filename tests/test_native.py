@@ -47,7 +47,7 @@ def results(cell, params, x, carry, reset, mask, weights):
 
 def by_scan(monkeypatch, cell, *arguments):
     with monkeypatch.context() as patch:
-        patch.setattr(recurrence, "suits", lambda cell: False)
+        patch.setattr(recurrence, "is_supported", lambda cell: False)
         return results(cell, *arguments)
 
 
@@ -62,7 +62,7 @@ def assert_close(got, expected):
 def test_the_native_code_runs_here():
     """Otherwise nothing below compares two ways."""
     for cell in CELLS:
-        assert recurrence.suits(cell(hidden_size=16))
+        assert recurrence.is_supported(cell(hidden_size=16))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -187,7 +187,7 @@ class Leaky(GatedCell):
 
 def test_a_new_cell_needs_its_equations_only(monkeypatch):
     cell = Leaky(32)
-    assert recurrence.suits(cell)
+    assert recurrence.is_supported(cell)
     drawn = draw(cell, batch_size=5)
     assert_close(results(cell, *drawn), by_scan(monkeypatch, cell, *drawn))
 
@@ -203,7 +203,7 @@ class Iterated(GatedCell):
 
 
 def test_a_loop_is_not_run_once():
-    assert not recurrence.suits(Iterated(8))
+    assert not recurrence.is_supported(Iterated(8))
 
 
 def test_the_larger_of_a_number_and_a_nan_is_a_nan():
@@ -218,14 +218,14 @@ def test_the_larger_of_a_number_and_a_nan_is_a_nan():
                     return (function(z, 0 * z) if first else function(0.5, z),)
 
             cell = Bounded(4)
-            assert recurrence.suits(cell)
+            assert recurrence.is_supported(cell)
             params, x, carry, reset, mask, _ = draw(cell, batch_size=1)
             assert np.isnan(cell.unroll(params, np.full_like(x, np.nan), carry, reset, mask)[0]).all()
 
 
 def test_a_cell_of_unknown_operations_takes_the_scan():
     cell = Sine(16)
-    assert not recurrence.suits(cell)
+    assert not recurrence.is_supported(cell)
     params, x, carry, reset, mask, _ = draw(cell, batch_size=2)
     y, _ = cell.unroll(params, x, carry, reset, mask)
     h = np.where(reset[:, 0, None], params["initial"][0], carry[0]) * mask

@@ -19,8 +19,8 @@ from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.nn.distributions import NormalMixture, Sampling
-from jaxgen.nn.recent import Foretold
 from jaxgen.nn.recurrent import GRU, LSTM
+from jaxgen.nn.sample_context import PlannedPrediction
 from jaxgen.objectives.likelihood import Likelihood
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ DATA = DataSpec(features=MuLaw(sample_rate=8000, q_levels=16), vocabularies=(("d
 SAMPLES = SampleRNN(
     cell=GRU(4),
     frame_sizes=(3, 1),
-    recent=Foretold(18),
+    context=PlannedPrediction(18),
     sample_size=5,
     embedding_size=3,
     spectrum=8,
@@ -78,7 +78,7 @@ def test_samples_know_their_frame_and_nothing_after_it(model, codes):
 def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
     """The clip ends with each sample of its last frame as likely as with any other."""
     outputs, x = unroll(model, codes, labelled()), codes[:, CONFIG.lookback :]
-    frames, starts = model.frames_of(codes), jnp.zeros((B, FRAMES), bool)
+    frames, starts = model.encode_frames(codes), jnp.zeros((B, FRAMES), bool)
     of_frames = {"digit": np.ones((B, FRAMES), np.int32)}
     planned, _ = model.plan.unroll(frames, of_frames, model.plan.init_carry(B), starts)
     last = FRAMES - 1
@@ -97,9 +97,9 @@ def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
     per_frame = -model.plan.frame_log_prob(planned, frames[:, 1:]).mean() / 2
     np.testing.assert_allclose(scores["nats_per_frame"].mean(), per_frame, rtol=1e-5)
     bits = -model.samples.log_prob(outputs[..., :16], x, end) / np.log(2)
-    np.testing.assert_allclose(scores["bits_per_told_sample"], bits, rtol=1e-5)
-    within = np.asarray(DATA.features.bits_within())[np.asarray(x)]
-    np.testing.assert_allclose(scores["bits_per_told_16_bit_sample"], bits + within, rtol=1e-5)
+    np.testing.assert_allclose(scores["conditional_bits_per_sample"], bits, rtol=1e-5)
+    within = np.asarray(DATA.features.bits_within_code())[np.asarray(x)]
+    np.testing.assert_allclose(scores["conditional_bits_per_16_bit_sample"], bits + within, rtol=1e-5)
     assert "bits_per_sample" not in scores  # those of samples that are told of their frame do not compare with others
 
 
@@ -123,8 +123,8 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
         samples=dataclasses.replace(SAMPLES, label_dropout=0.0),
     )
     silent, *noisy = (
-        dataclasses.replace(quiet, told_noise=told, past_noise=past).make(DATA, rngs=nnx.Rngs(0))
-        for told, past in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+        dataclasses.replace(quiet, conditioning_noise=conditioning, past_noise=past).make(DATA, rngs=nnx.Rngs(0))
+        for conditioning, past in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
     plain, key = unroll(silent, codes, labelled()), jax.random.key(0)
     np.testing.assert_allclose(unroll(silent, codes, labelled(), key), plain, rtol=1e-5, atol=1e-5)
@@ -136,9 +136,12 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
 
 def test_pitch_is_told_more_finely_than_levels(codes):
     """The noise on what is told, by what arrives at the model of samples."""
-    told = dataclasses.replace(CONFIG, told_noise=0.1, past_noise=0.0).make(DATA, rngs=nnx.Rngs(0))
-    told.samples.unroll = lambda x, labels, carry, reset, key, told: (jnp.repeat(told.frames, 3, axis=1), carry)
-    off = unroll(told, codes, labelled(), jax.random.key(0)) - unroll(told, codes, labelled())
+    noisy = dataclasses.replace(CONFIG, conditioning_noise=0.1, past_noise=0.0).make(DATA, rngs=nnx.Rngs(0))
+    noisy.samples.unroll = lambda x, labels, carry, reset, key, conditioning: (
+        jnp.repeat(conditioning.frames, 3, axis=1),
+        carry,
+    )
+    off = unroll(noisy, codes, labelled(), jax.random.key(0)) - unroll(noisy, codes, labelled())
     off = np.asarray(off)[:, ::STRIDE, :-3].reshape(-1, CONFIG.frames.mel.n_mels + 2).std(axis=0)
     np.testing.assert_allclose(off, [0.1, 0.1, 0.02, 0.1], rtol=0.5)
 
@@ -146,20 +149,20 @@ def test_pitch_is_told_more_finely_than_levels(codes):
 @pytest.fixture(scope="module")
 def made():
     """What draws clips that do not end from parameters that nobody trained."""
-    training = Likelihood().bind(CONFIG, DATA, steps=1, batch_size=1)
-    params = jax.tree.map(lambda p: 1.5 * p, training.init(jax.random.key(0)).params)
+    task = Likelihood().build(CONFIG, DATA, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 1.5 * p, task.init(jax.random.key(0)).params)
     params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(-100.0)
-    generator = Generator(training.module, CONFIG, DATA)
+    generator = Generator(task.module, CONFIG, DATA)
     return lambda labels, **options: generator(params, labels, **options).clips
 
 
 def test_a_clip_ends_as_often_as_planned_at_any_place_of_a_frame():
     """Of 1,000 clips whose every frame is the last with odds of 0.5: by their lengths."""
-    training = Likelihood().bind(CONFIG, DATA, steps=1, batch_size=1)
-    params = training.init(jax.random.key(0)).params
+    task = Likelihood().build(CONFIG, DATA, steps=1, batch_size=1)
+    params = task.init(jax.random.key(0)).params
     params["plan"]["head"]["kernel"] *= 0
     params["plan"]["head"]["bias"] = params["plan"]["head"]["bias"].at[-1].set(0.0)
-    clips = Generator(training.module, CONFIG, DATA)(params, [{}] * 1000, seconds=0.0015).clips
+    clips = Generator(task.module, CONFIG, DATA)(params, [{}] * 1000, seconds=0.0015).clips
     lengths = np.array([len(clip) for clip in clips])
     counts = np.bincount(lengths, minlength=13)[1:]
     assert counts[:STRIDE].min() > 1000 / 2 / STRIDE * 0.6
@@ -173,7 +176,7 @@ def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model
     """It is what the plan says of the frame before, with noise of its own; `sample` knows nothing of that noise."""
     carry, labels = nnx.jit(lambda model: model.init_carry(B))(model), {"digit": jnp.arange(B) % 3}
     noise = jax.vmap(model.noise)(jax.random.split(jax.random.key(3), B))
-    ready = jax.jit(lambda carry, noise: model.ready(carry, labels, noise, Sampling(temperature=0.5)))
+    ready = jax.jit(lambda carry, noise: model.before_step(carry, labels, noise, Sampling(temperature=0.5)))
     first = ready(carry, noise)
 
     @jax.jit
@@ -222,7 +225,7 @@ def test_where_a_clip_ends_is_not_guided(model):
     carry = nnx.jit(lambda model: model.init_carry(2))(model)
     noise, labels = jnp.tile(model.noise(jax.random.key(3)), (2, 1)), {"digit": jnp.int32([1, 0])}
     plain, guided = (
-        jax.jit(functools.partial(model.ready, sampling=Sampling(guidance=guidance)))(carry, labels, noise)
+        jax.jit(functools.partial(model.before_step, sampling=Sampling(guidance=guidance)))(carry, labels, noise)
         for guidance in (0.0, 3.0)
     )
     assert np.abs(plain["end"][0] - plain["end"][1]) > 1e-3
@@ -242,7 +245,7 @@ def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
 
 def test_a_plan_is_guided_by_labels_and_drawn_as_asked(made):
     """Guidance without labels changes nothing, the spread moves the frames, and a mixed label is its value."""
-    guided, barely, narrow = Sampling(guidance=3.0), Sampling(guidance=1e-9), Sampling(guidance=3.0, spread=0.1)
+    guided, barely, narrow = Sampling(guidance=3.0), Sampling(guidance=1e-9), Sampling(guidance=3.0, noise_scale=0.1)
     some, one = [{}, {}], [{"digit": "one"}, {}]
     plain = made(some, seconds=0.02, sampling=barely)[0]
     np.testing.assert_array_equal(made(some, seconds=0.02, sampling=guided)[0], plain)
@@ -264,11 +267,11 @@ def test_a_prompt_is_gone_on_from(made):
 
 
 def test_train_step_lowers_for_gpu_and_tpu():  # in float32 test_lowering.py does so
-    training = Likelihood(dtype="bfloat16").bind(CONFIG, DATA, steps=10, batch_size=B)
-    state = jax.eval_shape(training.init, jax.random.key(0))
+    task = Likelihood(dtype="bfloat16").build(CONFIG, DATA, steps=10, batch_size=B)
+    state = jax.eval_shape(task.init, jax.random.key(0))
     batch = {name: np.zeros((B, T), bool) for name in ("reset", "mask", "end")}
     batch |= {"x": np.zeros((B, CONFIG.lookback + T), np.uint8), "labels": labelled()}
-    exported = jax.export.export(jax.jit(training.train_step, donate_argnums=0), platforms=("cuda", "tpu"))
+    exported = jax.export.export(jax.jit(task.train_step, donate_argnums=0), platforms=("cuda", "tpu"))
     assert exported(state, batch).platforms == ("cuda", "tpu")
 
 
@@ -283,7 +286,7 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
 @pytest.mark.parametrize(
     ("words", "make"),
     [
-        ("--model.told-noise is -1", functools.partial(PlannedRNN, told_noise=-1)),
+        ("--model.conditioning-noise is -1", functools.partial(PlannedRNN, conditioning_noise=-1)),
         ("plan 160 samples at once, .*frame-sizes 64", functools.partial(PlannedRNN, samples=SampleRNN())),
         (
             "--model.samples.labels has 'key'",
@@ -291,7 +294,7 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
         ),
         (
             "recent.window is 100, but a period of the voice may have 133 samples; make it at least 134",
-            functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), recent=Foretold(100))),
+            functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), context=PlannedPrediction(100))),
         ),
         ("--model.frames.lowest is 500 and --model.frames.highest 400 Hz", functools.partial(SourceFilter, lowest=500)),
         ("at most three octaves", functools.partial(SourceFilter, lowest=30)),

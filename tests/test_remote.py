@@ -24,14 +24,14 @@ import pytest
 
 from jaxgen import audio
 from jaxgen.cli import evaluate, generate, prepare, train
-from jaxgen.core.errors import ExitCode, TryAgain, UserError, told
+from jaxgen.core.errors import ExitCode, TryAgain, UserError, report_error
 from jaxgen.data.folder import Folder
-from jaxgen.data.synthetic import Plucked
-from jaxgen.runs.run import Run, bind
-from jaxgen.storage import Mirror, copied, delivered, fetched, lease, local_folder, trained_in
+from jaxgen.data.synthetic import PluckedStrings
+from jaxgen.runs.run import Run, build_task
+from jaxgen.storage import Mirror, fetch, lease, local_folder, open_run_copy, output_folder, own_remote_run
 from jaxgen.storage.store import StoreFailed, Unreachable
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.upload import UploadedCheckpoints
+from jaxgen.training.upload import UploadingCheckpoints
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -209,13 +209,13 @@ def test_a_checkpoint_that_is_made_anew_is_uploaded_anew(bucket, tmp_path):
 
 
 def test_what_is_written_to_a_store_and_what_is_read_from_it_need_no_copy_before(bucket, tmp_path):
-    with delivered(f"{bucket}/out") as out:
+    with output_folder(f"{bucket}/out") as out:
         make(out, {"a/0.wav": b"sound"})
     assert objects(f"{bucket}/out") == {"a/0.wav"}
-    with delivered(tmp_path / "out") as out:
+    with output_folder(tmp_path / "out") as out:
         assert out == tmp_path / "out"
     put(f"{bucket}/out/film.mkv", b"large")
-    found = fetched(f"{bucket}/out", tmp_path, lambda name: name.endswith(".wav"))
+    found = fetch(f"{bucket}/out", tmp_path, lambda name: name.endswith(".wav"))
     assert files(found) == {"a/0.wav": b"sound"}
 
 
@@ -225,7 +225,7 @@ def test_objects_with_names_that_are_no_paths_here_are_told_and_left_out(server,
     for name in names:
         put(f"s3://bucket/odd/{name}", b"sound")
     assert names <= objects("s3://bucket/odd")
-    found = fetched("s3://bucket/odd", tmp_path / "cache", lambda name: True)
+    found = fetch("s3://bucket/odd", tmp_path / "cache", lambda name: True)
     assert set(files(found)) == {"g.wav", "d/e.wav", "\\f.wav"}
     assert not outside.exists()
     said = capsys.readouterr().err
@@ -257,7 +257,7 @@ def holder(host: str, pid: int) -> bytes:
 
 
 def test_two_processes_do_not_train_in_one_folder(server, hurry, monkeypatch, tmp_path, capsys):
-    first, second = trained_in("s3://bucket/run", tmp_path), trained_in("s3://bucket/run", tmp_path)
+    first, second = own_remote_run("s3://bucket/run", tmp_path), own_remote_run("s3://bucket/run", tmp_path)
     with first:
         monkeypatch.setattr(lease, "_died_here", lambda holder: False)  # else it would take us for its own past
         message = rf"another process trains in 's3://bucket/run' \(process {os.getpid()} on .*pass another --workdir"
@@ -271,7 +271,7 @@ def test_two_processes_do_not_train_in_one_folder(server, hurry, monkeypatch, tm
 def test_the_lease_of_one_that_died_is_taken(bucket, hurry, tmp_path, content):
     put(f"{bucket}/died/.lease", content)
     started = time.monotonic()
-    with trained_in(f"{bucket}/died", tmp_path):
+    with own_remote_run(f"{bucket}/died", tmp_path):
         pass
     waits = b"elsewhere" in content  # of others one knows at once
     assert (time.monotonic() - started >= 1.0) or not waits
@@ -280,7 +280,7 @@ def test_the_lease_of_one_that_died_is_taken(bucket, hurry, tmp_path, content):
 
 def test_one_whose_lease_was_taken_uploads_nothing_more(server, hurry, tmp_path):
     def train_too_long() -> None:
-        with trained_in("s3://bucket/run", tmp_path) as mirror:
+        with own_remote_run("s3://bucket/run", tmp_path) as mirror:
             for _ in range(5):  # ours, written between a look and a write, may replace the first of theirs
                 put("s3://bucket/run/.lease", holder("elsewhere", 7))
                 time.sleep(0.1)
@@ -295,17 +295,17 @@ def test_one_whose_lease_was_taken_uploads_nothing_more(server, hurry, tmp_path)
 
 
 def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path, monkeypatch):
-    def told(url):
+    def report_error(url):
         with pytest.raises(UserError) as caught:
-            fetched(url, tmp_path, lambda name: True)
+            fetch(url, tmp_path, lambda name: True)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "nothing to use at 's3://bucket/none'" in told("s3://bucket/none")
-    assert "make the bucket" in told("s3://no-such-bucket/run")
-    assert "no-such-protocol" in told("no-such-protocol://a/b")
+    assert "nothing to use at 's3://bucket/none'" in report_error("s3://bucket/none")
+    assert "make the bucket" in report_error("s3://no-such-bucket/run")
+    assert "no-such-protocol" in report_error("no-such-protocol://a/b")
     server.before = lambda method, path: False
-    assert "set credentials" in told("s3://bucket/run")
+    assert "set credentials" in report_error("s3://bucket/run")
     import s3fs
 
     with monkeypatch.context() as patch:
@@ -313,10 +313,10 @@ def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path, monkeypatc
         patch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
         s3fs.S3FileSystem.clear_instance_cache()
-        assert "set credentials" in told("s3://bucket/run")
+        assert "set credentials" in report_error("s3://bucket/run")
         patch.setitem(sys.modules, "s3fs", None)
         patch.delitem(importlib.import_module("fsspec.registry")._registry, "s3")
-        assert "pip install 'jaxgen[cloud]'" in told("s3://bucket/run")
+        assert "pip install 'jaxgen[cloud]'" in report_error("s3://bucket/run")
 
 
 def test_what_may_pass_is_told_from_what_will_not(monkeypatch, capsys):
@@ -327,8 +327,8 @@ def test_what_may_pass_is_told_from_what_will_not(monkeypatch, capsys):
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(Unreachable) as caught:
         Mirror("s3://bucket/run", Path("none")).store.list()
-    assert told(caught.value) == ExitCode.PREEMPTED
-    assert told(StoreFailed("the key is wrong")) == ExitCode.BAD_INPUT
+    assert report_error(caught.value) == ExitCode.PREEMPTED
+    assert report_error(StoreFailed("the key is wrong")) == ExitCode.BAD_INPUT
     assert "check the address, the network" in capsys.readouterr().err
 
 
@@ -341,7 +341,7 @@ OPTIONS = (*TINY[4:], "--train.steps-per-call", "1")
 def recordings_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recordings") / "plucked"
     folder.mkdir()
-    for clip in Plucked(num_clips=12, seconds=0.5).clips():
+    for clip in PluckedStrings(num_clips=12, seconds=0.5).clips():
         sound = clip.load()
         audio.write(folder / f"{Path(clip.name).stem}.wav", sound.samples[:, 0], sound.sample_rate)
     return folder
@@ -351,8 +351,8 @@ def state_of(workdir: Path, step: int):
     run = Run.open(workdir, step)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
-        training = bind(run.config, run.spec)
-        saved = checkpoints.restore(step, jax.eval_shape(training.init, jax.random.key(0)))
+        task = build_task(run.config, run.spec)
+        saved = checkpoints.restore(step, jax.eval_shape(task.init, jax.random.key(0)))
         return jax.tree.map(
             lambda leaf: np.asarray(jax.random.key_data(leaf)) if _is_key(leaf) else np.asarray(leaf), saved
         )
@@ -373,7 +373,7 @@ def test_a_run_killed_in_its_upload_goes_on_elsewhere_to_the_same_result(
     )
     assert code == 0, err
 
-    with delivered("s3://bucket/sounds") as folder:
+    with output_folder("s3://bucket/sounds") as folder:
         shutil.copytree(recordings_folder, folder)
     remote = ("--data.root", "s3://bucket/sounds", "--workdir", "s3://bucket/run")
     process: list[subprocess.Popen] = []
@@ -449,7 +449,7 @@ def test_uploads_that_fail_are_made_good_with_the_next(server, tmp_path, capsys)
 
     server.before = refuse
     state = {"weights": jax.numpy.arange(1000.0)}
-    checkpoints = UploadedCheckpoints(mirror.folder / "checkpoints", mirror, keep=2)
+    checkpoints = UploadingCheckpoints(mirror.folder / "checkpoints", mirror, keep=2)
     checkpoints.save(2, state, {"clip": 3}, {}, None)
     checkpoints.wait()
     assert failed
@@ -498,7 +498,7 @@ def refused_uploads(method: str, path: str) -> bool:
 def test_what_could_not_be_uploaded_is_uploaded_at_the_next_start(server, hurry, tmp_path):
     def start(machine):
         server.before = lambda method, path: True
-        return trained_in("s3://bucket/run", tmp_path / machine)
+        return own_remote_run("s3://bucket/run", tmp_path / machine)
 
     with start("a") as here:
         make(here.folder, {"metrics.jsonl": b"a\n", **STEP_2})
@@ -516,7 +516,7 @@ def test_what_could_not_be_uploaded_is_uploaded_at_the_next_start(server, hurry,
 def test_what_another_machine_has_done_counts_for_more(server, hurry, tmp_path):
     def start(machine):
         server.before = lambda method, path: True
-        return trained_in("s3://bucket/run", tmp_path / machine)
+        return own_remote_run("s3://bucket/run", tmp_path / machine)
 
     with start("a") as here:
         make(here.folder, {"metrics.jsonl": b"a\n"})
@@ -535,28 +535,28 @@ def test_what_another_machine_has_done_counts_for_more(server, hurry, tmp_path):
 
 
 def test_a_download_that_breaks_off_goes_on(server, tmp_path):
-    with delivered("s3://bucket/sounds") as folder:
+    with output_folder("s3://bucket/sounds") as folder:
         make(folder, {f"{number}.wav": bytes([number]) for number in range(9)})
     left = iter(range(4))
     server.before = lambda method, path: not path.endswith(".wav") or next(left, None) is not None
     with pytest.raises(StoreFailed):
-        fetched("s3://bucket/sounds", tmp_path, lambda name: True)
+        fetch("s3://bucket/sounds", tmp_path, lambda name: True)
     server.before = lambda method, path: True
     server.seen.clear()
-    assert len(files(fetched("s3://bucket/sounds", tmp_path, lambda name: True))) == 9
+    assert len(files(fetch("s3://bucket/sounds", tmp_path, lambda name: True))) == 9
     assert len({path for path in server.paths("GET") if path.endswith(".wav")}) == 5
 
 
 def test_a_copy_is_used_by_one_command_after_another(server, tmp_path):
-    with delivered("s3://bucket/run") as folder:
+    with output_folder("s3://bucket/run") as folder:
         make(folder, {"config.json": b"{}"})
 
     def second():
-        with copied("s3://bucket/run", tmp_path) as folder:
+        with open_run_copy("s3://bucket/run", tmp_path) as folder:
             return files(folder)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with copied("s3://bucket/run", tmp_path) as folder:
+        with open_run_copy("s3://bucket/run", tmp_path) as folder:
             waiting = pool.submit(second)
             assert not concurrent.futures.wait([waiting], 0.3).done
             make(folder, {"generated/0.wav": b"sound"})
@@ -564,8 +564,8 @@ def test_a_copy_is_used_by_one_command_after_another(server, tmp_path):
 
 
 def test_data_in_a_store_has_the_digests_of_the_files(server, recordings_folder, tmp_path):
-    with delivered("s3://bucket/sounds") as folder:
+    with output_folder("s3://bucket/sounds") as folder:
         shutil.copytree(recordings_folder, folder)
-    there = Folder(root="s3://bucket/sounds").fetched(tmp_path).clips()
+    there = Folder(root="s3://bucket/sounds").fetch(tmp_path).clips()
     here = Folder(root=str(recordings_folder)).clips()
     assert [(clip.name, clip.digest()) for clip in there] == [(clip.name, clip.digest()) for clip in here]

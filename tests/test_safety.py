@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import Diverged, Preempted, UserError
-from jaxgen.core.files import append_whole
+from jaxgen.core.files import append_atomic
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.distributions import Normal
@@ -26,11 +26,11 @@ from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.recipes.presets import quickstart
-from jaxgen.runs.starts import locked
+from jaxgen.runs.lock import run_lock
 from jaxgen.training import board, checkpoint
 from jaxgen.training.board import Board
 from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed
-from jaxgen.training.interrupts import Interrupts, preemptible
+from jaxgen.training.interrupts import Interrupts, raise_on_signal
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.profile import Profile
@@ -76,7 +76,7 @@ class _PoisonedStream:
 
 def run(store, workdir, poison=(), train=TRAIN, saver=Checkpoints, **options):
     """(outcome, state of the newest checkpoint, rows) of a short training with poisoned batches."""
-    training = Likelihood(**options).bind(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
+    task = Likelihood(**options).build(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
     checkpoints = saver(workdir / "checkpoints", keep=4)
 
     def validate(params, step):
@@ -85,8 +85,8 @@ def run(store, workdir, poison=(), train=TRAIN, saver=Checkpoints, **options):
     with closing(checkpoints):
         batches, devices = Poisoned(store, poison), Devices(train.batch_size)
         options = {"seconds_per_step": 1.0, "run": {}}
-        outcome = fit(training, batches, checkpoints, validate, train, workdir, devices, **options)
-        saved = checkpoints.restore_newest(jax.eval_shape(training.init, jax.random.key(0)))
+        outcome = fit(task, batches, checkpoints, validate, train, workdir, devices, **options)
+        saved = checkpoints.restore_newest(jax.eval_shape(task.init, jax.random.key(0)))
     return outcome, saved, read_metrics(workdir / "metrics.jsonl")
 
 
@@ -98,7 +98,7 @@ def assert_same(one, other):
 def test_the_guard_is_welfords_moments_with_decay():
     losses = np.random.default_rng(0).normal(3.0, 0.5, 400).astype(np.float32)
     guard = Guard.new()
-    judge = jax.jit(lambda guard, loss: guard.judge(loss, jnp.float32(1.0), 4.0))
+    judge = jax.jit(lambda guard, loss: guard.update(loss, jnp.float32(1.0), 4.0))
     for loss in losses:
         good, guard = judge(guard, loss)
         assert good or loss > 3.0 + 3 * 0.5
@@ -116,13 +116,13 @@ def test_the_guard_is_welfords_moments_with_decay():
 
 
 def test_a_gradient_that_is_not_finite_is_bad():
-    good, _ = Guard.new().judge(jnp.float32(1.0), jnp.float32(jnp.inf), 0.0)
+    good, _ = Guard.new().update(jnp.float32(1.0), jnp.float32(jnp.inf), 0.0)
     assert not good
 
 
 def test_a_bad_batch_changes_nothing_but_the_step(mel_store):
-    training = Likelihood().bind(MODEL, mel_store.spec(()), steps=5, batch_size=2)
-    step, state = jax.jit(training.train_step), jax.jit(training.init)(jax.random.key(0))
+    task = Likelihood().build(MODEL, mel_store.spec(()), steps=5, batch_size=2)
+    step, state = jax.jit(task.train_step), jax.jit(task.init)(jax.random.key(0))
     good, bad = itertools.islice(Poisoned(mel_store, {2}), 2)
     before, _ = step(state, good)
     after, metrics = step(before, bad)
@@ -171,11 +171,11 @@ def test_training_that_only_meets_bad_batches_stops_and_names_the_clips(mel_stor
 
 
 def test_a_spike_is_skipped_where_it_is_asked(mel_store, tmp_path):
-    training = Likelihood(spike=4.0).bind(MODEL, mel_store.spec(()), steps=5, batch_size=2)
-    state = jax.jit(training.init)(jax.random.key(0))
+    task = Likelihood(spike=4.0).build(MODEL, mel_store.spec(()), steps=5, batch_size=2)
+    state = jax.jit(task.init)(jax.random.key(0))
     settled = state.guard._replace(good=jnp.int32(500), mean=jnp.float32(-1e3), variance=jnp.float32(1.0))
     batch = next(iter(Poisoned(mel_store, ())))
-    after, metrics = jax.jit(training.train_step)(state._replace(guard=settled), batch)
+    after, metrics = jax.jit(task.train_step)(state._replace(guard=settled), batch)
     assert np.isfinite(metrics["loss"])
     assert int(metrics["skipped"]) == 1
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
@@ -313,7 +313,7 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"one\n")
     with path.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        append_whole(Short(file), b"two\n")
+        append_atomic(Short(file), b"two\n")
     assert path.read_bytes() == b"one\n"
 
 
@@ -323,7 +323,7 @@ def test_a_board_on_a_full_disk_is_an_error_not_a_wait(tmp_path, monkeypatch):
 
     full_board = Board(tmp_path, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(board, "append_whole", no_room)
+        patch.setattr(board, "append_atomic", no_room)
         for step in range(20):
             with pytest.raises(UserError, match="No space left"):
                 full_board.scalar("loss", 1.0, step)
@@ -334,7 +334,7 @@ def test_a_board_on_a_full_disk_is_an_error_not_a_wait(tmp_path, monkeypatch):
 
 def test_a_signal_where_nothing_runs_is_preemption_at_once():
     before = signal.getsignal(signal.SIGTERM)
-    with preemptible():
+    with raise_on_signal():
         with pytest.raises(Preempted, match="SIGTERM"):
             os.kill(os.getpid(), signal.SIGTERM)
         with Interrupts() as interrupts:
@@ -361,14 +361,14 @@ def test_the_watchdog_tells_where_it_is_stuck_and_only_then():
     told, stuck = [], threading.Event()
     with Watchdog(lambda text: (told.append(text), stuck.set()), 0.1) as watchdog:
         for _ in range(3):
-            with watchdog.doing("an update"):
+            with watchdog.watch("an update"):
                 time.sleep(0.001)
         assert told == []
 
         def a_long_wait():
             assert stuck.wait(60)
 
-        with watchdog.doing("an update"):
+        with watchdog.watch("an update"):
             a_long_wait()
     assert "an update has taken" in told[0]
     assert "usually 0.0" in told[0]
@@ -379,7 +379,7 @@ def test_a_folder_is_trained_in_by_one_process(tmp_path):
     (tmp_path / "starts.jsonl").write_text(json.dumps({"pid": 7, "host": "laptop", "time": "noon"}) + "\n")
     code = f"""
 import pathlib, time
-from jaxgen.runs.starts import locked
+from jaxgen.runs.lock import locked
 with locked(pathlib.Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)
@@ -387,9 +387,9 @@ with locked(pathlib.Path({str(tmp_path)!r})):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
         with pytest.raises(UserError, match=r"another process trains .* \(process 7 on laptop, since noon\)"):
-            locked(tmp_path).__enter__()
+            run_lock(tmp_path).__enter__()
         holder.kill()
-    with locked(tmp_path):  # a killed process lets go
+    with run_lock(tmp_path):  # a killed process lets go
         pass
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from jaxgen.audio.fourier import framed
+from jaxgen.audio.fourier import frame_signal
 from jaxgen.audio.linear_prediction import ORDER
 from jaxgen.features import LogMel
 from jaxgen.features.source_filter import SourceFilter
@@ -49,7 +49,7 @@ def test_the_predictor_of_a_frame_explains_its_samples():
     for samples, most in ((process, 1.6 * np.mean(np.square(noise))), (voice(120.0), None)):
         predictor = FRAMES.predictors(frames_of(samples[None], 20))
         count = 20 * FRAMES.num_samples
-        windows = np.asarray(framed(jnp.asarray(samples[-count - ORDER : -1]), ORDER, 1, count))[:, ::-1]
+        windows = np.asarray(frame_signal(jnp.asarray(samples[-count - ORDER : -1]), ORDER, 1, count))[:, ::-1]
         expected = (windows * np.repeat(np.asarray(predictor.coefficients)[0], 80, axis=0)).sum(-1)
         left = samples[-count:] - expected
         assert np.mean(np.square(left)) < (most or 0.5 * np.mean(np.square(samples[-count:])))

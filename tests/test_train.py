@@ -19,7 +19,7 @@ from jaxgen.config import Config
 from jaxgen.core.serial import from_json
 from jaxgen.data.spec import DataSpec
 from jaxgen.provenance.record import read as read_mark
-from jaxgen.runs.run import bind
+from jaxgen.runs.run import build_task
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.telemetry import read_metrics
@@ -29,8 +29,8 @@ def _final_state(workdir: Path):
     """(state, data position) of the newest checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     latest, run = checkpoints.newest_run()
-    training = bind(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run"))
-    saved = checkpoints.restore(latest, jax.eval_shape(training.init, jax.random.key(0)))
+    task = build_task(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run"))
+    saved = checkpoints.restore(latest, jax.eval_shape(task.init, jax.random.key(0)))
     checkpoints.close()
     return saved.state, saved.data
 
@@ -123,7 +123,7 @@ def test_more_steps_are_another_run_as_the_schedule_is_another(quickstart, cache
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(cache, command, tmp_path, monkeypatch):
     asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--train.early-stopping", "1"]
-    asked += ["--train.steps", "20", "--objective.optimizer.peak", "1e-30"]
+    asked += ["--train.steps", "20", "--objective.optimizer.learning-rate", "1e-30"]
     code, _, _ = command(train.main, *asked)
     assert code == 0
     validations = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["split"] == "validation"]
@@ -134,7 +134,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(cache, command, tmp_p
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cache, command, tmp_path):
-    asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--objective.optimizer.peak", "1e30"]
+    asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--objective.optimizer.learning-rate", "1e30"]
     code, _, err = command(train.main, *asked, "--train.max-skipped", "2", "--train.eval-every", "6")
     assert code == 76
     assert "update skipped, 2 in a row" in err

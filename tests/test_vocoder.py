@@ -14,7 +14,7 @@ from jaxgen.cli import evaluate, generate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
-from jaxgen.inference.sounding import open_vocoder
+from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.vocoder import Vocoder
@@ -33,9 +33,9 @@ SPEC = DataSpec(features=FEATURES, mean=(-4.0,) * 20, std=(2.0,) * 20)
 def _trained(spec=SPEC, **options):
     """(training, parameters, what renders with them) of a small vocoder with weights that make its blocks matter."""
     model = Vocoder(**{"width": 8, "num_blocks": 2, "kernel_size": 3, "refinements": 2} | options)
-    training = Adversarial(critic=WaveCritic(windows=())).bind(model, spec, steps=1, batch_size=1)
-    params = jax.tree.map(lambda p: 1.5 * p + 0.1, jax.jit(training._generator.init)(jax.random.key(0)))
-    return training, params, Renderer(training.module, spec.features, params)
+    task = Adversarial(critic=WaveCritic(windows=())).build(model, spec, steps=1, batch_size=1)
+    params = jax.tree.map(lambda p: 1.5 * p + 0.1, jax.jit(task._generator.init)(jax.random.key(0)))
+    return task, params, Renderer(task.module, spec.features, params)
 
 
 def _frames(count, rows=1, seed=0):
@@ -53,9 +53,9 @@ def _rounding(sound, refinements=2, kernel_size=3):
 
 
 def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
-    training, params, _ = _trained()
+    task, params, _ = _trained()
     samples = np.random.default_rng(0).normal(0, 0.1, (3, 1_600)).astype(np.float32)
-    made = jax.jit(training.module(params).imitate)({"samples": samples}, jax.random.key(0))
+    made = jax.jit(task.module(params).generate_like)({"samples": samples}, jax.random.key(0))
     assert made.shape == samples.shape
     assert np.isfinite(made).all()
 
@@ -63,8 +63,8 @@ def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
 @pytest.mark.parametrize("refinements", [0, 2])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_sample_depends_on_frames_within_reach_alone(causal, refinements):
-    training, params, _ = _trained(causal=causal, refinements=refinements)
-    module, count, changed = training.module(params), 60, 30
+    task, params, _ = _trained(causal=causal, refinements=refinements)
+    module, count, changed = task.module(params), 60, 30
     before, after = module.reach
     frames = _frames(count)
     other = frames.copy()
@@ -85,8 +85,8 @@ def test_a_refinement_sees_a_window_more(hop, window, seen):
     spec = dataclasses.replace(SPEC, features=features)
     reaches = []
     for refinements in (0, 1):
-        training, params, _ = _trained(spec=spec, refinements=refinements)
-        module, frames = training.module(params), _frames(60)
+        task, params, _ = _trained(spec=spec, refinements=refinements)
+        module, frames = task.module(params), _frames(60)
         other = frames.copy()
         other[:, 30] += 1
         render = jax.jit(module.render)
@@ -101,16 +101,16 @@ def test_training_hears_the_network_alone():
     samples = np.random.default_rng(0).normal(0, 0.1, (1, 1_600)).astype(np.float32)
     frames = np.asarray(FEATURES.encode(samples))
     for refinements, same in ((0, True), (2, False)):
-        training, params, _ = _trained(refinements=refinements)
-        module = training.module(params)
-        heard = jax.jit(module.imitate)({"samples": samples}, jax.random.key(0))
+        task, params, _ = _trained(refinements=refinements)
+        module = task.module(params)
+        heard = jax.jit(module.generate_like)({"samples": samples}, jax.random.key(0))
         assert np.allclose(heard, jax.jit(module.render)(frames), atol=_rounding(heard, refinements=0)) == same
 
 
 def test_sound_as_frames_come_is_that_of_all_frames_at_once_when_refined_often():
-    training, params, renderer = _trained(refinements=16)
+    task, params, renderer = _trained(refinements=16)
     frames = _frames(200)
-    whole = np.asarray(jax.jit(training.module(params).render)(frames))
+    whole = np.asarray(jax.jit(task.module(params).render)(frames))
     joined = np.concatenate(list(renderer.decode_blocks([frames])), axis=1)
     np.testing.assert_allclose(joined, whole, atol=_rounding(whole, refinements=16))
 
@@ -118,9 +118,9 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once_when_refined_often()
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
 def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
-    training, params, renderer = _trained(causal=causal)
+    task, params, renderer = _trained(causal=causal)
     frames = _frames(count, rows=2)
-    whole = np.asarray(jax.jit(training.module(params).render)(frames))
+    whole = np.asarray(jax.jit(task.module(params).render)(frames))
     streams = [
         list(renderer.decode_blocks(frames[:, at : at + size] for at in range(0, count, size))) for size in (7, 50, 200)
     ]
@@ -133,10 +133,10 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
 
 @pytest.mark.parametrize(("causal", "kernel_size"), [(False, 3), (False, 9), (True, 7)])
 def test_clips_end_to_end_do_not_hear_one_another(causal, kernel_size):
-    training, params, renderer = _trained(causal=causal, kernel_size=kernel_size)
+    task, params, renderer = _trained(causal=causal, kernel_size=kernel_size)
     clips = [_frames(count, seed=count)[0] for count in (1, 40, 7, 90)]
     for clip, sound in zip(clips, renderer.decode_clips(clips), strict=True):
-        alone = np.asarray(jax.jit(training.module(params).render)(clip[None]))[0]
+        alone = np.asarray(jax.jit(task.module(params).render)(clip[None]))[0]
         assert sound.shape == ((len(clip) - 1) * 80,)
         np.testing.assert_allclose(sound, alone, atol=_rounding(alone, kernel_size=kernel_size))
 
@@ -166,8 +166,8 @@ def test_refinements_bring_the_sound_nearer_to_its_frames():
     frames = np.asarray(FEATURES.encode(samples))
     away = {}
     for refinements in (0, 2, 8):
-        training, params, _ = _trained(refinements=refinements)
-        made = np.asarray(FEATURES.encode(jax.jit(training.module(params).render)(frames)))
+        task, params, _ = _trained(refinements=refinements)
+        made = np.asarray(FEATURES.encode(jax.jit(task.module(params).render)(frames)))
         away[refinements] = np.abs(made - frames).mean()
     assert away[8] < 0.8 * away[2] < 0.8**2 * away[0]
 
@@ -198,7 +198,7 @@ def test_a_vocoder_that_cannot_be_is_refused(options):
 
 CONFIG = """
 from jaxgen.config import Config
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.features import LogMel
 from jaxgen.models.critics import WaveCritic
@@ -207,7 +207,7 @@ from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.training.schedule import Train
 
 CONFIG = Config(
-    data=Plucked(num_clips=12, seconds=0.5),
+    data=PluckedStrings(num_clips=12, seconds=0.5),
     features=LogMel(sample_rate=8_000, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
     model=Vocoder(width=8, num_blocks=1),
     objective=Adversarial(critic=WaveCritic(periods=(3,), windows=(), channels=2)),

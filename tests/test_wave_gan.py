@@ -17,20 +17,20 @@ from jaxgen.cli import generate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.runner import Evaluation
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import LogMel, Pcm16
-from jaxgen.inference import noise_clips
-from jaxgen.inference.noise_clips import NoiseGenerator
+from jaxgen.inference import latent
+from jaxgen.inference.latent import LatentSampler
 from jaxgen.models.critics import WaveCritic
-from jaxgen.models.noise import Latents, between
+from jaxgen.models.latent import LatentSampling, slerp
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN, shuffled
+from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN, phase_shuffle
 from jaxgen.objectives.adversarial import Adversarial
-from jaxgen.objectives.contest import Logistic
+from jaxgen.objectives.adversarial_loss import Logistic
+from jaxgen.objectives.diversity import diversity
 from jaxgen.objectives.terms import FeatureMatching
-from jaxgen.objectives.variety import spread_of
 from jaxgen.provenance.record import read as read_mark
 
 pytestmark = pytest.mark.slow
@@ -45,20 +45,20 @@ FRAMES = DataSpec(
 SAMPLES = DataSpec(features=Pcm16(sample_rate=8_000), vocabularies=VOCABULARY)
 MODEL = WaveGAN(first_steps=3, factors=(4,), channels=(4, 4), kernel_size=3, depth=1, latent_size=5, labels=("timbre",))
 CRITIC = ShuffleCritic(factors=(2, 2), channels=(4, 4), kernel_size=3, shuffle=1, width=6)
-OBJECTIVE = Adversarial(contest=Logistic(), terms=(), critic=CRITIC)
+OBJECTIVE = Adversarial(loss=Logistic(), terms=(), critic=CRITIC)
 LONG = dataclasses.replace(MODEL, factors=(400,))  # samples, of which 10 ms are 80
 
 
 @functools.cache
 def _bound(spec, model=MODEL, objective=OBJECTIVE):
-    training = objective.bind(model, spec, steps=4, batch_size=4)
-    return training, jax.jit(training._generator.init)(jax.random.key(0))
+    task = objective.build(model, spec, steps=4, batch_size=4)
+    return task, jax.jit(task._generator.init)(jax.random.key(0))
 
 
 @functools.cache
 def _generator(spec, model=MODEL):
-    training, params = _bound(spec, model)
-    return NoiseGenerator(training.module, model, spec), params
+    task, params = _bound(spec, model)
+    return LatentSampler(task.module, model, spec), params
 
 
 def _timbres(*indices):
@@ -68,7 +68,7 @@ def _timbres(*indices):
 @pytest.mark.parametrize("reach", [1, 3])
 def test_phase_shuffle_moves_each_row_and_reflects_what_is_missing(reach):
     x = np.random.default_rng(0).normal(size=(200, 9, 2)).astype(np.float32)
-    moved = np.asarray(shuffled(jnp.asarray(x), jax.random.key(0), reach))
+    moved = np.asarray(phase_shuffle(jnp.asarray(x), jax.random.key(0), reach))
     padded = np.pad(x, [(0, 0), (reach, reach), (0, 0)], mode="reflect")
     ways = np.stack([padded[:, place : place + 9] for place in range(2 * reach + 1)])
     found = (ways == moved).all(axis=(2, 3))
@@ -84,21 +84,23 @@ def test_phase_shuffle_moves_each_row_and_reflects_what_is_missing(reach):
         slope = jax.grad(lambda x: jnp.sin(moved(x)).sum())
         return slope(x), jax.grad(lambda x: jnp.square(slope(x)).sum())(x)
 
-    for got, expected in zip(steepness(lambda x: shuffled(x, jax.random.key(0), reach)), steepness(plain), strict=True):
+    for got, expected in zip(
+        steepness(lambda x: phase_shuffle(x, jax.random.key(0), reach)), steepness(plain), strict=True
+    ):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_phase_shuffle_of_none_changes_nothing_and_of_too_few_steps_is_refused():
     x = jnp.ones((2, 3, 1))
-    np.testing.assert_array_equal(shuffled(x, jax.random.key(0), 0), x)
+    np.testing.assert_array_equal(phase_shuffle(x, jax.random.key(0), 0), x)
     with pytest.raises(UserError, match="hears 3 steps, too few to move them by 3"):
-        shuffled(x, jax.random.key(0), 3)
+        phase_shuffle(x, jax.random.key(0), 3)
 
 
 @pytest.mark.parametrize(("spec", "shape"), [(FRAMES, (3, 12, 40)), (SAMPLES, (3, 12))], ids=["frames", "samples"])
 def test_clips_are_of_noise_and_labels(spec, shape):
-    training, params = _bound(spec)
-    module = jax.jit(lambda latents, labels: training.module(params)(latents, labels))
+    task, params = _bound(spec)
+    module = jax.jit(lambda latents, labels: task.module(params)(latents, labels))
     latents = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     sound = np.asarray(module(latents, _timbres(1, 2, 3)))
     assert sound.shape == shape
@@ -114,8 +116,8 @@ def test_clips_are_of_noise_and_labels(spec, shape):
 
 @pytest.mark.parametrize("spec", [FRAMES, SAMPLES], ids=["frames", "samples"])
 def test_a_critic_hears_labels_and_what_chance_does_to_phases(spec):
-    training, _ = _bound(spec)
-    critic = training._critic(jax.jit(training._critic.init)(jax.random.key(0)))
+    task, _ = _bound(spec)
+    critic = task._critic(jax.jit(task._critic.init)(jax.random.key(0)))
     shape = (2, 12, 40) if spec is FRAMES else (2, 12)
     sound = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     heard = jax.jit(lambda labels, key: critic(sound, labels, key)[0].scores)
@@ -133,11 +135,11 @@ def test_frames_are_real_until_a_clip_ends_and_its_length_is_known(mel_store):
     """What the critic hears of recordings becomes them again, as long as they are."""
     spec = mel_store.spec(("timbre",))
     model = dataclasses.replace(MODEL, first_steps=6)  # 24 steps
-    training, params = _bound(spec, model)
+    task, params = _bound(spec, model)
     batch = Excerpts(mel_store, spec, ("timbre",), batch_size=3, length=24 * 200, seed=0, whole=True).batch(0)
     batch["length"] = np.array([4_000, 1_999, 200], np.int32)
     batch["samples"] *= np.arange(24 * 200) < batch["length"][:, None]
-    module = training.module(params)
+    module = task.module(params)
     real = np.asarray(jax.jit(module.real)(batch))
     steps, lengths = map(np.asarray, jax.jit(module.clips)(real))
     assert lengths.tolist() == [4_000, 1_800, 200]
@@ -145,23 +147,23 @@ def test_frames_are_real_until_a_clip_ends_and_its_length_is_known(mel_store):
     silence = (spec.features.silence() - np.asarray(spec.mean)) / np.asarray(spec.std)
     assert (real[0, 21:] < silence).all()
     assert (real[0, :21] >= silence - 1e-5).all()
-    made = jax.jit(module.imitate)(batch, jax.random.key(0))
+    made = jax.jit(module.generate_like)(batch, jax.random.key(0))
     assert made.shape == real.shape
     assert (np.asarray(made) >= silence - 1.0).all()
 
 
 def test_samples_end_where_silence_begins():
-    training, params = _bound(SAMPLES, LONG)
+    task, params = _bound(SAMPLES, LONG)
     sound = np.zeros((3, 1_200), np.float32)
     sound[0, :100], sound[1, 1_199] = 0.1, 0.5
-    steps, lengths = training.module(params).clips(jnp.asarray(sound))
+    steps, lengths = task.module(params).clips(jnp.asarray(sound))
     assert np.asarray(lengths).tolist() == [160, 1_200, 80]
     np.testing.assert_array_equal(steps, SAMPLES.features.encode(sound))
 
 
 def test_truncation_bounds_latents_and_only_shrinks_them():
     key = jax.random.key(3)
-    free, some, few = (np.asarray(Latents(t).draw(key, 10_000)) for t in (math.inf, 1.0, 0.3))
+    free, some, few = (np.asarray(LatentSampling(t).draw(key, 10_000)) for t in (math.inf, 1.0, 0.3))
     assert abs(free.std() - 1) < 0.03
     assert np.abs(some).max() <= 1.0
     assert np.abs(few).max() <= 0.3
@@ -173,13 +175,13 @@ def test_truncation_bounds_latents_and_only_shrinks_them():
 def test_the_way_between_latents_is_an_arc():
     first, last = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     shares = np.linspace(0, 1, 5)
-    points = np.asarray(between(first, last, shares))
+    points = np.asarray(slerp(first, last, shares))
     np.testing.assert_array_equal(points[0], first)
     np.testing.assert_array_equal(points[-1], last)
     angle = math.acos(first @ last / np.linalg.norm(first) / np.linalg.norm(last))
     halfway = (first + last) * math.sin(angle / 2) / math.sin(angle)
     np.testing.assert_allclose(points[2], halfway, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(between(first, first, shares), np.tile(first, (5, 1)), rtol=1e-4)
+    np.testing.assert_allclose(slerp(first, first, shares), np.tile(first, (5, 1)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -187,7 +189,7 @@ def test_the_way_between_latents_without_an_arc_is_straight(size):
     first, shares = np.random.default_rng(0).normal(size=size).astype(np.float32), np.linspace(0, 1, 5)
     for last in (-first, -2 * first, 3 * first):
         expected = first + shares[:, None] * (last - first)
-        np.testing.assert_allclose(between(first, last, shares), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(slerp(first, last, shares), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [FRAMES, SAMPLES], ids=["frames", "samples"])
@@ -206,25 +208,25 @@ def test_a_clip_depends_on_seed_and_place_alone(spec):
 def test_the_ends_of_an_interpolation_are_the_clips():
     generator, params = _generator(FRAMES)
     labels = [{"timbre": "steel"}, {"timbre": "nylon"}, {"timbre": "steel"}]
-    latents = Latents(0.8)
+    latents = LatentSampling(0.8)
     clips = generator(params, labels, latents=latents, seed=5).clips
-    way = generator.way(params, labels, 4, latents=latents, seed=5)
+    way = generator.interpolate(params, labels, 4, latents=latents, seed=5)
     assert len(way) == 9
     for clip, end in zip(clips, way[::4], strict=True):
         np.testing.assert_array_equal(clip, end)
-    joined = generator.joined(way)
+    joined = generator.concatenate(way)
     assert len(joined) == sum(map(len, way)) + 8 * 800
     np.testing.assert_array_equal(joined[: len(clips[0])], clips[0])
 
 
 def test_labels_that_are_not_said_are_drawn_and_must_be_known():
     generator, params = _generator(FRAMES)
-    drawn = FRAMES.drawn_labels(("timbre",), [{}] * 300, seed=0)
+    drawn = FRAMES.draw_labels(("timbre",), [{}] * 300, seed=0)
     counts = collections.Counter(row["timbre"] for row in drawn)
     assert set(counts) == {"muted", "nylon", "steel"}
     assert min(counts.values()) > 70
-    assert FRAMES.drawn_labels(("timbre",), [{}] * 3, seed=0) == drawn[:3]
-    assert FRAMES.drawn_labels(("timbre",), [{"timbre": "steel"}], seed=0) == ({"timbre": "steel"},)
+    assert FRAMES.draw_labels(("timbre",), [{}] * 3, seed=0) == drawn[:3]
+    assert FRAMES.draw_labels(("timbre",), [{"timbre": "steel"}], seed=0) == ({"timbre": "steel"},)
     with pytest.raises(UserError, match="a clip needs a timbre"):
         generator(params, [{}])
     with pytest.raises(UserError, match="never seen in training as timbre"):
@@ -233,33 +235,33 @@ def test_labels_that_are_not_said_are_drawn_and_must_be_known():
 
 def test_the_spread_of_frames_tells_a_collapse():
     frames = np.random.default_rng(0).normal(size=(16, 12, 40)).astype(np.float32)
-    assert spread_of(np.repeat(frames[:1], 16, axis=0)) < 0.01 * spread_of(frames)
+    assert diversity(np.repeat(frames[:1], 16, axis=0)) < 0.01 * diversity(frames)
 
 
 def test_the_losses_reach_every_parameter(mel_store):
     spec, critic = mel_store.spec(("timbre",)), dataclasses.replace(CRITIC, depth=1)
-    training, generator = _bound(spec, objective=dataclasses.replace(OBJECTIVE, critic=critic))
+    task, generator = _bound(spec, objective=dataclasses.replace(OBJECTIVE, critic=critic))
     batch = next(iter(OBJECTIVE.batches(MODEL, mel_store, spec, batch_size=4, seq_len=12, seed=0)))
     key, labels = jax.random.key(0), batch["labels"]
 
     @jax.jit
     def losses(params):
-        model = training.module(params["generator"])
-        real, made = model.real(batch), model.imitate(batch, key)
-        theirs, _ = training._critic_loss(params["critic"], real, made, labels, jnp.asarray(0), key)
-        ours, figures = training._generator_loss(made, params["critic"], real, labels, key)
+        model = task.module(params["generator"])
+        real, made = model.real(batch), model.generate_like(batch, key)
+        theirs, _ = task._critic_loss(params["critic"], real, made, labels, jnp.asarray(0), key)
+        ours, figures = task._generator_loss(made, params["critic"], real, labels, key)
         assert figures["loss"] is figures["generator_loss"]
         return theirs + 2 * ours
 
-    slopes = jax.grad(losses)({"generator": generator, "critic": jax.jit(training._critic.init)(key)})
+    slopes = jax.grad(losses)({"generator": generator, "critic": jax.jit(task._critic.init)(key)})
     leaves = jax.tree.leaves_with_path(slopes)
     assert [jax.tree_util.keystr(path) for path, slope in leaves if not np.any(slope)] == []
 
 
 def test_a_critic_of_phases_hears_what_a_vocoder_makes():
     """Samples, though the features are frames."""
-    training = Adversarial(critic=CRITIC).bind(Vocoder(width=4, num_blocks=1), FRAMES, steps=1, batch_size=1)
-    critic = training._critic
+    task = Adversarial(critic=CRITIC).build(Vocoder(width=4, num_blocks=1), FRAMES, steps=1, batch_size=1)
+    critic = task._critic
     heard = jax.eval_shape(lambda key: critic(critic.init(key))(jnp.zeros((2, 400)), {}, key), jax.random.key(0))
     assert heard[0].scores.shape == (2, 1)
 
@@ -271,7 +273,7 @@ def test_a_critic_of_phases_hears_what_a_vocoder_makes():
         (lambda: WaveGAN(first_steps=0), "sizes of at least 1"),
         (lambda: ShuffleCritic(channels=(4,)), "channels for each of its factors"),
         (lambda: ShuffleCritic(shuffle=-1), "at least 0"),
-        (lambda: Latents(0.0), "--truncation is 0"),
+        (lambda: LatentSampling(0.0), "--truncation is 0"),
         (
             lambda: _bound(FRAMES, objective=dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),))),
             "take the terms out",
@@ -296,21 +298,21 @@ def test_the_length_of_clips_is_the_models(mel_store):
 
 
 def test_each_evaluation_measures_its_own_kind_of_model():
-    training, _ = _bound(FRAMES)
+    task, _ = _bound(FRAMES)
     options = {"batch_size": 4, "seq_len": 12, "seed": 0, "cache_dir": ""}
     for config, model, says in (
-        (Evaluation(), MODEL, "FromNoise"),
+        (AutoregressiveEvaluation(), MODEL, "LatentEvaluation"),
         (CopySynthesis(), MODEL, "measures vocoders"),
-        (FromNoise(), Vocoder(), "--evaluation Evaluation"),
+        (LatentEvaluation(), Vocoder(), "--evaluation Evaluation"),
     ):
         with pytest.raises(UserError, match=says):
-            config.evaluator(training, model, FRAMES, **options)
+            config.evaluator(task, model, FRAMES, **options)
 
 
 CONFIG = """
 from jaxgen.config import Config
 from jaxgen.data.drums import Drums
-from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import Pcm16
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
@@ -324,7 +326,7 @@ CONFIG = Config(
         terms=(), critic=ShuffleCritic(factors=(10, 10), channels=(2, 4), kernel_size=3, shuffle=1, width=4)
     ),
     train=Train(steps=2, batch_size=2, seq_len=800, eval_every=2, checkpoint_every=2, log_every=1),
-    evaluation=FromNoise(num_clips=3, num_previews=2),
+    evaluation=LatentEvaluation(num_clips=3, num_previews=2),
 )
 """
 
@@ -377,7 +379,7 @@ def test_clips_and_the_way_between_them_come_in_batches(drums, command, tmp_path
     """However they are cut into batches, also where the last one has a single clip."""
     made = []
     for size in (32, 2):
-        monkeypatch.setattr(noise_clips, "BATCH", size)
+        monkeypatch.setattr(latent, "BATCH", size)
         out = tmp_path / str(size)
         assert command(generate.main, "--workdir", drums, "--num", "5", "--out", out, "--interpolate", "2")[0] == 0
         made.append({wav.name: audio.read(wav).samples for wav in out.glob("*.wav")})

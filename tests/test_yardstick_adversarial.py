@@ -19,7 +19,7 @@ from jaxgen.models.critics import WaveCritic
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.nn.convolution import Conv
-from jaxgen.objectives.contest import LeastSquares, Logistic
+from jaxgen.objectives.adversarial_loss import LeastSquares, Logistic
 from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
 from tests.test_yardstick import told
 
@@ -31,7 +31,7 @@ TINY = [
         model=Vocoder(width=8, num_blocks=1),
         features=FRAMES,
         critic=WaveCritic(periods=(3,), windows=(64,), channels=2, spectral_channels=2),
-        contest=LeastSquares(),
+        loss=LeastSquares(),
         batch_size=2,
         seq_len=8,
         terms=(FeatureMatching(weight=2.0), MelDistance(weight=5.0), StftDistance(windows=(32,))),
@@ -42,7 +42,7 @@ TINY = [
         ),
         features=dataclasses.replace(FRAMES, stack=2),
         critic=ShuffleCritic(factors=(2, 2), channels=(4, 5), kernel_size=3, shuffle=1, shift=2, width=4),
-        contest=Logistic(),
+        loss=Logistic(),
         batch_size=3,
         seq_len=12,
     ),

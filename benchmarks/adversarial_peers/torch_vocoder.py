@@ -11,7 +11,7 @@ from torch.nn import functional
 from benchmarks.adversarial_peers.given import Tree, listed
 from benchmarks.adversarial_peers.torch_layers import conv1d, conv2d, linear, mel_frames, norm, over_time, spectrum
 
-View = tuple[Tensor, list[Tensor]]
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]
 """Scores, and what the layers heard."""
 
 _LEAK = 0.1
@@ -83,7 +83,7 @@ class WaveCritic(nn.Module):
         windows = [_SpectralCritic(*part) for part in zip(parts[count:], config["windows"], strict=True)]
         self.parts = nn.ModuleList([*periods, *windows])
 
-    def forward(self, samples: Tensor) -> list[View]:
+    def forward(self, samples: Tensor) -> list[DiscriminatorOutput]:
         return [part(samples) for part in self.parts]
 
 
@@ -96,7 +96,7 @@ class _PeriodCritic(nn.Module):
         layers = [conv2d(layer["product"], size, (5, 1), (3, 1)) for layer, size in zip(hidden, sizes, strict=False)]
         self.layers = nn.ModuleList([*layers, conv2d(last["product"], sizes[-1], (3, 1), (1, 1))])
 
-    def forward(self, samples: Tensor) -> View:
+    def forward(self, samples: Tensor) -> DiscriminatorOutput:
         padded = functional.pad(samples, (0, -samples.shape[-1] % self.period))
         return _heard(self.layers, padded.unflatten(-1, (-1, self.period))[:, None])
 
@@ -111,11 +111,11 @@ class _SpectralCritic(nn.Module):
         inputs = [1, *[channels] * 4]
         self.layers = nn.ModuleList([conv2d(w, n, *shape) for w, n, shape in zip(layers, inputs, shapes, strict=True)])
 
-    def forward(self, samples: Tensor) -> View:
+    def forward(self, samples: Tensor) -> DiscriminatorOutput:
         return _heard(self.layers, magnitudes(samples, self.window).transpose(1, 2)[:, None])
 
 
-def _heard(layers: nn.ModuleList, x: Tensor) -> View:
+def _heard(layers: nn.ModuleList, x: Tensor) -> DiscriminatorOutput:
     features = []
     *hidden, last = layers
     for layer in hidden:

@@ -14,9 +14,9 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """spec: `work`, the fields of a `GenerateWork`, and `steps`."""
     use_all_cores()
     work = GenerateWork(**spec["work"])
-    training = work.training()
-    params = training.init(jax.random.key(0)).params
-    generator = Generator(training.module, work.model, work.data)
+    task = work.task()
+    params = task.init(jax.random.key(0)).params
+    generator = Generator(task.module, work.model, work.data)
     firsts: list[float] = []
 
     def run(times: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Any]:
                 last = block
         return {"first_audio_seconds": float(np.median(firsts)), "distinct_codes": len(np.unique(last[0]))}
 
-    model, numbers = training.module(params), given(work)
+    model, numbers = task.module(params), given(work)
     carry, logits = model.init_carry(1), []
     step = jax.jit(model.step)
     for code in numbers.codes:

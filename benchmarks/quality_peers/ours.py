@@ -17,10 +17,10 @@ from jaxgen.data.store import Store
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.models.sequence import SequenceConfig
-from jaxgen.objectives.likelihood import LikelihoodTraining
-from jaxgen.runs.run import bind, devices_of, training_batches
-from jaxgen.training.feed import Call, calls
-from jaxgen.training.loop import updates
+from jaxgen.objectives.likelihood import LikelihoodTask
+from jaxgen.runs.run import build_task, devices_of, training_batches
+from jaxgen.training.feed import StepGroup, prefetch_groups
+from jaxgen.training.loop import scan_updates
 
 _UNKNOWN = 10**6  # updates, while nobody knows how many there will be
 
@@ -53,17 +53,17 @@ class _Learner:
     def __init__(self, config: Config, store: Store, data: DataSpec, steps: int):
         train = dataclasses.replace(config.train, steps=steps)
         config = dataclasses.replace(config, train=train)
-        training, self._devices = cast(LikelihoodTraining, bind(config, data)), devices_of(config)
+        training, self._devices = cast(LikelihoodTask, build_task(config, data)), devices_of(config)
         self._init = lambda: self._devices.start(training.init, jax.random.key(train.seed))
         self._batches, self._size = training_batches(config, store, data, self._devices.rows), train.steps_per_call
         self._store, self._clips = store, store.indices("validation")
         self._scorer = Scorer(
             training, cast(SequenceConfig, config.model), data, batch_size=train.batch_size, seq_len=train.seq_len
         )
-        self._step = self._devices.compiled(updates(training), self._init())
+        self._step = self._devices.compile(scan_updates(training), self._init())
         self.state, self._calls = self._start()
         self.update()
-        self._scorer(self._devices.local(self.state.average), store, self._clips[:1])
+        self._scorer(self._devices.gather(self.state.average), store, self._clips[:1])
         self.state, self._calls = self._start()
 
     def update(self) -> int:
@@ -81,9 +81,9 @@ class _Learner:
 
     def bits_per_sample(self) -> float:
         """Of all validation clips, by the moving average of the weights."""
-        params = self._devices.local(self.state.average)
+        params = self._devices.gather(self.state.average)
         return self._scorer(params, self._store, self._clips).metrics["bits_per_sample"]
 
-    def _start(self) -> tuple[Any, Generator[Call]]:
+    def _start(self) -> tuple[Any, Generator[StepGroup]]:
         lasts = itertools.count(self._size, self._size)
-        return self._init(), calls(iter(self._batches), 1, lasts, self._devices.place)
+        return self._init(), prefetch_groups(iter(self._batches), 1, lasts, self._devices.place)

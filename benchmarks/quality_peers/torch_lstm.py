@@ -141,4 +141,4 @@ class _Learner:
         plan = self._plan
         rising = (self._steps + 1) / (plan.warmup_steps + 1)
         falling = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self._spent / self._seconds))
-        return self._peak * min(rising, plan.final_share + (1 - plan.final_share) * falling)
+        return self._peak * min(rising, plan.final_lr_ratio + (1 - plan.final_lr_ratio) * falling)

@@ -70,7 +70,7 @@ def split_over(devices: Sequence[jax.Device], work: StepWork) -> tuple[Callable[
     def update(state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
         return training.train_step(state, jax.tree.map(lambda array: array[0], batches))
 
-    return spread.compiled(update, state), state, spread.place(batch)
+    return spread.compile(update, state), state, spread.place(batch)
 
 
 def _meet(address: str, processes: int, rank: int) -> None:

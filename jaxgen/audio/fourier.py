@@ -18,7 +18,7 @@ def stft(samples: jax.Array, n_fft: int, hop_length: int, win_length: int | None
     """
     num_frames = 1 + samples.shape[-1] // hop_length
     padded = pad_last(jnp.asarray(samples, jnp.float32), n_fft // 2, (num_frames - 1) * hop_length + n_fft)
-    return jnp.fft.rfft(framed(padded, n_fft, hop_length, num_frames) * hann(n_fft, win_length))
+    return jnp.fft.rfft(frame_signal(padded, n_fft, hop_length, num_frames) * hann(n_fft, win_length))
 
 
 def istft(
@@ -88,7 +88,7 @@ def pad_last(samples: jax.Array, before: int, length: int) -> jax.Array:
     return jax.lax.pad(samples, jnp.float32(0), [(0, 0, 0)] * (samples.ndim - 1) + [(before, after, 0)])
 
 
-def framed(samples: jax.Array, n_fft: int, hop_length: int, num_frames: int) -> jax.Array:
+def frame_signal(samples: jax.Array, n_fft: int, hop_length: int, num_frames: int) -> jax.Array:
     """[..., at least (num_frames - 1) * hop_length + n_fft] to [..., num_frames, n_fft], by slices: no gather."""
     pieces = -(-n_fft // hop_length)
     blocks = pad_last(samples, 0, (num_frames + pieces - 1) * hop_length)

@@ -60,7 +60,7 @@ def features(samples: jax.Array, predictor: Predictor, window: int) -> jax.Array
     return jnp.concatenate([hats, compand(again)[..., None], *before], axis=-1)
 
 
-def solved(correlation: jax.Array) -> jax.Array:
+def levinson_durbin(correlation: jax.Array) -> jax.Array:
     """Coefficients [..., ORDER] with the least squared error, for the autocorrelation [..., ORDER + 1] of samples.
 
     Levinson-Durbin recursion (Makhoul 1975). In silence all are 0.

@@ -16,7 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from jaxgen.core.errors import TryAgain
-from jaxgen.core.files import cause, open_regular, reading, write_whole, writing
+from jaxgen.core.files import cause, explain_write_errors, open_regular, retry_read, write_atomic
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
@@ -63,20 +63,20 @@ class Recording:
     comment: str = ""
     """Of the file's metadata; empty for none."""
 
-    def whole(self) -> Waveform:
+    def read_all(self) -> Waveform:
         """All of it, in memory. Raises AudioError."""
         return Waveform(np.concatenate(list(self.blocks)), self.sample_rate)
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[Recording]:
+def open_recording(path: str | Path) -> Iterator[Recording]:
     """A WAV, FLAC, OGG or MP3 file. Raises AudioError where it is not audio, TryAgain where it may be readable later.
 
     A recording that breaks off is read as far as it goes, where its format allows that (wav and mp3 do, flac does not).
     """
     with contextlib.ExitStack() as stack:
         with _reasons():
-            source = _Source(stack.enter_context(reading(path, lambda: open_regular(path))), path)
+            source = _Source(stack.enter_context(retry_read(path, lambda: open_regular(path))), path)
             if source.seek(0, os.SEEK_END) == 0:
                 raise AudioError("empty file")
             source.seek(0)
@@ -90,8 +90,8 @@ def opened(path: str | Path) -> Iterator[Recording]:
 
 def read(path: str | Path) -> Waveform:
     """All that `opened` gives, in memory. Raises AudioError."""
-    with opened(path) as recording:
-        return recording.whole()
+    with open_recording(path) as recording:
+        return recording.read_all()
 
 
 class _Source(io.RawIOBase):
@@ -106,7 +106,7 @@ class _Source(io.RawIOBase):
             return 0
         read = functools.partial(os.pread, self._file.fileno(), len(buffer), self._at)
         try:
-            content = reading(self._path, read)
+            content = retry_read(self._path, read)
         except (OSError, TryAgain) as error:  # which must not pass through C
             self._error, content = error, b""
         buffer[: len(content)] = content
@@ -186,7 +186,7 @@ def resample(blocks: Iterable[Samples], from_rate: int, to_rate: int) -> Iterato
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def recut(blocks: Iterable[Samples], length: int) -> Iterator[Samples]:
+def rechunk(blocks: Iterable[Samples], length: int) -> Iterator[Samples]:
     """The same samples in blocks of `length`, and at the end one that is shorter, maybe empty."""
     held: list[Samples] = []
     missing = length
@@ -210,7 +210,7 @@ def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> 
         if comment:
             file.comment = comment
         file.write(np.clip(samples, -1.0, 1.0))
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def append(path: Path, samples: Samples) -> None:
@@ -220,7 +220,7 @@ def append(path: Path, samples: Samples) -> None:
     """
     content = io.BytesIO()
     soundfile.write(content, np.clip(samples, -1.0, 1.0), 1, format="RAW", subtype="PCM_16", endian="LITTLE")
-    with writing(path), path.open("r+b") as file:
+    with explain_write_errors(path), path.open("r+b") as file:
         data = 12  # bytes: "RIFF", the size of the rest, "WAVE"; then chunks, each a name, a size and so much content
         file.seek(data)
         while (header := file.read(8))[:4] != b"data":
@@ -234,5 +234,5 @@ def append(path: Path, samples: Samples) -> None:
 
 def read_comment(path: str | Path) -> str:
     """The comment in a file's metadata; empty for none. Raises AudioError where it is no audio file."""
-    with opened(path) as recording:
+    with open_recording(path) as recording:
         return recording.comment

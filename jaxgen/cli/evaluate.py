@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxgen.config import load, named, parse
+from jaxgen.config import instances_by_name, load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.names import UserPath
 from jaxgen.core.numerics import fix_settings
@@ -15,10 +15,10 @@ from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
-from jaxgen.inference.drawing import Drawing
-from jaxgen.inference.sounding import open_vocoder, refined
-from jaxgen.runs.run import Run, keep_compiled
-from jaxgen.storage import copied, delivered
+from jaxgen.inference.sampling import SamplingOverrides
+from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+from jaxgen.runs.run import Run, enable_compilation_cache
+from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.schedule import check_seed
 from jaxgen.training.telemetry import read_metrics
 
@@ -35,7 +35,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Drawing):
+class Options(SamplingOverrides):
     """Measures a trained run: report.json and report.html."""
 
     workdir: UserPath
@@ -43,7 +43,7 @@ class Options(Drawing):
     data: Data = Data()
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
-    """Further metrics beside the run's own, by class: Judged, Prosody; PocketSphinx and DNSMOS, judges of speech from
+    """Further metrics beside the run's own, by class: ClassifierMetrics, Prosody; PocketSphinx and DNSMOS, judges of speech from
     `pip install 'jaxgen[judges]'`; for a vocoder also PitchErrors, and Pesq and Stoi from `pip install 'jaxgen[copies]'`."""
     out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
@@ -71,25 +71,25 @@ class Options(Drawing):
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
     fix_settings()
-    keep_compiled(options.cache_dir)
+    enable_compilation_cache(options.cache_dir)
     if options.config is not None:
         load(options.config)
     with (
-        copied(options.workdir, options.cache_dir) as folder,
-        delivered(options.out or folder / "evaluation") as out,
+        open_run_copy(options.workdir, options.cache_dir) as folder,
+        output_folder(options.out or folder / "evaluation") as out,
     ):
         return _evaluate(options, folder, out)
 
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
-    further = named(AudioMetric, options.metrics, "--metrics")
+    further = instances_by_name(AudioMetric, options.metrics, "--metrics")
     trained = Run.open(workdir, options.step)
-    config, evaluation = trained.config, options.of(trained.config.evaluation)
+    config, evaluation = trained.config, options.apply_to(trained.config.evaluation)
     decoder = None
     if options.vocoder is not None:
         _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
     else:
-        trained = refined(trained, options.refinements)
+        trained = with_refinements(trained, options.refinements)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
     count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
     training, root = _training_data(trained, options.data.root, options.cache_dir)
@@ -101,7 +101,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         store = prepare(_test_data(config.data, root, options.data.pattern), config.features, policy, options.cache_dir)
         clips = tuple(range(len(store.clips)))
     evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
-        trained.training,
+        trained.task,
         config.model,
         trained.spec,
         batch_size=config.train.batch_size,
@@ -110,11 +110,11 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         cache_dir=options.cache_dir,
         decoder=decoder,
     )
-    findings = evaluator.evaluate(trained.params, trained.untrained(), training, store, clips)
+    result = evaluator.evaluate(trained.params, trained.initial_params(), training, store, clips)
     write_report(
         out,
         f"jaxgen: {trained.workdir.resolve().name}",
-        findings,
+        result,
         read_metrics(trained.workdir / "metrics.jsonl"),
         sample_rate=trained.spec.features.sample_rate,
         num_players=config.evaluation.num_previews,
@@ -122,7 +122,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         | {
             "run": options.workdir,
             **({} if options.vocoder is None else {"vocoder": options.vocoder}),
-            **options.asked,
+            **options.overrides,
             "held-out data": root or "the run's validation clips",
             "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
         },
@@ -130,7 +130,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     shown = (options.out or f"{options.workdir.rstrip('/')}/evaluation").rstrip("/")
     if refused := len(store.report["refused"]):
         print(f"{refused} files were refused; the report lists them")
-    print(f"{headline(findings)}\nreport: {shown}/report.html, figures: {shown}/report.json")
+    print(f"{headline(result)}\nreport: {shown}/report.html, figures: {shown}/report.json")
     return ExitCode.DONE
 
 

@@ -21,22 +21,22 @@ from tqdm import tqdm
 from jaxgen import audio
 from jaxgen.config import load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
-from jaxgen.core.files import unfinished, writing
+from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import UserPath, normalize
 from jaxgen.core.numerics import fix_settings
 from jaxgen.data.store import AudioPolicy
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.runner import Evaluation
-from jaxgen.inference import noise_clips
-from jaxgen.inference.drawing import Drawing, refuse
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
+from jaxgen.inference import latent
 from jaxgen.inference.generation import Generator, use_all_cores
-from jaxgen.inference.noise_clips import NoiseGenerator
-from jaxgen.inference.sounding import open_vocoder, refined
-from jaxgen.models.noise import Latents, NoiseConfig
+from jaxgen.inference.latent import LatentSampler
+from jaxgen.inference.sampling import SamplingOverrides, refuse
+from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+from jaxgen.models.latent import LatentGeneratorConfig, LatentSampling
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.nn.distributions import Sampling
-from jaxgen.runs.run import Run, keep_compiled
-from jaxgen.storage import copied, delivered
+from jaxgen.runs.run import Run, enable_compilation_cache
+from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
@@ -45,7 +45,7 @@ BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Drawing):
+class Options(SamplingOverrides):
     """New clips from a trained run, with a provenance file beside each."""
 
     workdir: UserPath
@@ -95,14 +95,14 @@ class Options(Drawing):
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.generate")
     fix_settings()
-    keep_compiled(options.cache_dir)
+    enable_compilation_cache(options.cache_dir)
     if options.config is not None:
         load(options.config)
     use_all_cores()
     shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
     with (
-        copied(options.workdir, options.cache_dir) as folder,
-        delivered(options.out or folder / "generated" / f"seed_{options.seed}") as out,
+        open_run_copy(options.workdir, options.cache_dir) as folder,
+        output_folder(options.out or folder / "generated" / f"seed_{options.seed}") as out,
     ):
         return _generate(options, folder, out, shown)
 
@@ -122,19 +122,19 @@ class _Batch:
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
     model, rate = trained.config.model, trained.spec.features.sample_rate
-    evaluation = options.of(trained.config.evaluation)
+    evaluation = options.apply_to(trained.config.evaluation)
     vocoder, decoder = None, None
     if options.vocoder is not None:
         vocoder, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
     else:
-        trained = refined(trained, options.refinements)
-    if isinstance(model, SequenceConfig) and isinstance(evaluation, Evaluation):
+        trained = with_refinements(trained, options.refinements)
+    if isinstance(model, SequenceConfig) and isinstance(evaluation, AutoregressiveEvaluation):
         refuse(options, ("interpolate",), "predicts one step after another")
-        generator = Generator(trained.training.module, model, trained.spec, decoder)
+        generator = Generator(trained.task.module, model, trained.spec, decoder)
         coming = _of_a_sequence(options, trained, generator, evaluation.sampling)
-    elif isinstance(model, NoiseConfig) and isinstance(evaluation, FromNoise):
+    elif isinstance(model, LatentGeneratorConfig) and isinstance(evaluation, LatentEvaluation):
         refuse(options, ("seconds", "prompt", "batch_size"), "makes whole clips of noise")
-        noise = NoiseGenerator(trained.training.module, model, trained.spec, decoder)
+        noise = LatentSampler(trained.task.module, model, trained.spec, decoder)
         coming = _of_noise(options, trained, noise, evaluation.latents)
     else:
         raise UserError(
@@ -149,7 +149,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     with Interrupts(ExitCode.INTERRUPTED) as interrupts, _progress(total, options.batch_size or BATCH) as bar:
         for batch in coming:
             keep = functools.partial(save, labels=batch.labels, first=batch.first)
-            made = write_as_made(batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested)
+            made = stream_to_files(batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested)
             num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
             bar.update(len(batch.labels))
             if interrupts.requested:
@@ -194,13 +194,13 @@ def _of_a_sequence(options: Options, trained: Run, generator: Generator, samplin
         yield _Batch(first, labels, stream)
 
 
-def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents: Latents) -> Iterator[_Batch]:
+def _of_noise(options: Options, trained: Run, generator: LatentSampler, latents: LatentSampling) -> Iterator[_Batch]:
     """The clips asked for; with --interpolate one more, of them all in turn with what lies between them."""
     asked, steps = [_labels(options.label)] * options.num, options.interpolate
     settings: dict[str, Any] = {"latents": latents, "seed": options.seed}
-    firsts, model = range(0, options.num, noise_clips.BATCH), trained.config.model
-    assert isinstance(model, NoiseConfig)
-    labels = trained.spec.drawn_labels(model.labels, asked, options.seed)
+    firsts, model = range(0, options.num, latent.BATCH), trained.config.model
+    assert isinstance(model, LatentGeneratorConfig)
+    labels = trained.spec.draw_labels(model.labels, asked, options.seed)
     most = trained.spec.features.num_samples(model.num_steps)
     if steps is not None and most * options.num * steps > audio.MOST_WAV_SAMPLES:
         raise UserError(
@@ -209,23 +209,23 @@ def _of_noise(options: Options, trained: Run, generator: NoiseGenerator, latents
         )
 
     def batch(first: int) -> Iterator[list[np.ndarray]]:
-        rows = labels[first : first + noise_clips.BATCH]
+        rows = labels[first : first + latent.BATCH]
         yield generator(trained.params, rows, first=first, **settings).clips
 
-    def way(steps: int) -> Iterator[list[np.ndarray]]:
+    def interpolate(steps: int) -> Iterator[list[np.ndarray]]:
         for first in firsts:
-            rows = labels[first : first + noise_clips.BATCH + 1]  # the last begins the next stretch
-            clips = generator.way(trained.params, rows, steps, first=first, **settings)
+            rows = labels[first : first + latent.BATCH + 1]  # the last begins the next stretch
+            clips = generator.interpolate(trained.params, rows, steps, first=first, **settings)
             clips[-1] = clips[-1][: None if first == firsts[-1] else 0]
-            yield [generator.joined(clips)]
+            yield [generator.concatenate(clips)]
 
     for first in firsts:
-        yield _Batch(first, labels[first : first + noise_clips.BATCH], batch(first))
+        yield _Batch(first, labels[first : first + latent.BATCH], batch(first))
     if steps is not None:
-        yield _Batch(options.num, [{"interpolated": str(steps)}], way(steps))
+        yield _Batch(options.num, [{"interpolated": str(steps)}], interpolate(steps))
 
 
-def write_as_made(
+def stream_to_files(
     stream: Iterable[Sequence[np.ndarray]],
     out: Path,
     num: int,
@@ -239,7 +239,7 @@ def write_as_made(
     or between two of its blocks when `stop` says so; nothing does where it raises, or before the first block.
     """
     num_samples = 0
-    with unfinished(out) as partial:
+    with partial_folder(out) as partial:
         wavs = save(partial, [np.zeros(0, np.float32)] * num)
         for block in stream:
             for wav, samples in zip(wavs, block, strict=True):
@@ -248,7 +248,7 @@ def write_as_made(
             if stop():
                 break
         if num_samples:
-            with writing(out):
+            with explain_write_errors(out):
                 for wav in wavs:
                     for path in (wav.with_suffix(".json"), wav):  # no interruption leaves a wav without its mark
                         os.replace(path, out / path.name)
@@ -268,7 +268,7 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
     if not os.path.exists(path):
         raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
     try:
-        with audio.opened(path) as recording:
+        with audio.open_recording(path) as recording:
             if recording.sample_rate != sample_rate:
                 raise UserError(
                     f"the prompt '{path}' has {recording.sample_rate} Hz, but the model was trained at {sample_rate} Hz; "

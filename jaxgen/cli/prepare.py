@@ -7,16 +7,16 @@ from jaxgen.core.numerics import fix_settings
 from jaxgen.data import report
 from jaxgen.data.store import prepare
 from jaxgen.recipes.presets import load_config
-from jaxgen.runs.run import keep_compiled
-from jaxgen.storage import delivered
+from jaxgen.runs.run import enable_compilation_cache
+from jaxgen.storage import output_folder
 
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
     fix_settings()
-    keep_compiled(config.cache_dir)
+    enable_compilation_cache(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
-    with delivered(config.workdir) as out:
+    with output_folder(config.workdir) as out:
         report.write(store.report, out)
     print(
         f"{report.summary(store.report)}\nreport: {config.workdir}/data_report.json and .png; decoded in {store.directory}"

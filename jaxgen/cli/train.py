@@ -19,53 +19,60 @@ import numpy as np
 from jaxgen.config import Config
 from jaxgen.core.errors import ExitCode, UserError, run, tolerate
 from jaxgen.core.machine import keep_freed_memory
-from jaxgen.core.names import quoted
+from jaxgen.core.names import shell_quote
 from jaxgen.core.numerics import fix_settings
 from jaxgen.core.serial import to_json
 from jaxgen.data import report as data_report
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store, prepare
-from jaxgen.evaluation.findings import Evaluator
-from jaxgen.evaluation.metrics import computed
+from jaxgen.evaluation.metrics import split_absent
+from jaxgen.evaluation.result import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
-from jaxgen.objectives.objective import Training
+from jaxgen.objectives.objective import TrainTask
 from jaxgen.recipes.presets import load_config
+from jaxgen.runs.lock import note_start, run_lock
 from jaxgen.runs.run import (
     Run,
-    bind,
+    build_task,
     check_data,
     config_hash,
     describe,
     devices_of,
+    enable_compilation_cache,
     is_finished,
-    keep_compiled,
     save_config,
     training_batches,
 )
-from jaxgen.runs.starts import locked, note_start
-from jaxgen.storage import Mirror, is_remote, trained_in
-from jaxgen.training.distributed import check_alike, from_first, gathered, is_first, joined, several
-from jaxgen.training.interrupts import preemptible
+from jaxgen.storage import Mirror, is_remote, own_remote_run
+from jaxgen.training.distributed import (
+    all_gather,
+    broadcast_from_first,
+    check_alike,
+    is_first,
+    is_multiprocess,
+    join_processes,
+)
+from jaxgen.training.interrupts import raise_on_signal
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
 from jaxgen.training.telemetry import read_metrics
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
-    from jaxgen.training.upload import KeptByFirst
+    from jaxgen.training.upload import FirstProcessCheckpoints
 
 
 def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.train")
     fix_settings()
     with (
-        preemptible(),
-        joined(config.distributed, config.coordinator, config.num_processes, config.process_id),
+        raise_on_signal(),
+        join_processes(config.distributed, config.coordinator, config.num_processes, config.process_id),
         _uploaded(config) as mirror,
     ):
         if _is_finished(config):
             return ExitCode.DONE
-        keep_compiled(config.cache_dir)
+        enable_compilation_cache(config.cache_dir)
         keep_freed_memory()
         with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
             beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
@@ -74,7 +81,7 @@ def main() -> int:
 
 def _is_finished(config: Config) -> bool:
     """Whether there is nothing to do, which is said. Raises UserError where the folder holds another run."""
-    finished = from_first(lambda: is_finished(config))
+    finished = broadcast_from_first(lambda: is_finished(config))
     if finished:
         report = config.folder / "report.html"
         print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
@@ -86,7 +93,9 @@ def _uploaded(config: Config) -> Iterator[Mirror | None]:
     """The copy of a run in an object store, which the first process keeps for all; None elsewhere."""
     mirrors: list[Mirror | None] = []
     with contextlib.ExitStack() as stack:
-        from_first(lambda: mirrors.append(stack.enter_context(trained_in(config.workdir, config.cache_dir))))
+        broadcast_from_first(
+            lambda: mirrors.append(stack.enter_context(own_remote_run(config.workdir, config.cache_dir)))
+        )
         yield mirrors[0] if mirrors else None
 
 
@@ -94,8 +103,8 @@ def _uploaded(config: Config) -> Iterator[Mirror | None]:
 def _own_folder(config: Config) -> Iterator[Path]:
     """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
     with contextlib.ExitStack() as stack:
-        from_first(lambda: stack.enter_context(locked(config.folder)))
-        seen = gathered(is_remote(config.workdir) or (config.folder / ".lock").exists())
+        broadcast_from_first(lambda: stack.enter_context(run_lock(config.folder)))
+        seen = all_gather(is_remote(config.workdir) or (config.folder / ".lock").exists())
         if not all(seen):
             raise UserError(
                 f"process {seen.index(False)} does not see '{config.workdir}' of process 0; pass --workdir a folder that all "
@@ -110,7 +119,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
     check_alike("another folder, settings or recordings", [config.workdir, config_hash(config), to_json(spec)])
-    from_first(lambda: check_data(config, spec))
+    broadcast_from_first(lambda: check_data(config, spec))
     if not store.indices("validation"):
         raise UserError(
             f"no clip of {len(store.clips)} is for validation; change --data.validation or the manifest's `split`, or "
@@ -118,9 +127,9 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         )
     for metric in config.evaluation.metrics:
         metric.check(store)
-    training = bind(config, spec)
+    task = build_task(config, spec)
     evaluator = config.evaluation.evaluator(
-        training,
+        task,
         config.model,
         spec,
         batch_size=config.train.batch_size,
@@ -131,11 +140,11 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
     with _own_folder(config) as own:
         if _is_finished(config):  # by a process that has held the folder meanwhile
             return ExitCode.DONE
-        from_first(lambda: check_data(config, spec))
+        broadcast_from_first(lambda: check_data(config, spec))
         save_config(config, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
-        outcome = _train(config, own, mirror, devices, store, training, spec, evaluator)
+        outcome = _train(config, own, mirror, devices, store, task, spec, evaluator)
         with tolerate("write the data report", "jaxgen.prepare makes it again"):
             drawn.result()
         if outcome is Outcome.PREEMPTED:
@@ -157,7 +166,7 @@ def _train(
     mirror: Mirror | None,
     devices: Devices,
     store: Store,
-    training: Training,
+    task: TrainTask,
     spec: DataSpec,
     evaluator: Evaluator,
 ) -> Outcome:
@@ -172,15 +181,15 @@ def _train(
         def measure() -> tuple[dict[str, float], dict[str, str]]:
             metrics, made = evaluator.validate(params, store, clips, train.max_eval_clips)
             heard.append(made)
-            return computed(metrics)
+            return split_absent(metrics)
 
-        metrics, absent = from_first(measure)
+        metrics, absent = broadcast_from_first(measure)
         made = itertools.chain.from_iterable(heard)  # of the first process
         return Validation(metrics, made, spec.features.sample_rate, absent)
 
     with _checkpoints(config, mirror) as checkpoints:
         return fit(
-            training,
+            task,
             batches,
             checkpoints,
             validate,
@@ -193,17 +202,17 @@ def _train(
         )
 
 
-def _checkpoints(config: Config, mirror: Mirror | None) -> "Checkpoints | KeptByFirst":
+def _checkpoints(config: Config, mirror: Mirror | None) -> "Checkpoints | FirstProcessCheckpoints":
     from jaxgen.training.checkpoint import Checkpoints
-    from jaxgen.training.upload import KeptByFirst, UploadedCheckpoints
+    from jaxgen.training.upload import FirstProcessCheckpoints, UploadingCheckpoints
 
     folder, train = config.folder / "checkpoints", config.train
     if not is_remote(config.workdir):
         return Checkpoints(folder, keep=train.keep, best_metric=train.best_metric)
     own = None
     if mirror is not None:
-        own = UploadedCheckpoints(folder, mirror, keep=train.keep, best_metric=train.best_metric)
-    return KeptByFirst(own) if own is None or several() else own
+        own = UploadingCheckpoints(folder, mirror, keep=train.keep, best_metric=train.best_metric)
+    return FirstProcessCheckpoints(own) if own is None or is_multiprocess() else own
 
 
 def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
@@ -211,28 +220,28 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
     folder = config.folder
     trained = Run.open(folder)
     print("evaluating the best checkpoint ...", file=sys.stderr)
-    findings = evaluator.evaluate(trained.params, trained.untrained(), store, store, store.indices("validation"))
-    generated = next(column.clips for column in findings.columns if column.name == "generated")
+    result = evaluator.evaluate(trained.params, trained.initial_params(), store, store, store.indices("validation"))
+    generated = next(column.clips for column in result.groups if column.name == "generated")
     shown, seed = config.evaluation.num_previews, config.train.seed
     with tolerate("save clips in 'generated'", "jaxgen.generate makes them again"):
-        trained.save_clips(folder / "generated", generated[:shown], findings.labels[:shown], seed=seed)
+        trained.save_clips(folder / "generated", generated[:shown], result.labels[:shown], seed=seed)
     write_report(
         folder,
         f"jaxgen: {folder.resolve().name}",
-        findings,
+        result,
         read_metrics(folder / "metrics.jsonl"),
         sample_rate=trained.spec.features.sample_rate,
         num_players=shown,
         about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{config.workdir}\n{headline(findings)}\n{_next_commands(config)}")
+    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config)}")
 
 
 def _next_commands(config: Config) -> str:
     return (
         "Next:\n"
-        f"  {config.evaluation.next_command.format(workdir=quoted(config.workdir))}\n"
-        f"  tensorboard --logdir {quoted(config.folder / 'tensorboard')}   (pip install tensorboard)\n"
+        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}\n"
+        f"  tensorboard --logdir {shell_quote(config.folder / 'tensorboard')}   (pip install tensorboard)\n"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )
 

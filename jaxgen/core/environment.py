@@ -107,8 +107,8 @@ def check_flags() -> None:
     with open(reading, encoding="utf-8", errors="replace") as pipe:
         said = pipe.read()
     if os.waitpid(child, 0)[1]:
-        brief = said.partition("] ")[2].partition("\n")[0]
-        raise BadVariable(f"XLA_FLAGS is '{flags}', which XLA does not take ({brief}); change or unset the variable.")
+        why = said.partition("] ")[2].partition("\n")[0]
+        raise BadVariable(f"XLA_FLAGS is '{flags}', which XLA does not take ({why}); change or unset the variable.")
 
 
 def check_limits() -> None:
@@ -137,7 +137,7 @@ def reason(error: BaseException) -> str | None:
 
 
 def _reason(error: BaseException) -> str | None:
-    text = brief(error)
+    text = one_line(error)
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, BadVariable):
         return str(error)
@@ -169,7 +169,7 @@ def _reason(error: BaseException) -> str | None:
     return None
 
 
-def brief(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, on one line of at most 200 characters; of one that says nothing, its class."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
@@ -179,7 +179,7 @@ def _bad_setting(error: BaseException) -> str | None:
     for name in map(str.upper, _OF_JAX.findall(str(error).replace(".", "_"))):
         if name in os.environ:
             value = os.environ[name]
-            return f"{name} is '{value}', which jax does not take ({brief(error)}); change or unset the variable."
+            return f"{name} is '{value}', which jax does not take ({one_line(error)}); change or unset the variable."
     return None
 
 
@@ -204,7 +204,7 @@ def _no_device() -> str | None:
         jax.devices()
         return None
     except Exception as error:
-        why = "" if isinstance(error, AssertionError) else f" ({brief(error)})"
+        why = "" if isinstance(error, AssertionError) else f" ({one_line(error)})"
     there = "nothing"
     with contextlib.suppress(Exception):
         jax.config.update("jax_platforms", "")

@@ -53,7 +53,7 @@ def begin() -> None:
     Raises what `reason` explains where the environment is such that XLA would abort.
     """
     open_streams()
-    sys.excepthook = lambda _, error, __: sys.exit(told(error))
+    sys.excepthook = lambda _, error, __: sys.exit(report_error(error))
     check_cache()
     check_flags()
     check_limits()
@@ -69,23 +69,23 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except Preempted as stop:
-        code = told(stop)
+        code = report_error(stop)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # threads that compile or import now would crash in the interpreter's end
     except (UserError, Diverged, KeyboardInterrupt) as error:
-        code = told(error)
+        code = report_error(error)
     except Exception as error:
         why = reason(error)
         if why is None:
             raise
-        code = told(UserError(why))
+        code = report_error(UserError(why))
     for number in (signal.SIGINT, signal.SIGTERM):  # one that comes now would tear the interpreter's end apart
         signal.signal(number, lambda *_: os._exit(int(code or 0)))
     sys.exit(int(code or 0))
 
 
-def told(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Says on stderr what ended a command, in one line unless it is a bug of ours; returns the exit code."""
     if isinstance(error, UserError):
         print(f"jaxgen: {printable(str(error))}", file=sys.stderr)

@@ -72,7 +72,7 @@ def cause(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a read-only folder into a `UserError` about `path`."""
     try:
         yield
@@ -82,13 +82,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file that is either whole or as it was before; text as UTF-8, with "?" for a lone surrogate.
 
     Raises UserError where it cannot be written.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # containers' process numbers are alike
-    with writing(path):
+    with explain_write_errors(path):
         try:
             temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
             os.replace(temporary, path)
@@ -96,7 +96,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def reading(path: str | Path, read: Callable[[], T]) -> T:
+def retry_read(path: str | Path, read: Callable[[], T]) -> T:
     """What `read` gives, which is tried a few times: one error of a disk or a network says nothing of the file.
 
     Raises the OSError where it is of the file itself: absent, a folder, not permitted. Raises TryAgain where another one
@@ -124,19 +124,19 @@ def read_regular(path: str | Path) -> bytes:
         with open_regular(path) as file:
             return file.read()
 
-    return reading(path, read)
+    return retry_read(path, read)
 
 
 class Corrupt(UserError):
     """A file that jaxgen wrote holds something else now."""
 
 
-def write_sealed(path: Path, content: str | bytes) -> None:
+def write_checksummed(path: Path, content: str | bytes) -> None:
     """As `write_whole`, with a last line that is the SHA-256 of all before it: `read_sealed` checks and removes it."""
-    write_whole(path, _sealed(content.encode() if isinstance(content, str) else content))
+    write_atomic(path, _sealed(content.encode() if isinstance(content, str) else content))
 
 
-def read_sealed(path: Path) -> bytes:
+def read_checksummed(path: Path) -> bytes:
     """The content that `write_sealed` wrote.
 
     Raises FileNotFoundError where there is none, Corrupt where the file holds anything else, and another UserError where
@@ -147,14 +147,14 @@ def read_sealed(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     content = whole[: -len(_sealed(b""))]
     if whole != _sealed(content):
         raise Corrupt(f"'{path}' is not what was written there")
     return content
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
+def read_error(path: Path, error: OSError) -> UserError:
     """Says that a file of a cache is there, but not for this user."""
     return UserError(
         f"cannot read '{path}' ({error.strerror or error}); make it readable, remove it, or pass another --cache-dir."
@@ -165,7 +165,7 @@ def _sealed(content: bytes) -> bytes:
     return content + f"\n{hashlib.sha256(content).hexdigest()}\n".encode()
 
 
-def append_whole(file: io.FileIO, content: bytes) -> None:
+def append_atomic(file: io.FileIO, content: bytes) -> None:
     """Appends to an unbuffered file all of it or nothing. Raises OSError where there is no room."""
     before = os.fstat(file.fileno()).st_size
     try:
@@ -178,7 +178,7 @@ def append_whole(file: io.FileIO, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def unfinished(parent: Path) -> Iterator[Path]:
+def partial_folder(parent: Path) -> Iterator[Path]:
     """A new hidden folder in `parent`, which it makes, to make something in and move it from there when it is whole.
 
     It is removed in the end, or where this process is killed, by a later call: its lock ends with the process, and such a
@@ -187,7 +187,7 @@ def unfinished(parent: Path) -> Iterator[Path]:
     import filelock
 
     with contextlib.ExitStack() as stack:
-        with writing(parent):
+        with explain_write_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
             for left in parent.glob(f"{_UNFINISHED}*"):
                 with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(left / ".lock", timeout=0):

@@ -21,7 +21,7 @@ class LeavesFolder(UserError):
     """A name from outside is no path below its folder."""
 
 
-def inside(folder: Path, name: str) -> Path:
+def join_inside(folder: Path, name: str) -> Path:
     """The path of `name` below `folder`: the only way to join a folder and a name that comes from outside.
 
     Names come from manifests, object stores, archives and labels. Raises LeavesFolder for one that is absolute, goes
@@ -72,7 +72,7 @@ def expand(path: str | Path) -> str:
     return expanded
 
 
-def quoted(path: str | Path) -> str:
+def shell_quote(path: str | Path) -> str:
     """The path as a word of a printed command, which a shell and our options read as this path again."""
     path = os.fspath(path)
     return shlex.quote(f"./{path}" if path.startswith(("-", "~")) else path)

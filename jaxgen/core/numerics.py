@@ -22,7 +22,7 @@ def random_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
-def key_of(data: jax.Array) -> jax.Array:
+def wrap_key(data: jax.Array) -> jax.Array:
     """The random key of its data, uint32 [..., 2]."""
     return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
 

@@ -25,7 +25,7 @@ _one_at_a_time = threading.RLock()  # matplotlib's settings and Python's warning
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[ModuleType]:
+def matplotlib_settings() -> Iterator[ModuleType]:
     """While entered, or as a decorator, matplotlib has its own settings; those of the process come back at the end.
 
     Everything that makes a figure or renders one is within this. A script that the font lacks is drawn as boxes.
@@ -38,15 +38,15 @@ def drawing() -> Iterator[ModuleType]:
             yield matplotlib
 
 
-@drawing()
-def rendered(figure: "Figure", *, dpi: float, kind: str = "png") -> bytes:
+@matplotlib_settings()
+def render_figure(figure: "Figure", *, dpi: float, kind: str = "png") -> bytes:
     """The figure as the content of a file; the same figure gives the same PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
     return buffer.getvalue()
 
 
-def short(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """The text on one line of at most `most` characters, in which anything may stand."""
     line = printable(text)
     return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -58,7 +58,7 @@ def from_json(value: Any, expected: type[T], source: str) -> T:
     return built
 
 
-def parsed(content: str | bytes, source: str) -> Any:
+def parse_json(content: str | bytes, source: str) -> Any:
     """The value of a JSON text. Raises UserError, which names `source`, where it is none."""
     try:
         return json.loads(content)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.files import Corrupt, open_regular, reading, unreadable
+from jaxgen.core.files import Corrupt, open_regular, read_error, retry_read
 
 _BLOCK = 1 << 20  # bytes
 _LOOK_EVERY = 1.0  # seconds, whether the file was written to since
@@ -38,12 +38,12 @@ class BlockArray:
         self.size = length * self._item
         """In bytes."""
         try:
-            with reading(path, lambda: open_regular(path)) as file:
+            with retry_read(path, lambda: open_regular(path)) as file:
                 self._file = os.dup(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             raise Corrupt(f"'{path}' is missing") from None
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise read_error(path, error) from None
         weakref.finalize(self, os.close, self._file)
         status = os.fstat(self._file)
         self._looked, self._written = time.monotonic(), status.st_mtime_ns
@@ -85,9 +85,9 @@ class BlockArray:
         pieces = []
         while start < stop:
             try:
-                piece = reading(self._path, functools.partial(os.pread, self._file, stop - start, start))
+                piece = retry_read(self._path, functools.partial(os.pread, self._file, stop - start, start))
             except OSError as error:
-                raise unreadable(self._path, error) from None
+                raise read_error(self._path, error) from None
             if not piece:
                 raise Corrupt(f"'{self._path}' ends at byte {start:,}, expected {self.size:,}")
             pieces.append(piece)

@@ -34,17 +34,17 @@ class Clip:
     def load(self) -> Waveform:
         """All of it, in memory. Raises audio.AudioError where it cannot be decoded."""
         with self.open() as recording:
-            return recording.whole()
+            return recording.read_all()
 
 
 class SplitRule:
     """A frozen dataclass that says which clips belong to a split, by their fields or content; never by chance."""
 
-    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+    def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         """Whether the clip belongs. Raises UserError where the rule cannot tell."""
         raise NotImplementedError
 
-    def after(self, other: "SplitRule") -> "SplitRule":
+    def excluding(self, other: "SplitRule") -> "SplitRule":
         """This rule for the clips that another leaves. Raises UserError where both name the same clips."""
         return self
 
@@ -72,10 +72,10 @@ class HashFraction(SplitRule):
         """Where the share ends."""
         return self.start + self.fraction
 
-    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+    def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         return self.start * 16**12 <= int(digest[:12], 16) < self.stop * 16**12
 
-    def after(self, other: SplitRule) -> SplitRule:
+    def excluding(self, other: SplitRule) -> SplitRule:
         """The next range of hashes, where this one overlaps that of `other`."""
         if isinstance(other, HashFraction) and self.start < other.stop and other.start < self.stop:
             return dataclasses.replace(self, start=other.stop)
@@ -94,7 +94,7 @@ class FieldIn(SplitRule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(normalize(str(value)) for value in self.values))
 
-    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+    def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         if self.field not in fields:
             raise UserError(
                 f"the split is decided by the field '{self.field}', but a clip has only "
@@ -102,7 +102,7 @@ class FieldIn(SplitRule):
             )
         return fields[self.field] in tuple(self.values)
 
-    def after(self, other: SplitRule) -> SplitRule:
+    def excluding(self, other: SplitRule) -> SplitRule:
         if not isinstance(other, FieldIn) or other.field != self.field:
             return self
         if same := set(self.values) & set(other.values):
@@ -121,7 +121,7 @@ class Dataset:
         """How file names hold fields, as {digit}_{speaker}_{index}; None where they hold none."""
         return None
 
-    def fetched(self, cache_dir: str | Path) -> "Dataset":
+    def fetch(self, cache_dir: str | Path) -> "Dataset":
         """The same data on this machine: for data in an object store, those of a local copy, which this brings up to date.
 
         Raises UserError where there is none, or the store cannot be reached.
@@ -140,7 +140,7 @@ class Dataset:
         """Whether nothing but a hash put the clip into its split, so that one may be moved where validation is empty."""
         return False
 
-    def left_out(self) -> list[tuple[str, str]]:
+    def list_skipped(self) -> list[tuple[str, str]]:
         """(name, reason) of what stands beside the clips and is none: other files, what cannot be read, runs."""
         return []
 
@@ -152,13 +152,13 @@ _WORDS: Mapping[str, Split] = {
 }
 
 
-def meant_field(name: str) -> str:
+def canonical_field(name: str) -> str:
     """The field that jaxgen knows by a name in other letters: `split` for `Split`. Any other name is itself."""
     known = {"path": "path", "split": "split", "licence": "licence", "license": "licence"}
     return known.get(name.lower(), name)
 
 
-def stated_split(value: str, name: str) -> Split:
+def parse_split(value: str, name: str) -> Split:
     """A `split` field as it was written. Raises UserError for a word that is none of `SPLITS` nor one of its short forms."""
     if (word := value.strip().lower()) not in _WORDS:
         raise UserError(f"the split of '{name}' is '{value}', expected train, validation or test (or val, dev).")

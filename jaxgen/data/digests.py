@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from jaxgen.audio import AudioError
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.core.files import Corrupt, explain_write_errors, read_checksummed, write_checksummed
 from jaxgen.core.serial import content_hash
 from jaxgen.data.clips import Clip, Dataset, Split
 
@@ -46,9 +46,9 @@ def find_clips(dataset: Dataset, cache: Path, pool: concurrent.futures.Executor)
     kept = {each.clip.stamp: each.digest for each in found if each.clip.stamp and each.is_read}
     if kept != known:
         try:
-            with writing(place):
+            with explain_write_errors(place):
                 place.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(place, json.dumps(kept))
+            write_checksummed(place, json.dumps(kept))
         except UserError as error:
             print(f"jaxgen: {error} The next start reads all recordings again.", file=sys.stderr)
     return [
@@ -68,7 +68,7 @@ def _digested(clip: Clip) -> FoundClip:
 def _remembered(place: Path) -> dict[str, str]:
     """The digests of files by their stamps; none where they are damaged, which is told."""
     try:
-        known = json.loads(read_sealed(place))
+        known = json.loads(read_checksummed(place))
         if not all(isinstance(stamp, str) and _DIGEST.fullmatch(digest) for stamp, digest in known.items()):
             raise Corrupt(f"'{place}' holds no digests")
         return known

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.synthetic import Synthesised
+from jaxgen.data.synthetic import SyntheticDataset
 
 Sound = NDArray[np.float64]
 
@@ -121,7 +121,7 @@ DRUMS: Mapping[str, Callable[[_Desk], Sound]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Drums(Synthesised):
+class Drums(SyntheticDataset):
     """Single drum sounds, synthesised from a seed: no two alike, as long as they ring. No files, no network.
 
     Label: `drum` (kick, snare, tom, closed-hat, open-hat, clap, cowbell). Every tenth clip is for validation.

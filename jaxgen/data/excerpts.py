@@ -82,7 +82,9 @@ class ExcerptStream(Iterator[Batch]):
         self._next = place(state["next"])
 
 
-def one_of_each(store: Store, clips: Sequence[int], *, batch_size: int, length: int) -> Iterator[tuple[Batch, int]]:
+def excerpt_per_clip(
+    store: Store, clips: Sequence[int], *, batch_size: int, length: int
+) -> Iterator[tuple[Batch, int]]:
     """An excerpt of the middle of each clip, in batches, with the number of rows that count; others are a repeated clip."""
     for start in range(0, len(clips), batch_size):
         chosen = clips[start : start + batch_size]

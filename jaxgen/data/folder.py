@@ -10,10 +10,10 @@ from typing import Literal, NoReturn
 
 from jaxgen import audio, storage
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import cause, open_regular, reading
-from jaxgen.core.names import LeavesFolder, UserPath, display_name, inside, normalize
+from jaxgen.core.files import cause, open_regular, retry_read
+from jaxgen.core.names import LeavesFolder, UserPath, display_name, join_inside, normalize
 from jaxgen.data import manifest, pattern
-from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, stated_split
+from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, parse_split
 from jaxgen.data.tree import Tree, walk
 from jaxgen.storage import is_remote
 
@@ -47,30 +47,30 @@ class Folder(Dataset):
     def is_split_by_hash(self, fields: Mapping[str, str]) -> bool:
         return isinstance(self.validation, HashFraction) and not fields.get("split")
 
-    def left_out(self) -> list[tuple[str, str]]:
+    def list_skipped(self) -> list[tuple[str, str]]:
         tree, found = self._tree(), manifest.find(Path(self.root))
         clips = self._rows()
         others = [
             (name, _why_left_out(name)) for name in tree.files if name not in clips and Path(self.root, name) != found
         ]
-        return [(display_name(name), reason) for name, reason in [*tree.left_out, *others]]
+        return [(display_name(name), reason) for name, reason in [*tree.skipped, *others]]
 
-    def fetched(self, cache_dir: str | Path) -> "Folder":
-        return dataclasses.replace(self, root=fetched_root(self.root, cache_dir))
+    def fetch(self, cache_dir: str | Path) -> "Folder":
+        return dataclasses.replace(self, root=fetch_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
         return [self._clip(name, fields) for name, fields in self._rows().items()]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         if fields.get("split"):
-            return stated_split(fields["split"], fields.get("path", "a clip"))
-        if self.test is not None and self.test.holds(fields, digest):
+            return parse_split(fields["split"], fields.get("path", "a clip"))
+        if self.test is not None and self.test.matches(fields, digest):
             return "test"
-        return "validation" if self._validation.holds(fields, digest) else "train"
+        return "validation" if self._validation.matches(fields, digest) else "train"
 
     @functools.cached_property
     def _validation(self) -> SplitRule:
-        return self.validation if self.test is None else self.validation.after(self.test)
+        return self.validation if self.test is None else self.validation.excluding(self.test)
 
     def _tree(self) -> Tree:
         """All below the root. Raises UserError where it cannot be read."""
@@ -91,7 +91,7 @@ class Folder(Dataset):
         tree = self._tree()
         rows: dict[str, dict[str, str]] = {name: {} for name in tree.files if _is_audio(name)}
         if not rows:
-            others = "".join(f"; {display_name(name)}: {reason}" for name, reason in tree.left_out[:3])
+            others = "".join(f"; {display_name(name)}: {reason}" for name, reason in tree.skipped[:3])
             raise UserError(
                 f"no audio in '{self.root}' ({len(tree.files)} files, none with a suffix of audio{others}). "
                 f"Pass --data.root a folder with {_SUFFIXES} files."
@@ -113,16 +113,16 @@ class Folder(Dataset):
         licence = fields.get("licence") or self.licence
         fields = {**(found or {}), **fields, "licence": licence}
         if fields.get("split"):
-            stated_split(fields["split"], shown)  # else nobody knows which file has it
+            parse_split(fields["split"], shown)  # else nobody knows which file has it
         unnamed = found is None and self.unmatched == "refuse"
         try:
-            path = root / name if self.outside else inside(root, name)
+            path = root / name if self.outside else join_inside(root, name)
         except LeavesFolder:
             return _untouched(shown, fields, "outside the folder; --data.outside takes it")
         return Clip(
             shown,
             fields,
-            open=functools.partial(audio.opened, path),
+            open=functools.partial(audio.open_recording, path),
             digest=functools.partial(_digest, path),
             stamp=_stamp(path),
             refused=f"name is not {self.pattern}" if unnamed else "",
@@ -138,11 +138,11 @@ def _untouched(name: str, fields: Mapping[str, str], reason: str) -> Clip:
     return Clip(name, fields, open=unopened, digest=unopened, refused=reason)
 
 
-def fetched_root(root: str, cache_dir: str | Path) -> str:
+def fetch_root(root: str, cache_dir: str | Path) -> str:
     """The folder of recordings on this machine; what is in an object store is copied there, as far as it is audio."""
     if not is_remote(root):
         return root
-    return str(storage.fetched(root, cache_dir, lambda name: name in manifest.NAMES or _is_audio(name)))
+    return str(storage.fetch(root, cache_dir, lambda name: name in manifest.NAMES or _is_audio(name)))
 
 
 def _digest(path: Path) -> str:
@@ -151,7 +151,7 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     try:
-        return reading(path, read)
+        return retry_read(path, read)
     except OSError as error:
         raise audio.AudioError(cause(error)) from None
 

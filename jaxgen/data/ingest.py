@@ -63,7 +63,7 @@ class Block:
     """Largest amplitude of the samples so far."""
 
 
-def decoded(
+def decode_clips(
     clips: Iterable[Clip], sample_rate: int, policy: AudioPolicy, pool: concurrent.futures.Executor
 ) -> Iterator[Iterator[Block]]:
     """The blocks of each clip, which raise AudioError, at the latest with the last, where the clip is refused.
@@ -102,7 +102,7 @@ def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block
             raise AudioError("made by a model, not recorded; --audio.synthetic accept takes it")
         num_samples, peak, source = 0, 0.0, _Source()
         mono = _mono(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), policy, source)
-        for samples in audio.recut(audio.resample(mono, rate, sample_rate), _BLOCK):
+        for samples in audio.rechunk(audio.resample(mono, rate, sample_rate), _BLOCK):
             num_samples += len(samples)
             peak = max(peak, _peak(samples))
             if is_last := len(samples) < _BLOCK:

@@ -13,7 +13,7 @@ from jaxgen import audio
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import cause, read_regular
 from jaxgen.core.names import normalize
-from jaxgen.data.clips import meant_field, stated_split
+from jaxgen.data.clips import canonical_field, parse_split
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""
@@ -50,7 +50,7 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
         if _NO_TEXT.search("".join([path, *row, *row.values()])):
             raise UserError(f"{manifest}, line {line} holds a NUL or a lone surrogate, which are no text.")
         if row.get("split"):
-            stated_split(row["split"], path)
+            parse_split(row["split"], path)
         rows[path] = row
     if not rows:
         raise UserError(f"{manifest} names no file; it needs a column `path`.")
@@ -66,7 +66,7 @@ def _named(cells: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
             raise UserError(f"{where}: column {column} of {len(cells)} has no name; is there a comma too many?")
         if name in row:
             raise UserError(f"{where}: two columns are named `{name}`; rename or remove one.")
-        if (meant := meant_field(name)) != name:
+        if (meant := canonical_field(name)) != name:
             raise UserError(f"{where}: a column is named `{name}`; write `{meant}`.")
         row[name] = value if name == "path" else normalize(value)
     return row

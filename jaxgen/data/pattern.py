@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
-from jaxgen.data.clips import meant_field
+from jaxgen.data.clips import canonical_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def parse(pattern: str) -> Pattern:
     names = pieces[1::2]
     wrong = [f"'{name}' stands in it twice" for name in names if names.count(name) > 1]
     wrong += [f"'{name}' is no name" for name in names if not name.isidentifier()]
-    wrong += [f"write {{{meant_field(name)}}} for {{{name}}}" for name in names if meant_field(name) != name]
+    wrong += [f"write {{{canonical_field(name)}}} for {{{name}}}" for name in names if canonical_field(name) != name]
     if wrong:
         raise UserError(
             f"data.pattern is '{pattern}', which cannot be used ({wrong[0]}); write {{name}} for each field."

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxgen.core.errors import printable, tolerate
-from jaxgen.core.files import write_whole, writing
-from jaxgen.core.pictures import drawing, rendered, short
+from jaxgen.core.files import explain_write_errors, write_atomic
+from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
@@ -22,7 +22,7 @@ _MUCH_WEAKER = 0.1  # of the recording's peak: 20 dB
 _MOST_KINDS = 5  # of reasons
 
 
-class Described(Protocol):
+class ClipSummary(Protocol):
     """What is said of a clip; see `jaxgen.data.store.StoredClip`."""
 
     @property
@@ -45,7 +45,7 @@ class Described(Protocol):
     def peak(self) -> float: ...
 
 
-def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sample_rate: int) -> dict[str, Any]:
+def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], sample_rate: int) -> dict[str, Any]:
     """A JSON-able report of accepted clips and of (name, reason) of refused ones. sample_rate: Hz, after resampling."""
     seconds = np.array([clip.num_samples / sample_rate for clip in clips])
     loudness = np.array([clip.loudness_dbfs for clip in clips])
@@ -78,7 +78,7 @@ def describe(clips: Sequence[Described], refused: Sequence[tuple[str, str]], sam
     }
 
 
-def with_refused(report: Mapping[str, Any], others: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def add_refused(report: Mapping[str, Any], others: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The report with more (name, reason) of what was not read."""
     return {**report, "refused": [*report["refused"], *_listing(others)]}
 
@@ -139,14 +139,14 @@ def write(report: Mapping[str, Any], directory: Path) -> None:
     """Writes data_report.json and its picture, data_report.png. Raises UserError where it cannot write the former; that
     there is no picture is told.
     """
-    with writing(directory):
+    with explain_write_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / "data_report.json", json.dumps(report, indent=2) + "\n")
+    write_atomic(directory / "data_report.json", json.dumps(report, indent=2) + "\n")
     with tolerate("draw data_report.png", "data_report.json has all figures"):
-        write_whole(directory / "data_report.png", _picture(report))
+        write_atomic(directory / "data_report.png", _picture(report))
 
 
-@drawing()
+@matplotlib_settings()
 def _picture(report: Mapping[str, Any]) -> bytes:
     """Histograms of length and loudness and the counts of each label, as the bytes of a PNG file."""
     from matplotlib.figure import Figure  # slow to import
@@ -162,14 +162,14 @@ def _picture(report: Mapping[str, Any]) -> bytes:
         axis.set(xlabel=label, ylabel="clips")
     for place, (name, counts) in enumerate(labels.items()):
         axis = figure.add_subplot(grid[1 + place // 2, place % 2])
-        ticks = [short(value, _TICK_LENGTH) for value in counts]
+        ticks = [shorten(value, _TICK_LENGTH) for value in counts]
         upright = sum(map(len, ticks)) > 60
         axis.bar(range(len(counts)), list(counts.values()), color="#72b7b2")
         axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0)
-        axis.set_xlabel(short(name, _NAME_LENGTH))
+        axis.set_xlabel(shorten(name, _NAME_LENGTH))
         axis.set_ylabel("clips")
     figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
-    return rendered(figure, dpi=100)
+    return render_figure(figure, dpi=100)
 
 
 def _histogram(values: np.ndarray) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _histogram(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _total(clips: Iterable[Described], split: str) -> int:
+def _total(clips: Iterable[ClipSummary], split: str) -> int:
     return sum(clip.num_samples for clip in clips if clip.split == split)
 
 

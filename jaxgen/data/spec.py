@@ -67,7 +67,7 @@ class DataSpec:
         values = dict(self.vocabularies).get(name, ())
         return {normalize(value): index for index, value in enumerate(values, start=1)}
 
-    def drawn_labels(
+    def draw_labels(
         self, names: Sequence[str], rows: Sequence[Mapping[str, str]], seed: int
     ) -> tuple[dict[str, str], ...]:
         """The labels of each clip, and where one of `names` is not said, a value of it: each is as likely as any other.

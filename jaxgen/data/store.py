@@ -16,14 +16,21 @@ import numpy as np
 
 from jaxgen.audio import AudioError
 from jaxgen.core.errors import TryAgain, UserError
-from jaxgen.core.files import Corrupt, read_sealed, unfinished, write_sealed, write_whole, writing
+from jaxgen.core.files import (
+    Corrupt,
+    explain_write_errors,
+    partial_folder,
+    read_checksummed,
+    write_atomic,
+    write_checksummed,
+)
 from jaxgen.core.names import expand
-from jaxgen.core.serial import content_hash, from_json, parsed, to_json
+from jaxgen.core.serial import content_hash, from_json, parse_json, to_json
 from jaxgen.data import report
 from jaxgen.data.blocks import BlockArray, block_hashes
 from jaxgen.data.clips import Dataset, Split
 from jaxgen.data.digests import FoundClip, find_clips, progress
-from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decoded
+from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decode_clips
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import FeatureSpec
 
@@ -86,9 +93,9 @@ class Store:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        content = read_sealed(directory / "index.json")
+        content = read_checksummed(directory / "index.json")
         try:
-            index = from_json(parsed(content, str(directory)), _Index, f"the store '{directory}'")
+            index = from_json(parse_json(content, str(directory)), _Index, f"the store '{directory}'")
             self.key, self.features, self.clips = index.key, index.features, index.clips
             step = self.features.step_shape, self.features.step_dtype
             self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features.sample_rate)
@@ -188,7 +195,7 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
 
     Raises UserError where there is nothing to decode, too many clips are refused, or the cache cannot be written.
     """
-    dataset = dataset.fetched(cache_dir)
+    dataset = dataset.fetch(cache_dir)
     cache = Path(expand(cache_dir))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = find_clips(dataset, cache, pool)
@@ -196,13 +203,13 @@ def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_
         key = content_hash([_VERSION, manifest, features.fingerprint(), dataclasses.asdict(policy)])[:24]
         directory = cache / "store" / key
         if (store := _opened(directory, found, features)) is None:
-            with writing(cache), unfinished(directory.parent) as partial:
+            with explain_write_errors(cache), partial_folder(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, policy, pool)
                 _check_refused(len(found), refused, policy, cache / "refused.json")
                 _write_index(partial, key, _with_validation(stored, dataset), refused, features)
                 _move(partial, directory)
             store = Store(directory)
-    store.report = report.with_refused(store.report, dataset.left_out())  # may change while the clips do not
+    store.report = report.add_refused(store.report, dataset.list_skipped())  # may change while the clips do not
     return store
 
 
@@ -214,11 +221,11 @@ def _opened(directory: Path, found: Sequence[FoundClip], features: FeatureSpec) 
 
     store, damage = _verified(directory, found, features)
     if damage:
-        with writing(directory), filelock.FileLock(directory.parent / ".lock"):
+        with explain_write_errors(directory), filelock.FileLock(directory.parent / ".lock"):
             store, damage = _verified(directory, found, features)  # another process may have made it anew meanwhile
             if damage:
                 print(f"jaxgen: {damage}; the store is made anew from the recordings.", file=sys.stderr)
-                with unfinished(directory.parent) as aside, contextlib.suppress(FileNotFoundError):
+                with partial_folder(directory.parent) as aside, contextlib.suppress(FileNotFoundError):
                     os.rename(directory, aside / directory.name)
     return store
 
@@ -261,7 +268,7 @@ def _write_clips(
     refused: list[tuple[str, str]] = []
     clips = progress((each.clip for each in found), len(found), "decoding")
     with (directory / "samples.bin").open("wb") as sample_file, (directory / "steps.bin").open("wb") as step_file:
-        for each, blocks in zip(found, decoded(clips, features.sample_rate, policy, pool), strict=True):
+        for each, blocks in zip(found, decode_clips(clips, features.sample_rate, policy, pool), strict=True):
             ends = [(file, file.tell()) for file in (sample_file, step_file)]
             try:
                 stored.append(_write_clip(each, blocks, features, sample_file, step_file))
@@ -321,7 +328,7 @@ def _write_index(
         std=tuple(std),
         hashes={name: tuple(block_hashes(directory / f"{name}.bin")) for name in ("samples", "steps")},
     )
-    write_sealed(directory / "index.json", json.dumps(to_json(index)))
+    write_checksummed(directory / "index.json", json.dumps(to_json(index)))
 
 
 def _lengths(clips: Sequence[StoredClip]) -> tuple[int, int]:
@@ -368,7 +375,7 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     if len(refused) < total and len(refused) <= policy.max_refused * total:
         return
     listed = [{"name": name, "reason": reason} for name, reason in refused]
-    write_whole(listing, json.dumps(listed, indent=2) + "\n")
+    write_atomic(listing, json.dumps(listed, indent=2) + "\n")
     why = f"{report.count_kinds(reason for _, reason in refused)}; list in {listing}"
     if len(refused) == total:
         raise UserError(

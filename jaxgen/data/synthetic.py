@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jaxgen.audio import Recording, Samples
 from jaxgen.core.errors import UserError
-from jaxgen.data.clips import Clip, Dataset, Split, stated_split
+from jaxgen.data.clips import Clip, Dataset, Split, parse_split
 
 _PENTATONIC = (0, 2, 4, 7, 9)  # semitones above the tonic of a major key
 _LOWEST_MIDI = 67  # G4
@@ -26,7 +26,7 @@ _REST_SECONDS = 0.25  # silence behind the last note
 _DAMP_SECONDS = 0.010  # the finger that stops a string before the next note
 
 
-class Synthesised(Dataset, abc.ABC):
+class SyntheticDataset(Dataset, abc.ABC):
     """Base of the frozen dataclasses whose clips are made from a seed. Every tenth clip is for validation."""
 
     num_clips: int
@@ -64,7 +64,7 @@ class Synthesised(Dataset, abc.ABC):
         return [self._clip(index) for index in range(self.num_clips)]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
-        return stated_split(fields["split"], f"a {self.name} clip")
+        return parse_split(fields["split"], f"a {self.name} clip")
 
     def _clip(self, index: int) -> Clip:
         labels = self.labels(index)
@@ -103,7 +103,7 @@ TEMPI = (100, 120, 150)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plucked(Synthesised):
+class PluckedStrings(SyntheticDataset):
     """Melodies of one plucked string in G major pentatonic, G4 to E6, synthesised from a seed. No files, no network.
 
     A melody is a random walk over the scale, strictly in time: eighth notes, and quarters where it touches the tonic.

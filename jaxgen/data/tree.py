@@ -24,7 +24,7 @@ class Tree:
 
     files: Sequence[str]
     """Regular files, in order."""
-    left_out: Sequence[tuple[str, str]]
+    skipped: Sequence[tuple[str, str]]
     """(name, reason) of what was not read, of folders as a whole."""
 
 
@@ -37,7 +37,7 @@ def walk(root: Path) -> Tree:
     """
     read: dict[tuple[int, int], str] = {}  # where each folder was read, by its identity
     files: list[str] = []
-    left_out: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     folders, links = [""], collections.deque[str]()
     while folders or links:
         folder = folders.pop() if folders else links.popleft()
@@ -45,26 +45,26 @@ def walk(root: Path) -> Tree:
             status = os.stat(root / folder)
             place = read.setdefault((status.st_dev, status.st_ino), folder)
             if place != folder:
-                left_out.append((folder, _read_before(folder, place)))
+                skipped.append((folder, _read_before(folder, place)))
                 continue
             with os.scandir(root / folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
             if not folder or error.errno not in _STAYS:
                 raise
-            left_out.append((folder, cause(error)))
+            skipped.append((folder, cause(error)))
             continue
         if folder and any(entry.name == _RUN and _is_run(entry.path) for entry in entries):
-            left_out.append((folder, "a run of jaxgen, not recordings"))
+            skipped.append((folder, "a run of jaxgen, not recordings"))
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             kind, reason = _kind_of(entry)
             if reason:
-                left_out.append((name, reason))
+                skipped.append((name, reason))
             else:
                 {stat.S_IFREG: files, stat.S_IFDIR: folders, stat.S_IFLNK: links}[kind].append(name)
-    return Tree(sorted(files, key=_parts), sorted(left_out, key=lambda each: _parts(each[0])))
+    return Tree(sorted(files, key=_parts), sorted(skipped, key=lambda each: _parts(each[0])))
 
 
 def _kind_of(entry: os.DirEntry[str]) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The base of metrics that know one kind of data; a config names those it wants (`Evaluation.metrics`)."""
+"""The base of metrics that know one kind of data; a config names those it wants (`AutoregressiveEvaluation.metrics`)."""
 
 import dataclasses
 import itertools
@@ -23,12 +23,12 @@ class ClipSet:
     originals: Sequence[np.ndarray] | None = None
     """Of each clip, as long as it: the recording that it is a copy of; None where clips are made freely."""
 
-    def some(self, places: Sequence[int]) -> "ClipSet":
+    def select(self, places: Sequence[int]) -> "ClipSet":
         """The clips at these places."""
         originals = self.originals and [self.originals[i] for i in places]
         return ClipSet([self.samples[i] for i in places], self.sample_rate, [self.labels[i] for i in places], originals)
 
-    def places(self, names: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
+    def group_by(self, names: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
         """The places of clips with equal values of some labels, by those; without the clips that lack one."""
         found: dict[tuple[str, ...], list[int]] = {}
         for place, labels in enumerate(self.labels):
@@ -74,7 +74,7 @@ the ceiling."""
 class AudioMetric:
     """A frozen dataclass that scores sets of clips. One new metric is one file with one subclass."""
 
-    of_copies: ClassVar[bool] = False
+    compares_copies: ClassVar[bool] = False
     """Whether it compares copies with the recordings they were made of."""
 
     def check(self, training: Store) -> None:

@@ -19,7 +19,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import Corrupt, read_sealed, write_sealed, writing
+from jaxgen.core.files import Corrupt, explain_write_errors, read_checksummed, write_checksummed
 from jaxgen.core.numerics import random_key
 from jaxgen.evaluation.metrics import Samples, log_mel_db
 from jaxgen.objectives.optimizer import AdamW
@@ -39,7 +39,7 @@ FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few sha
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeTraining:
+class ClassifierTraining:
     """How a judge is trained."""
 
     steps: int = 1_000
@@ -52,13 +52,13 @@ class JudgeTraining:
     """Features of a clip; few, so that some hundred clips have a covariance."""
     dropout: float = 0.15
     """Share of what is pooled that training switches off."""
-    optimizer: AdamW = AdamW(peak=2e-3, warmup_steps=50, weight_decay=0.05)
+    optimizer: AdamW = AdamW(learning_rate=2e-3, warmup_steps=50, weight_decay=0.05)
     """Who changes the parameters."""
     seed: int = 0
     """The same seed trains the same judge."""
 
 
-class Verdict(NamedTuple):
+class Predictions(NamedTuple):
     """What a judge says of n clips."""
 
     probabilities: dict[str, NDArray[np.float32]]
@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
 class Network(nnx.Module):
     """Levels [B, T, N_MELS] and which frames are real [B, T] to logits by label and the embedding."""
 
-    def __init__(self, training: JudgeTraining, labels: Mapping[str, Sequence[str]], rngs: nnx.Rngs):
+    def __init__(self, training: ClassifierTraining, labels: Mapping[str, Sequence[str]], rngs: nnx.Rngs):
         width, size = training.channels, training.embedding_size
         self.first = nnx.Linear(5 * N_MELS, width, rngs=rngs)
         self.blocks = nnx.List([nnx.Linear(3 * width, width, rngs=rngs) for _ in range(4)])
@@ -115,68 +115,70 @@ def _dropped(x: jax.Array, share: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0.0)
 
 
-class Judge:
+class LabelClassifier:
     """A trained judge. `about` is what its file says beside the parameters."""
 
-    def __init__(self, training: JudgeTraining, about: Mapping[str, Any], params: Any):
+    def __init__(self, training: ClassifierTraining, about: Mapping[str, Any], params: Any):
         self.about = dict(about)
         self.sample_rate: int = about["sample_rate"]
         self.labels: dict[str, tuple[str, ...]] = {name: tuple(values) for name, values in about["labels"].items()}
         self.training = training
         self._params = params
-        graph = graph_of(training, self.labels)
-        self._judge = jax.jit(lambda params, levels, real: nnx.merge(graph, params)(levels, real))
+        graph = graph_definition(training, self.labels)
+        self._classify = jax.jit(lambda params, levels, real: nnx.merge(graph, params)(levels, real))
 
-    def __call__(self, clips: Sequence[Samples]) -> Verdict:
+    def __call__(self, clips: Sequence[Samples]) -> Predictions:
         """Judges clips of any lengths, float32 [nsamp] at `sample_rate` Hz; of each at most the first 4 s."""
-        return self.hear([mel_levels(clip, self.sample_rate) for clip in clips])
+        return self.classify([mel_levels(clip, self.sample_rate) for clip in clips])
 
-    def hear(self, levels: Sequence[Levels]) -> Verdict:
+    def classify(self, levels: Sequence[Levels]) -> Predictions:
         """As a call, of clips whose `mel_levels` are known."""
         order = sorted(range(len(levels)), key=lambda place: len(levels[place]))  # those of a batch are about as long
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.labels}
         embeddings: list[np.ndarray] = []
         for start in range(0, len(order), ROWS):
             rows = [levels[place] for place in order[start : start + ROWS]]
-            logits, embedding = self._judge(self._params, *padded(rows, max(map(len, rows)), ROWS))
+            logits, embedding = self._classify(self._params, *pad_rows(rows, max(map(len, rows)), ROWS))
             embeddings.append(np.asarray(embedding)[: len(rows)])
             for name, values in logits.items():
                 found[name].append(np.asarray(jax.nn.softmax(values))[: len(rows)])
         back = np.argsort(order)
-        return Verdict(
+        return Predictions(
             {name: np.concatenate(parts)[back] for name, parts in found.items()}, np.concatenate(embeddings)[back]
         )
 
     def save(self, path: Path) -> None:
         """Writes one file, whole or not at all. Raises UserError where it cannot be written."""
-        with writing(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(leaf) for name, leaf in _named(self._params).items()}
         content = io.BytesIO()
         about = json.dumps(self.about | {"training": dataclasses.asdict(self.training)})
         np.savez(content, allow_pickle=False, about=np.frombuffer(about.encode(), np.uint8), **arrays)
-        write_sealed(path, content.getvalue())
+        write_checksummed(path, content.getvalue())
 
     @staticmethod
-    def load(path: Path) -> "Judge":
+    def load(path: Path) -> "LabelClassifier":
         """The judge in a file. Raises UserError where there is none, or it cannot be read; Corrupt where it is damaged."""
         try:
-            with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:  # numpy leaves a damaged file open
+            with np.load(
+                io.BytesIO(read_checksummed(path)), allow_pickle=False
+            ) as file:  # numpy leaves a damaged file open
                 arrays = dict(file)
             about = json.loads(arrays.pop("about").tobytes())
             if about["format"] != FORMAT:
                 raise ValueError(f"its format is {about['format']}, not {FORMAT}")
             values = about.pop("training")
-            training = JudgeTraining(**values | {"optimizer": AdamW(**values["optimizer"])})
-            expected = jax.eval_shape(lambda: first_params(training, about["labels"]))
+            training = ClassifierTraining(**values | {"optimizer": AdamW(**values["optimizer"])})
+            expected = jax.eval_shape(lambda: init_params(training, about["labels"]))
             if {name: (a.shape, a.dtype) for name, a in arrays.items()} != {
                 name: (a.shape, a.dtype) for name, a in _named(expected).items()
             }:
                 raise ValueError("its arrays are not those of its settings")
             leaves = [jnp.asarray(arrays[name]) for name in _named(expected)]
-            return Judge(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
+            return LabelClassifier(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
         except FileNotFoundError:
-            raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.judge` trains one.") from None
+            raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.classifier` trains one.") from None
         except (
             Corrupt,
             OSError,
@@ -188,16 +190,16 @@ class Judge:
             zipfile.BadZipFile,
         ) as error:
             raise Corrupt(
-                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.judge` trains one."
+                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.classifier` trains one."
             ) from None
 
 
-def first_params(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
+def init_params(training: ClassifierTraining, labels: Mapping[str, Sequence[str]]) -> Any:
     """The parameters that training starts from."""
     return nnx.state(Network(training, labels, nnx.Rngs(random_key(training.seed))), nnx.Param)
 
 
-def graph_of(training: JudgeTraining, labels: Mapping[str, Sequence[str]]) -> Any:
+def graph_definition(training: ClassifierTraining, labels: Mapping[str, Sequence[str]]) -> Any:
     """The network without its parameters, for `nnx.merge`."""
     return nnx.graphdef(nnx.eval_shape(lambda: Network(training, labels, nnx.Rngs(random_key(0)))))
 
@@ -212,17 +214,17 @@ def mel_levels(samples: Samples, sample_rate: int) -> Levels:
 
     samples: float32 [nsamp], full scale 1.0; at most the first 4 s count. A clip without sound is -1 throughout.
     """
-    levels = log_mel_db(heard_part(samples, sample_rate), sample_rate, N_MELS, floor_db=-120.0)
+    levels = log_mel_db(first_seconds(samples, sample_rate), sample_rate, N_MELS, floor_db=-120.0)
     below = np.maximum(levels - max(float(levels.max()), -120.0 + RANGE_DB), -RANGE_DB)
     return below * np.float32(2 / RANGE_DB) + 1
 
 
-def heard_part(samples: Samples, sample_rate: int) -> Samples:
+def first_seconds(samples: Samples, sample_rate: int) -> Samples:
     """The beginning of a clip, `LONGEST_SECONDS` at most."""
     return samples[: round(LONGEST_SECONDS * sample_rate)]
 
 
-def padded(rows: Sequence[Levels], frames: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def pad_rows(rows: Sequence[Levels], frames: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Rows in one array [count, T, N_MELS] with T a multiple of a unit, and which frames are real [count, T].
 
     Rows that are not there have one real frame, so that a mean over it is a number.

@@ -13,7 +13,7 @@ from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.melody import track_pitch
 from jaxgen.evaluation.metrics import mean
-from jaxgen.evaluation.third_party import imported, resampled
+from jaxgen.evaluation.third_party import import_package, resample_clip
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A recording and its copy, float32 [nsamp] each."""
@@ -33,7 +33,7 @@ class PitchErrors(AudioMetric):
     voicing_error: share of all frames in which one has a pitch and the other has none.
     """
 
-    of_copies = True
+    compares_copies = True
 
     lowest_hz: float = 60.0
     """Pitches are sought from here ..."""
@@ -67,16 +67,16 @@ class Pesq(AudioMetric):
     pesq: from about 1 to 4.6, mean over pieces of 4 s or more of clips one after another; NaN without speech.
     """
 
-    of_copies = True
+    compares_copies = True
 
     def check(self, training: Store) -> None:
-        imported("pesq", "copies")
+        import_package("pesq", "copies")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
-        package = imported("pesq", "copies")
+        package = import_package("pesq", "copies")
         rate, mode = (_WIDE, "wb") if clips.sample_rate >= _WIDE else (_NARROW, "nb")
         return {"pesq": _piecewise(lambda real, made: package.pesq(rate, real, made, mode), clips, rate)}
 
@@ -88,16 +88,16 @@ class Stoi(AudioMetric):
     stoi: up to 1, mean over pieces of 4 s or more of clips one after another; NaN where all are too short.
     """
 
-    of_copies = True
+    compares_copies = True
 
     def check(self, training: Store) -> None:
-        imported("pystoi", "copies")
+        import_package("pystoi", "copies")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
-        package = imported("pystoi", "copies")
+        package = import_package("pystoi", "copies")
         rate = clips.sample_rate
         return {"stoi": _piecewise(lambda real, made: package.stoi(real, made, rate), clips, rate)}
 
@@ -108,7 +108,7 @@ def _piecewise(score: Callable[[np.ndarray, np.ndarray], float], clips: ClipSet,
     for piece in _pieces(_pairs(clips), round(_PIECE_SECONDS * clips.sample_rate)):
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError, RuntimeWarning, ValueError):
             warnings.simplefilter("error", RuntimeWarning)  # pystoi's, with a score that is none
-            scores.append(float(score(*(resampled(side, clips.sample_rate, sample_rate) for side in piece))))
+            scores.append(float(score(*(resample_clip(side, clips.sample_rate, sample_rate) for side in piece))))
     return mean([each for each in scores if math.isfinite(each)], "all clips are too short or silent")
 
 

@@ -11,26 +11,35 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.excerpts import one_of_each
+from jaxgen.data.excerpts import excerpt_per_clip
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, describe, fields, spread, timed_on
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
 from jaxgen.evaluation.metrics import (
     Absent,
+    add_reasons,
     embed,
     frechet_distance,
     log_spectral_distance_db,
     multi_resolution_stft_distance,
-    with_reasons,
+)
+from jaxgen.evaluation.result import (
+    ClipGroup,
+    EvaluationConfig,
+    EvaluationResult,
+    Evaluator,
+    describe,
+    describe_hardware,
+    evenly_spaced,
+    fields,
 )
 from jaxgen.features import Decoder, LogMel
 from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.objectives.adversarial import AdversarialTraining
-from jaxgen.objectives.objective import Training
+from jaxgen.objectives.adversarial import AdversarialTask
+from jaxgen.objectives.objective import TrainTask
 
 _TIMED = 16  # clips whose rendering is timed, once it is compiled
 _FRAMES = 64  # to a multiple of which clips are padded, so that few programs are compiled
@@ -56,17 +65,17 @@ class CopySynthesis(EvaluationConfig):
         if min(self.griffin_lim, default=1) < 1:
             raise UserError(f"--evaluation.griffin-lim is {self.griffin_lim}, expected iterations of at least 1.")
 
-    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "CopyEvaluator":
-        if not isinstance(training, AdversarialTraining) or not isinstance(model, Vocoder):
+    def evaluator(self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any) -> "CopyEvaluator":
+        if not isinstance(task, AdversarialTask) or not isinstance(model, Vocoder):
             raise UserError(
                 f"CopySynthesis measures vocoders, but --model is {type(model).__name__}; use --evaluation Evaluation."
             )
-        if not training.compares:
+        if not task.has_distance_terms:
             raise UserError(
                 "CopySynthesis chooses the best checkpoint by the distance to recordings; add MelDistance() or StftDistance() "
                 "to objective.terms in the config file."
             )
-        return CopyEvaluator(training, spec, self, **options)
+        return CopyEvaluator(task, spec, self, **options)
 
 
 class CopyEvaluator(Evaluator):
@@ -74,7 +83,7 @@ class CopyEvaluator(Evaluator):
 
     def __init__(
         self,
-        training: AdversarialTraining,
+        task: AdversarialTask,
         spec: DataSpec,
         evaluation: CopySynthesis,
         *,
@@ -93,18 +102,20 @@ class CopyEvaluator(Evaluator):
         self._evaluation, self._cache_dir = evaluation, cache_dir
         self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
         self._features = dataclasses.replace(spec.features, stack=1)
-        self._compare = jax.jit(training.compare)
+        self._compare = jax.jit(task.distances)
         # `evaluator` has seen that the model is a Vocoder
-        self._renderer = Renderer(training.module, self._features)  # type: ignore[arg-type]
+        self._renderer = Renderer(task.module, self._features)  # type: ignore[arg-type]
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
-        shown = spread(self._usable(store, clips), self._evaluation.num_previews)
+        shown = evenly_spaced(self._usable(store, clips), self._evaluation.num_previews)
         copies = (self._copy(params, self._frames(store, clip)) for clip in shown)
-        return self._scores(params, store, spread(clips, most)), copies
+        return self._scores(params, store, evenly_spaced(clips, most)), copies
 
-    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+    def evaluate(
+        self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
+    ) -> EvaluationResult:
         usable = self._usable(store, clips)
         if not usable:
             raise UserError(
@@ -112,7 +123,7 @@ class CopyEvaluator(Evaluator):
                 f"that are longer than {self._features.hop_length / self._features.sample_rate:.3g} s."
             )
         rate = self._features.sample_rate
-        measured = spread(usable, MOST_REAL)
+        measured = evenly_spaced(usable, MOST_REAL)
         heard = [self._real(store, i) for i in measured]
         real = ClipSet(heard, rate, fields(store, measured), originals=heard)
         measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
@@ -126,28 +137,26 @@ class CopyEvaluator(Evaluator):
             ways[_librosa(iterations)] = functools.partial(librosa_griffin_lim, self._features, iterations)
         ways["no vocoder"] = self._without
         ways["untrained model"] = functools.partial(self._copy, untrained)
-        columns = [Column("held-out data", recordings, labels)]
+        groups = [ClipGroup("held-out data", recordings, labels)]
         figures: dict[str, float] = {
             "real_time_factor": Absent("recordings are not made"),
             "frechet_distance_db2": Absent("the others are compared with these clips"),
         }
-        table = {
-            "held-out data": self._distances(recordings, recordings, frames) | figures | describe(columns[0], rate)
-        }
+        table = {"held-out data": self._distances(recordings, recordings, frames) | figures | describe(groups[0], rate)}
         for name, render in ways.items():
-            column = Column(name, [render(each) for each in frames], labels)
-            figures = self._distances(recordings, column.clips, frames)
+            group = ClipGroup(name, [render(each) for each in frames], labels)
+            figures = self._distances(recordings, group.clips, frames)
             figures["real_time_factor"] = _real_time_factor(render, frames[:_TIMED], rate)
-            made = np.concatenate([embed(clip, rate) for clip in column.clips])
+            made = np.concatenate([embed(clip, rate) for clip in group.clips])
             figures["frechet_distance_db2"] = frechet_distance(made, reference)
-            columns.append(column)
-            table[name] = figures | describe(column, rate)
-        for column in columns:
-            known = ClipSet(column.clips, rate, fields(store, chosen), originals=recordings)
+            groups.append(group)
+            table[name] = figures | describe(group, rate)
+        for group in groups:
+            known = ClipSet(group.clips, rate, fields(store, chosen), originals=recordings)
             for measure in measures:
-                figures = measure(real if column.name == "held-out data" else known)
-                table[column.name] |= with_reasons(figures, "these clips do not tell")
-        train_clips = spread(training.indices("train"), len(clips))
+                figures = measure(real if group.name == "held-out data" else known)
+                table[group.name] |= add_reasons(figures, "these clips do not tell")
+        train_clips = evenly_spaced(training.indices("train"), len(clips))
         metrics = self._scores(params, store, clips) | table["generated"]
         metrics |= {f"train_{name}": value for name, value in self._scores(params, training, train_clips).items()}
         for iterations in self._evaluation.griffin_lim:
@@ -156,11 +165,12 @@ class CopyEvaluator(Evaluator):
         notes = {
             "distances": f"of {len(chosen)} held-out clips and their copies",
             "loss": "of the network's sound, as training sees it; its terms' distances too; all else of what is refined",
-            "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation, {timed_on()}",
+            "real-time factor": f"one clip at a time, {min(_TIMED, len(frames))} of them, after compilation, "
+            f"{describe_hardware()}",
         }
-        return Findings(
+        return EvaluationResult(
             metrics,
-            tuple(columns),
+            tuple(groups),
             table,
             labels,
             notes,
@@ -172,7 +182,7 @@ class CopyEvaluator(Evaluator):
     def _scores(self, params: Any, store: Store, clips: Sequence[int]) -> dict[str, float]:
         """The terms of the loss that need no critic, means over an excerpt of each clip."""
         rows: dict[str, list[np.ndarray]] = {}
-        for batch, count in one_of_each(store, clips, batch_size=self._batch_size, length=self._length):
+        for batch, count in excerpt_per_clip(store, clips, batch_size=self._batch_size, length=self._length):
             for name, values in self._compare(params, batch).items():
                 rows.setdefault(name, []).append(np.asarray(values)[:count])
         return {name: float(np.concatenate(values).mean()) for name, values in rows.items()}
@@ -192,7 +202,7 @@ class CopyEvaluator(Evaluator):
         return store.steps(clip).reshape(-1, self._features.n_mels)[:count]
 
     def _copy(self, params: Any, frames: np.ndarray) -> np.ndarray:
-        return self._renderer.of(params).decode_clips([frames])[0]
+        return self._renderer.with_params(params).decode_clips([frames])[0]
 
     def _without(self, frames: np.ndarray) -> np.ndarray:
         """What the features make of frames, as where no vocoder is given."""
@@ -260,7 +270,7 @@ def _real_time_factor(render: Render, frames: Sequence[np.ndarray], sample_rate:
 
 def _shuffled(clips: Sequence[int], count: int) -> list[int]:
     """At most `count` clips, evenly spread, in an order that shows many kinds first."""
-    chosen = spread(clips, count)
+    chosen = evenly_spaced(clips, count)
     return [chosen[place] for place in np.random.default_rng(0).permutation(len(chosen))]
 
 

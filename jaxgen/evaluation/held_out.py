@@ -8,16 +8,16 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
-from jaxgen.evaluation.findings import Column, Findings, describe, even, fields, spread
 from jaxgen.evaluation.memorisation import memorisation
-from jaxgen.evaluation.metrics import Absent, embed, frechet_distance, frechet_note, with_reasons
+from jaxgen.evaluation.metrics import Absent, add_reasons, embed, frechet_distance, frechet_note
+from jaxgen.evaluation.result import ClipGroup, EvaluationResult, balanced, describe, evenly_spaced, fields
 
 EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
 
 MOST_REAL = 1_000  # held-out recordings that further metrics compare with
 
 
-class HeldOut:
+class HeldOutSet:
     """Held-out recordings, as the measure of clips made freely."""
 
     def __init__(
@@ -35,20 +35,20 @@ class HeldOut:
             )
         self._training, self._store, self._clips = training, store, clips
         self._rate = store.features.sample_rate
-        measured = spread(clips, MOST_REAL)
+        measured = evenly_spaced(clips, MOST_REAL)
         self._real = ClipSet([excerpt(store, i) for i in measured], self._rate, fields(store, measured))
         self._measures = [metric.prepare(Reference(training, self._real, cache_dir)) for metric in metrics]
         self._reference = np.concatenate([embed(excerpt(store, i), self._rate) for i in clips])
 
-    def figures(self, column: Column) -> dict[str, float]:
+    def measure(self, group: ClipGroup) -> dict[str, float]:
         """What a set of clips is like, by unit-bearing name."""
-        return self._measured(column)[0]
+        return self._measured(group)[0]
 
-    def chosen(self, names: Sequence[str], count: int) -> list[int]:
+    def choose(self, names: Sequence[str], count: int) -> list[int]:
         """Exactly `count` of the held-out clips, as evenly as can be over the values of these labels."""
-        return even(self._store, self._clips, names, count)
+        return balanced(self._store, self._clips, names, count)
 
-    def findings(
+    def result(
         self,
         chosen: Sequence[int],
         labels: tuple[dict[str, str], ...],
@@ -59,24 +59,24 @@ class HeldOut:
         metrics: Mapping[str, float],
         notes: Mapping[str, str],
         real_time_factor: float,
-        loss_compares: bool = True,
-    ) -> Findings:
+        losses_are_comparable: bool = True,
+    ) -> EvaluationResult:
         """All that is found of clips that have the labels of the `chosen` held-out ones.
 
         generated: by the model; untrained: by what it was at first. seed: of the noise beside them. metrics, notes: what is
         known of the model already.
         """
         names, training = tuple(dict.fromkeys(name for row in labels for name in row)), self._training
-        known = even(training, training.indices("train"), names, len(chosen))
+        known = balanced(training, training.indices("train"), names, len(chosen))
         recordings = [excerpt(self._store, i) for i in chosen]
-        columns = (
-            Column("training data", [excerpt(training, i) for i in known], fields(training, known)),
-            Column("held-out data", recordings, fields(self._store, chosen)),
-            Column("generated", generated, labels),
-            Column("untrained model", untrained, labels),
-            Column("noise", _noise(recordings, seed), labels),
+        groups = (
+            ClipGroup("training data", [excerpt(training, i) for i in known], fields(training, known)),
+            ClipGroup("held-out data", recordings, fields(self._store, chosen)),
+            ClipGroup("generated", generated, labels),
+            ClipGroup("untrained model", untrained, labels),
+            ClipGroup("noise", _noise(recordings, seed), labels),
         )
-        measured = {column.name: self._measured(column) for column in columns}
+        measured = {group.name: self._measured(group) for group in groups}
         table = {name: figures for name, (figures, _) in measured.items()}
         distances = {f"Frechet distance of {name}": note for name, (_, note) in measured.items()}
         copies = memorisation(
@@ -91,29 +91,29 @@ class HeldOut:
             "memorisation_generated_median_db": copies.generated.median_db,
             "memorisation_held_out_median_db": copies.held_out.median_db,
         }
-        return Findings(
+        return EvaluationResult(
             dict(metrics) | figures,
-            columns,
+            groups,
             table,
             labels,
             dict(notes) | distances,
             copies,
             real_time_factor,
-            loss_compares=loss_compares,
+            losses_are_comparable=losses_are_comparable,
         )
 
-    def _measured(self, column: Column) -> tuple[dict[str, float], str]:
+    def _measured(self, group: ClipGroup) -> tuple[dict[str, float], str]:
         """The figures of a set of clips, and what its Frechet distance rests on."""
-        real = column.name == "held-out data"
-        embedded = np.concatenate([embed(clip, self._rate) for clip in column.clips])
+        real = group.name == "held-out data"
+        embedded = np.concatenate([embed(clip, self._rate) for clip in group.clips])
         # held-out clips are the reference itself: their distance would be about 0 by construction
         distance = (
             Absent("the others are compared with these clips") if real else frechet_distance(embedded, self._reference)
         )
-        found = {"frechet_distance_db2": distance} | describe(column, self._rate)
+        found = {"frechet_distance_db2": distance} | describe(group, self._rate)
         for measure in self._measures:
-            clips = self._real if real else ClipSet(column.clips, self._rate, column.labels)
-            found |= with_reasons(measure(clips), "these clips do not tell")
+            clips = self._real if real else ClipSet(group.clips, self._rate, group.labels)
+            found |= add_reasons(measure(clips), "these clips do not tell")
         return found, frechet_note(embedded, self._reference)
 
 

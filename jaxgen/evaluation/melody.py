@@ -1,4 +1,4 @@
-"""Whether clips are melodies: notes of a known scale, played in time. For data with one voice, such as `Plucked`."""
+"""Whether clips are melodies: notes of a known scale, played in time. For data with one voice, such as `PluckedStrings`."""
 
 import dataclasses
 import math

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, Samples, at_least, log_mel_db, mel_hop_length
+from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, Samples, log_mel_db, mel_hop_length, pad_to
 
 Clips = Iterable[tuple[str, Samples]]
 
@@ -169,7 +169,7 @@ def _blocks(clips: Clips, sample_rate: int, hop: int) -> Iterator[Block]:
     """The audible chunks of `clips`, every `hop` frames, about `_BLOCK` at a time."""
     pending: list[Block] = []
     for name, samples in clips:
-        samples = at_least(samples, math.ceil(CHUNK_SECONDS * sample_rate))
+        samples = pad_to(samples, math.ceil(CHUNK_SECONDS * sample_rate))
         levels = log_mel_db(samples, sample_rate, _N_MELS, floor_db=_SILENT_DB - _RANGE_DB)
         windows = np.lib.stride_tricks.sliding_window_view(levels, _FRAMES, axis=0)[::hop, :, ::2]
         for start in range(0, len(windows), _BLOCK):

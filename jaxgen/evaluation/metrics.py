@@ -45,13 +45,13 @@ class Absent(float):
         return figure
 
 
-def computed(figures: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+def split_absent(figures: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
     """The figures without those that are `Absent`, and the reasons of these, by name."""
     absent = {name: value.reason for name, value in figures.items() if isinstance(value, Absent)}
     return {name: value for name, value in figures.items() if name not in absent}, absent
 
 
-def with_reasons(figures: Mapping[str, float], reason: str) -> dict[str, float]:
+def add_reasons(figures: Mapping[str, float], reason: str) -> dict[str, float]:
     """The figures, those that are not finite as `Absent`, for this reason where they have none."""
     return {
         name: value if math.isfinite(value) or isinstance(value, Absent) else Absent(reason)
@@ -136,7 +136,7 @@ def embed(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
     """
     from scipy.fft import dct
 
-    samples = at_least(samples, math.ceil(EMBEDDING_SECONDS * sample_rate))
+    samples = pad_to(samples, math.ceil(EMBEDDING_SECONDS * sample_rate))
     levels = log_mel_db(samples, sample_rate, n_mels=40)
     cepstrum = dct(levels, axis=-1, norm="ortho")[:, :EMBEDDING_COEFFICIENTS] / math.sqrt(levels.shape[-1])
     slope = np.gradient(cepstrum, axis=0)
@@ -241,7 +241,7 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
         yield (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
 
 
-def at_least(samples: Samples, length: int) -> Samples:
+def pad_to(samples: Samples, length: int) -> Samples:
     """The samples, with silence after them where they are fewer than `length`."""
     return samples if len(samples) >= length else np.pad(samples, (0, length - len(samples)))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.core.pictures import drawing, rendered, short
+from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
 from jaxgen.evaluation.metrics import FLOOR_DB, FRAME_SECONDS, Samples, log_mel_db
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _TRAIN, _VALIDATION = "#4c78a8", "#e45756"
 _DPI = 110
 
 
-@drawing()
+@matplotlib_settings()
 def spectrogram_grid(
     clips: Sequence[tuple[str, Samples]],
     sample_rate: int,
@@ -63,7 +63,7 @@ def spectrogram_grid(
             vmax=top,
             extent=(0, max(len(samples) / sample_rate, FRAME_SECONDS), 0, _N_MELS),
         )
-        axis.set_title(short(name, _LONGEST_TITLE), fontsize=8)
+        axis.set_title(shorten(name, _LONGEST_TITLE), fontsize=8)
         axis.tick_params(labelsize=7, labelbottom=place + columns >= len(clips))
         axis.set_facecolor("0.9")  # where this clip has ended and another goes on
     for axis in axes.flat[len(clips) :]:
@@ -77,11 +77,11 @@ def spectrogram_grid(
         bar.set_label("dB, full-scale sine = 0", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     if title:
-        figure.suptitle(short(title, columns * _LONGEST_TITLE), fontsize=10)
+        figure.suptitle(shorten(title, columns * _LONGEST_TITLE), fontsize=10)
     return figure
 
 
-@drawing()
+@matplotlib_settings()
 def spectrogram_mosaic(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -110,9 +110,9 @@ def spectrogram_mosaic(
     axis.imshow(canvas, cmap=_COLOURS, vmin=bottom, vmax=top, aspect="auto", interpolation="nearest")
     axis.set_facecolor("0.9")
     axis.set_xticks(
-        (np.arange(len(columns)) + 0.5) * wide, [short(name, _LONGEST_TICK) for name in columns], fontsize=8
+        (np.arange(len(columns)) + 0.5) * wide, [shorten(name, _LONGEST_TICK) for name in columns], fontsize=8
     )
-    axis.set_yticks((np.arange(len(rows)) + 0.5) * tall, [short(name, _LONGEST_TICK) for name in rows], fontsize=8)
+    axis.set_yticks((np.arange(len(rows)) + 0.5) * tall, [shorten(name, _LONGEST_TICK) for name in rows], fontsize=8)
     axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axis.set_xlabel(f"a column is {width * FRAME_SECONDS:.2f} s wide; 0 to {sample_rate / 2:,.0f} Hz", fontsize=8)
     return figure
@@ -128,12 +128,12 @@ def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
     levels = np.maximum.reduceat(levels, np.arange(0, len(levels), math.ceil(len(levels) / _MOST_COLUMNS)))
     bottom, top = _colour_range([levels])
     scaled = np.clip((levels - bottom) / (top - bottom), 0, 1)
-    with drawing() as matplotlib:
+    with matplotlib_settings() as matplotlib:
         pixels = matplotlib.colormaps[_COLOURS](scaled.T[::-1], bytes=True)[..., :3]
     return np.ascontiguousarray(pixels.repeat(2, axis=0).repeat(2, axis=1))
 
 
-@drawing()
+@matplotlib_settings()
 def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
     """Training and validation values of a metric that is better when lower, the gap between them, the best validation.
 
@@ -176,7 +176,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
 
 def png(figure: "Figure") -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes."""
-    return rendered(figure, dpi=_DPI)
+    return render_figure(figure, dpi=_DPI)
 
 
 def _levels(samples: Samples, sample_rate: int) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.judge_training import judged_labels
+from jaxgen.evaluation.classifier_training import classifiable_labels
 from jaxgen.evaluation.melody import track_pitch
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, mean
 
@@ -36,7 +36,7 @@ class Prosody(AudioMetric):
             raise UserError(f"Prosody needs 0 < lowest_hz < highest_hz, got {self.lowest_hz} and {self.highest_hz}.")
 
     def prepare(self, reference: Reference) -> Measure:
-        return _Prepared(self, tuple(judged_labels(reference.training)), reference.real)
+        return _Prepared(self, tuple(classifiable_labels(reference.training)), reference.real)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,10 @@ class _Prepared:
     real: ClipSet
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
-        first, *others = halves = [self.real.some(places) for places in self.real.halves(self.labels)]
+        first, *others = halves = [self.real.select(places) for places in self.real.halves(self.labels)]
         ours = first  # of equal counts: the distance of few is larger
         if clips is not self.real:
-            ours, others = clips.some(clips.sample(len(others[0].samples), self.labels)), halves
+            ours, others = clips.select(clips.sample(len(others[0].samples), self.labels)), halves
         low, high = self.settings.lowest_hz, self.settings.highest_hz
         tracks = [track_pitch(clip, clips.sample_rate, low, high) for clip in clips.samples]
         pitches = np.concatenate([*tracks, np.zeros(0)])
@@ -71,9 +71,9 @@ def seconds_distance(a: ClipSet, b: ClipSet, names: Sequence[str]) -> float:
     """
     from scipy.stats import wasserstein_distance
 
-    ours, theirs = a.places(names), b.places(names)
+    ours, theirs = a.group_by(names), b.group_by(names)
     distances = [
-        wasserstein_distance(_seconds(a.some(ours[value])), _seconds(b.some(theirs[value])))
+        wasserstein_distance(_seconds(a.select(ours[value])), _seconds(b.select(theirs[value])))
         for value in ours.keys() & theirs.keys()
     ]
     return mean(distances, "no two clips of the sets have equal labels")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.core.files import write_whole
+from jaxgen.core.files import write_atomic
 from jaxgen.evaluation.metrics import Samples
 
 Cell = str | int | float | None
@@ -94,7 +94,7 @@ def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
     """
     body = "\n".join(_SECTION[type(section)](section) for section in sections)
     page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
-    write_whole(path, page)
+    write_atomic(path, page)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,7 +102,7 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises UserError where `path` cannot be written; a file that was there is then left as it was.
     """
-    write_whole(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxgen.data.pipeline import scoring_batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.sequence import SequenceConfig
-from jaxgen.objectives.likelihood import LikelihoodTraining
+from jaxgen.objectives.likelihood import LikelihoodTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,11 @@ class Scores:
 class Scorer:
     """Scores clips in batches of one shape, so that it compiles once."""
 
-    def __init__(
-        self, training: LikelihoodTraining, model: SequenceConfig, spec: DataSpec, *, batch_size: int, seq_len: int
-    ):
+    def __init__(self, task: LikelihoodTask, model: SequenceConfig, spec: DataSpec, *, batch_size: int, seq_len: int):
         self._model, self._spec = model, spec
         self._batch_size, self._seq_len = batch_size, seq_len
-        self._start = jax.jit(lambda params: training.module(params).init_carry(batch_size))
-        self._step = jax.jit(training.eval_step, donate_argnums=1)
+        self._start = jax.jit(lambda params: task.module(params).init_carry(batch_size))
+        self._step = jax.jit(task.eval_step, donate_argnums=1)
 
     def __call__(
         self, params: Any, store: Store, clips: Sequence[int], *, predict: Collection[int] = (), most: int = sys.maxsize

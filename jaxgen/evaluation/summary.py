@@ -1,4 +1,4 @@
-"""Findings for people and scripts: report.html, report.json, and the headline."""
+"""EvaluationResult for people and scripts: report.html, report.json, and the headline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxgen.core.errors import tolerate
-from jaxgen.core.files import write_whole, writing
-from jaxgen.evaluation.findings import Findings
+from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.evaluation.memorisation import Memorisation
-from jaxgen.evaluation.metrics import Absent, computed, with_reasons
+from jaxgen.evaluation.metrics import Absent, add_reasons, split_absent
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
 from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
+from jaxgen.evaluation.result import EvaluationResult
 
 _LIKELIHOODS = (
     "bits_per_sample",
     "bits_per_16_bit_sample",
-    "bits_per_told_sample",
-    "bits_per_told_16_bit_sample",
+    "conditional_bits_per_sample",
+    "conditional_bits_per_16_bit_sample",
     "nats_per_frame",
     "mse",
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def write_report(
     out: Path,
     title: str,
-    findings: Findings,
+    result: EvaluationResult,
     history: Sequence[Mapping[str, Any]],
     *,
     sample_rate: int,
@@ -45,121 +45,121 @@ def write_report(
     history: rows of metrics.jsonl. about: what was measured and with which settings, for both files. Where the page or
     the picture fail it is told, and report.json, which says that the report is there, is written all the same.
     """
-    with writing(out):
+    with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with tolerate(f"write '{out / 'report.html'}'", _AGAIN):
-        write_html(out / "report.html", title, _sections(findings, history, sample_rate, num_players, about))
+        write_html(out / "report.html", title, _sections(result, history, sample_rate, num_players, about))
     with tolerate(f"draw '{out / 'spectrograms.png'}'", _AGAIN):
-        write_whole(out / "spectrograms.png", png(_pairs(findings, sample_rate, num_players)))
-    metrics, absent = computed(with_reasons(findings.metrics, _NOT_FINITE))
-    table = {column: computed(with_reasons(figures, _NOT_FINITE)) for column, figures in findings.table.items()}
+        write_atomic(out / "spectrograms.png", png(_pairs(result, sample_rate, num_players)))
+    metrics, absent = split_absent(add_reasons(result.metrics, _NOT_FINITE))
+    table = {column: split_absent(add_reasons(figures, _NOT_FINITE)) for column, figures in result.table.items()}
     content = {
         "about": about,
         "metrics": metrics,
         "table": {column: known for column, (known, _) in table.items()},
         "absent": {"metrics": absent, "table": {column: reasons for column, (_, reasons) in table.items() if reasons}},
-        "notes": findings.notes,
-        "nearest_training_clips": findings.memorisation.nearest if findings.memorisation else [],
+        "notes": result.notes,
+        "nearest_training_clips": result.memorisation.nearest if result.memorisation else [],
     }
     write_json(out / "report.json", content)
 
 
-def headline(findings: Findings) -> str:
+def headline(result: EvaluationResult) -> str:
     """The few figures that matter, as lines for a terminal."""
-    metrics = findings.metrics
+    metrics = result.metrics
     lines = [
         f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}{_floors(metrics, name)})"
         for name in _LIKELIHOODS
         if name in metrics
     ]
-    rows = [name for name in findings.table["generated"] if name != "frechet_distance_db2"]
+    rows = [name for name in result.table["generated"] if name != "frechet_distance_db2"]
     lines += [
-        f"{name}: " + ", ".join(f"{column} {_in_words(figures[name])}" for column, figures in findings.table.items())
+        f"{name}: " + ", ".join(f"{column} {_in_words(figures[name])}" for column, figures in result.table.items())
         for name in ["frechet_distance_db2", *rows]
     ]
-    if findings.memorisation:
-        lines.append(f"memorisation: {findings.memorisation.in_words}")
+    if result.memorisation:
+        lines.append(f"memorisation: {result.memorisation.in_words}")
     return "\n".join(lines)
 
 
 def _sections(
-    findings: Findings,
+    result: EvaluationResult,
     history: Sequence[Mapping[str, Any]],
     sample_rate: int,
     num_players: int,
     about: Mapping[str, Any],
 ) -> list[Section]:
-    clips = {column.name: column.clips[:num_players] for column in findings.columns}
+    clips = {column.name: column.clips[:num_players] for column in result.groups}
     real, made = clips["held-out data"], clips["generated"]
-    names = list(findings.table["generated"])
+    names = list(result.table["generated"])
     sections: list[Section] = [
         Comparison(
             "Listen",
-            _side("Real, held out", real, made, findings, sample_rate),
-            _side("Generated", made, real, findings, sample_rate),
-            note=f"{findings.side_by_side}; generated clips are synthetic and marked so in their metadata.",
+            _side("Real, held out", real, made, result, sample_rate),
+            _side("Generated", made, real, result, sample_rate),
+            note=f"{result.side_by_side}; generated clips are synthetic and marked so in their metadata.",
         ),
         Table(
             "What the clips are like",
-            ["", *findings.table],
-            [[_spoken(name), *(figures[name] for figures in findings.table.values())] for name in names],
-            note="; ".join(f"{name}: {note}" for name, note in findings.notes.items()) + ".",
+            ["", *result.table],
+            [[_spoken(name), *(figures[name] for figures in result.table.values())] for name in names],
+            note="; ".join(f"{name}: {note}" for name, note in result.notes.items()) + ".",
         ),
-        *_absent(findings),
+        *_absent(result),
         Table(
             "The model",
             ["Figure", "Value"],
             [
                 [_spoken(name), _in_words(value) if isinstance(value, Absent) else value]
-                for name, value in findings.metrics.items()
+                for name, value in result.metrics.items()
                 if name not in names
             ],
             note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
         ),
-        *_listening_grid(findings, sample_rate),
-        *([_nearest(findings.memorisation)] if findings.memorisation else []),
+        *_listening_grid(result, sample_rate),
+        *([_nearest(result.memorisation)] if result.memorisation else []),
         Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
     ]
     if len(history) > 1:
         curve, tells = ("loss", "A gap that widens while validation rises is overfitting.")
-        if not findings.loss_compares:
+        if not result.losses_are_comparable:
             curve, tells = "frechet_distance_db2", "It is the validation's: a generator's loss says little by itself."
         picture = _drawn("the training curves", lambda: training_curves(history, curve))
         sections.insert(1, Image("Training", picture, f"{_spoken(curve).capitalize()} by step. {tells}"))
     return sections
 
 
-def _pairs(findings: Findings, sample_rate: int, count: int) -> "Figure":
+def _pairs(result: EvaluationResult, sample_rate: int, count: int) -> "Figure":
     """Real and generated clips of the same labels beside each other."""
-    clips = {column.name: column.clips[:count] for column in findings.columns}
-    titles = _titles(findings, count)
+    clips = {column.name: column.clips[:count] for column in result.groups}
+    titles = _titles(result, count)
     pairs = zip(titles, clips["held-out data"], clips["generated"], strict=True)
     named = [pair for title, real, made in pairs for pair in ((f"real: {title}", real), (f"generated: {title}", made))]
     return spectrogram_grid(named, sample_rate, columns=4)
 
 
-def _titles(findings: Findings, count: int) -> list[str]:
-    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in findings.labels[:count]]
+def _titles(result: EvaluationResult, count: int) -> list[str]:
+    labels = [", ".join(f"{key} {value}" for key, value in row.items()) for row in result.labels[:count]]
     return [label or f"clip {index}" for index, label in enumerate(labels)]
 
 
 def _side(
-    title: str, clips: Sequence[np.ndarray], beside: Sequence[np.ndarray], findings: Findings, sample_rate: int
+    title: str, clips: Sequence[np.ndarray], beside: Sequence[np.ndarray], result: EvaluationResult, sample_rate: int
 ) -> Side:
-    named = list(zip(_titles(findings, len(clips)), clips, strict=True))
+    named = list(zip(_titles(result, len(clips)), clips, strict=True))
     players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
     picture = _drawn(title, lambda: spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside))
     return Side(title, players, picture)
 
 
-def _listening_grid(findings: Findings, sample_rate: int) -> list[Grid]:
+def _listening_grid(result: EvaluationResult, sample_rate: int) -> list[Grid]:
     """The first clips of each pair of values of the first two labels, real above generated; none without two labels."""
-    names = list(findings.labels[0])[:2]
+    names = list(result.labels[0])[:2]
     if len(names) < 2:
         return []
-    real, made = (next(c.clips for c in findings.columns if c.name == name) for name in ("held-out data", "generated"))
+    real, made = (next(c.clips for c in result.groups if c.name == name) for name in ("held-out data", "generated"))
     cells: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
-    for labels, *pair in zip(findings.labels, real, made, strict=True):
+    for labels, *pair in zip(result.labels, real, made, strict=True):
         if all(name in labels for name in names):
             row, column = (f"{name} {labels[name]}" for name in names)
             cells.setdefault((row, column), (_heard(pair[0], sample_rate), _heard(pair[1], sample_rate)))
@@ -183,12 +183,12 @@ def _drawn(what: str, draw: "Callable[[], Figure]") -> bytes:
     return b""
 
 
-def _absent(findings: Findings) -> list[Table]:
+def _absent(result: EvaluationResult) -> list[Table]:
     """Why figures of clips are missing; none where all are there."""
     rows: list[list[Cell]] = [
         [_spoken(name), column, reason]
-        for column, figures in findings.table.items()
-        for name, reason in computed(figures)[1].items()
+        for column, figures in result.table.items()
+        for name, reason in split_absent(figures)[1].items()
     ]
     return [Table("Not computed", ["Figure", "Of", "Why"], rows)] if rows else []
 

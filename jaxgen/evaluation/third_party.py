@@ -46,7 +46,7 @@ class PocketSphinx(AudioMetric):
     """Field that says what is spoken: 0 to 9, or zero to nine."""
 
     def check(self, training: Store) -> None:
-        imported("pocketsphinx")
+        import_package("pocketsphinx")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -54,7 +54,7 @@ class PocketSphinx(AudioMetric):
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         spoken = [_digit(labels.get(self.label, "")) for labels in clips.labels]
         places = [place for place, digit in enumerate(spoken) if digit is not None]
-        heard = recognised_digits([clips.samples[place] for place in places], clips.sample_rate)
+        heard = recognise_digits([clips.samples[place] for place in places], clips.sample_rate)
         right = [digit == spoken[place] for place, digit in zip(places, heard, strict=True)]
         return {
             "pocketsphinx_recognised": mean(right, f"no clip has a digit as its {self.label}"),
@@ -79,7 +79,7 @@ class DNSMOS(AudioMetric):
             raise UserError(f"num_clips is {self.num_clips}; DNSMOS must hear at least 1 clip.")
 
     def check(self, training: Store) -> None:
-        imported("speechmos.dnsmos")
+        import_package("speechmos.dnsmos")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -93,15 +93,15 @@ class DNSMOS(AudioMetric):
         return dict(zip(_SCALES.values(), means, strict=True)) | {"dnsmos_clips": float(len(known))}
 
 
-def recognised_digits(clips: Sequence[Samples], sample_rate: int) -> list[int | None]:
+def recognise_digits(clips: Sequence[Samples], sample_rate: int) -> list[int | None]:
     """The digit that PocketSphinx hears in each clip, or None; each is heard for itself, whatever its loudness.
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where PocketSphinx is not installed.
     """
-    decoder = imported("pocketsphinx").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
+    decoder = import_package("pocketsphinx").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
     decoder.add_jsgf_string("digits", _GRAMMAR)
     decoder.activate_search("digits")
-    return [_heard(decoder, resampled(clip, sample_rate, _RATE)) for clip in clips]
+    return [_heard(decoder, resample_clip(clip, sample_rate, _RATE)) for clip in clips]
 
 
 def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.float64]:
@@ -109,10 +109,10 @@ def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.flo
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where speechmos is not installed.
     """
-    dnsmos = imported("speechmos.dnsmos")
+    dnsmos = import_package("speechmos.dnsmos")
     scores = np.full((len(clips), len(_SCALES)), math.nan)
     for row, clip in zip(scores, clips, strict=True):
-        heard = resampled(clip, sample_rate, _RATE)
+        heard = resample_clip(clip, sample_rate, _RATE)
         if len(heard):  # speechmos repeats a short clip for ever if it is empty
             found = dnsmos.run(np.clip(heard, -1, 1), _RATE)
             row[:] = [found[name] for name in _SCALES]
@@ -135,14 +135,14 @@ def _digit(spoken: str) -> int | None:
     return int(spoken) if spoken in map(str, range(10)) else None
 
 
-def resampled(clip: Samples, sample_rate: int, wanted: int) -> Samples:
+def resample_clip(clip: Samples, sample_rate: int, wanted: int) -> Samples:
     """The clip at `wanted` Hz, float32 [nsamp]."""
     import soxr
 
     return soxr.resample(np.asarray(clip, np.float32), sample_rate, wanted)
 
 
-def imported(module: str, extra: str = "judges") -> ModuleType:
+def import_package(module: str, extra: str = "judges") -> ModuleType:
     """A module of one of jaxgen's extras. Raises UserError where it is not installed."""
     try:
         return importlib.import_module(module)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.audio.fourier import framed, griffin_lim, hann, pad_last
+from jaxgen.audio.fourier import frame_signal, griffin_lim, hann, pad_last
 from jaxgen.core.numerics import random_key
 from jaxgen.features.spec import FeatureSpec, require
 
@@ -120,7 +120,9 @@ class LogMel(FeatureSpec):
 
         def encode_block(start: jax.Array) -> jax.Array:
             excerpt = jax.lax.dynamic_slice_in_dim(padded, start, block_samples, axis=-1)
-            power = jnp.square(jnp.abs(jnp.fft.rfft(framed(excerpt, self.n_fft, self.hop_length, block) * window)))
+            power = jnp.square(
+                jnp.abs(jnp.fft.rfft(frame_signal(excerpt, self.n_fft, self.hop_length, block) * window))
+            )
             mel = jnp.matmul(power, filters.T, precision=_HIGHEST)
             return jnp.log(jnp.maximum(mel, self.floor))
 

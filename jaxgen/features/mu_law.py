@@ -50,10 +50,10 @@ class MuLaw(SampleSpec):
     def codes(self, steps: jax.Array) -> jax.Array:
         return steps.astype(jnp.int32)
 
-    def companded(self, steps: jax.Array) -> jax.Array:
+    def to_mu_law(self, steps: jax.Array) -> jax.Array:
         return steps.astype(jnp.float32) * (2 / self.q_levels) - 1
 
-    def bits_within(self) -> np.ndarray:
+    def bits_within_code(self) -> np.ndarray:
         places = _ordered((np.arange(-(2**15), 2**15, dtype=np.float32) / 2**15).view(np.int32))
         codes = np.searchsorted(_mu_law_thresholds(self.q_levels), places, side="right")
         return np.log2(np.maximum(np.bincount(codes, minlength=self.q_levels), 1))

@@ -34,13 +34,13 @@ class Pcm16(SampleSpec):
         return np.zeros((), self.step_dtype)
 
     def codes(self, steps: jax.Array) -> jax.Array:
-        places = jnp.round((self.companded(steps) + 1) * (self.q_levels / 2))
+        places = jnp.round((self.to_mu_law(steps) + 1) * (self.q_levels / 2))
         return jnp.clip(places.astype(jnp.int32), 0, self.q_levels - 1)
 
-    def companded(self, steps: jax.Array) -> jax.Array:
+    def to_mu_law(self, steps: jax.Array) -> jax.Array:
         return compand(steps.astype(jnp.float32) / FULL_SCALE)
 
-    def bits_within(self) -> np.ndarray:
+    def bits_within_code(self) -> np.ndarray:
         return np.zeros(2 * FULL_SCALE)
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.audio.fourier import framed
-from jaxgen.audio.linear_prediction import ORDER, Predictor, late_window, solved
+from jaxgen.audio.fourier import frame_signal
+from jaxgen.audio.linear_prediction import ORDER, Predictor, late_window, levinson_durbin
 from jaxgen.core.errors import UserError
 from jaxgen.features import LogMel
 from jaxgen.features.log_mel import filterbank
@@ -95,7 +95,7 @@ class SourceFilter:
         hop, hops = self.mel.hop_length, count * self.mel.stack
 
         def windows(length: int) -> jax.Array:
-            return framed(samples[:, samples.shape[1] - length - (hops - 1) * hop :], length, hop, hops)
+            return frame_signal(samples[:, samples.shape[1] - length - (hops - 1) * hop :], length, hop, hops)
 
         spectrum = jnp.fft.rfft(windows(self.mel.n_fft) * _window(self.mel.n_fft))
         power = jnp.matmul(jnp.square(jnp.abs(spectrum)), jnp.asarray(filterbank(self.mel).T), precision=_HIGHEST)
@@ -132,7 +132,7 @@ class SourceFilter:
         shares, widths = _bands(self.mel)
         density = jnp.exp(jnp.minimum(level, 20.0)) / jnp.asarray(widths)
         power = jnp.matmul(density, jnp.asarray(shares), precision=_HIGHEST)
-        return solved(jnp.fft.irfft(power)[..., : ORDER + 1])
+        return levinson_durbin(jnp.fft.irfft(power)[..., : ORDER + 1])
 
     def _voice(self, heard: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The voice's frequency in octaves above the lowest, and how much of a period is there again, [...] each, at the end

@@ -143,11 +143,11 @@ class SampleSpec(FeatureSpec):
         """Mu-law codes int32 [...], 0 to q_levels - 1, of steps [...]: for embeddings."""
         raise NotImplementedError
 
-    def companded(self, steps: jax.Array) -> jax.Array:
+    def to_mu_law(self, steps: jax.Array) -> jax.Array:
         """Codes [...] as float32 from -1 to 1 on a mu-law scale, on which loudness is heard about evenly."""
         raise NotImplementedError
 
-    def bits_within(self) -> np.ndarray:
+    def bits_within_code(self) -> np.ndarray:
         """Bits that tell a 16-bit sample from the others of its code, float64 by code; they make the likelihoods of
         codes of all kinds one scale, that of 16-bit samples.
         """

@@ -25,7 +25,7 @@ _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 
 
 @dataclasses.dataclass(frozen=True)
-class Generated:
+class GeneratedClips:
     """The clips of one call."""
 
     clips: list[np.ndarray]
@@ -51,7 +51,7 @@ class Generator:
         spec: DataSpec,
         decoder: Decoder | None = None,
     ):
-        """module: puts parameters into the model that `model` configures (`LikelihoodTraining.module`). decoder: makes sound
+        """module: puts parameters into the model that `model` configures (`LikelihoodTask.module`). decoder: makes sound
         of its steps; none takes the features.
         """
         self._decoder = decoder or spec.features
@@ -59,12 +59,12 @@ class Generator:
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")
         self._consume = jax.jit(self._consume_prompt)
 
-    def __call__(self, params: Any, labels: Sequence[Mapping[str, str]], **options: Any) -> Generated:
+    def __call__(self, params: Any, labels: Sequence[Mapping[str, str]], **options: Any) -> GeneratedClips:
         """Whole clips: those that `stream` gives in pieces for the same arguments."""
         started = time.perf_counter()
         blocks = list(self.stream(params, labels, **options))
         clips = [np.concatenate(pieces) for pieces in zip(*blocks, strict=True)]
-        return Generated(clips, self._spec.features.sample_rate, time.perf_counter() - started)
+        return GeneratedClips(clips, self._spec.features.sample_rate, time.perf_counter() - started)
 
     def stream(
         self,
@@ -96,14 +96,14 @@ class Generator:
         return self._sound(steps, lengths)
 
     @property
-    def usual_seconds(self) -> float:
+    def default_seconds(self) -> float:
         """How long clips are at the most where nothing else is asked."""
         return self._spec.max_seconds if self._model.ends_clips else self._spec.typical_seconds
 
     def num_steps(self, seconds: float | None) -> int:
         """Steps of new sound that a clip has at the most, for `seconds` as in `stream`."""
         features = self._spec.features
-        length = self.usual_seconds if seconds is None else seconds
+        length = self.default_seconds if seconds is None else seconds
         if length <= 0:
             raise UserError(f"--seconds is {length:g}; the length of a clip must be above 0.")
         return features.num_steps(max(features.samples_per_step, round(length * features.sample_rate)))
@@ -141,7 +141,7 @@ class Generator:
                 "the model plans no voices that could be sharpened, as PlannedRNN does; leave out --voiced-sharpness."
             )
         if sampling.guidance:
-            if not self._model.guidable:
+            if not self._model.supports_guidance:
                 raise UserError(
                     "the model has no labels to be guided by, or never trained without them (--model.label-dropout 0); leave "
                     "out --guidance."

@@ -19,11 +19,11 @@ class Renderer:
     """A `Decoder` of frames; compiled programs are kept from call to call."""
 
     def __init__(self, module: Callable[[Any], VocoderModule], features: LogMel, params: Any = None):
-        """module: puts parameters into the vocoder, which was trained on frames of `features` (`Training.module`)."""
+        """module: puts parameters into the vocoder, which was trained on frames of `features` (`TrainTask.module`)."""
         self._module, self._features, self._params = module, features, params
         self._render = jax.jit(lambda params, frames, real: module(params).render(frames, real))
 
-    def of(self, params: Any) -> "Renderer":
+    def with_params(self, params: Any) -> "Renderer":
         """The same with other parameters."""
         other = copy.copy(self)
         other._params = params

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgen.audio.fourier import framed, hann
+from jaxgen.audio.fourier import frame_signal, hann
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
 from jaxgen.models.sequence import Labels
-from jaxgen.models.sound import Critic, CriticModule, View
 from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.1
@@ -65,7 +65,7 @@ class WaveCriticModule(CriticModule):
         by_window = [_SpectralCritic(window, config.spectral_channels, rngs) for window in config.windows]
         self.parts = nnx.List([*by_period, *by_window])
 
-    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
+    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[DiscriminatorOutput, ...]:
         del labels, key
         return tuple(part(sound) for part in self.parts)
 
@@ -76,13 +76,13 @@ class _Layers(nnx.Module):
     def __init__(self, layers: list[Conv]):
         self.layers = nnx.List(layers)
 
-    def __call__(self, x: jax.Array) -> View:
+    def __call__(self, x: jax.Array) -> DiscriminatorOutput:
         features = []
         *hidden, last = self.layers
         for layer in hidden:
             x = jax.nn.leaky_relu(layer(x), _LEAK)
             features.append(x)
-        return View(last(x).reshape(len(x), -1), tuple(features))
+        return DiscriminatorOutput(last(x).reshape(len(x), -1), tuple(features))
 
 
 class _PeriodCritic(nnx.Module):
@@ -94,7 +94,7 @@ class _PeriodCritic(nnx.Module):
         hidden = [Conv(a, b, (5, 1), (3, 1), rngs) for a, b in itertools.pairwise(sizes)]
         self.layers = _Layers([*hidden, Conv(sizes[-1], 1, (3, 1), (1, 1), rngs)])
 
-    def __call__(self, samples: jax.Array) -> View:
+    def __call__(self, samples: jax.Array) -> DiscriminatorOutput:
         padded = jnp.pad(samples, [(0, 0), (0, -samples.shape[1] % self.period)])
         return self.layers(padded.reshape(len(samples), -1, self.period, 1))
 
@@ -110,7 +110,7 @@ class _SpectralCritic(nnx.Module):
             [first, *hidden, Conv(channels, channels, (3, 3), (1, 1), rngs), Conv(channels, 1, (3, 3), (1, 1), rngs)]
         )
 
-    def __call__(self, samples: jax.Array) -> View:
+    def __call__(self, samples: jax.Array) -> DiscriminatorOutput:
         return self.layers(magnitudes(samples, self.window, self.window // 4)[..., None])
 
 
@@ -122,5 +122,5 @@ def magnitudes(samples: jax.Array, window: int, hop_length: int) -> jax.Array:
     num_frames = 1 + max(0, -(-(samples.shape[-1] - window) // hop_length))
     needed = (num_frames - 1) * hop_length + window
     padded = jnp.pad(samples, [(0, 0), (0, max(0, needed - samples.shape[-1]))])
-    spectrum = jnp.fft.rfft(framed(padded, window, hop_length, num_frames) * np.asarray(hann(window, None)))
+    spectrum = jnp.fft.rfft(frame_signal(padded, window, hop_length, num_frames) * np.asarray(hann(window, None)))
     return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + _FAINTEST)

@@ -22,9 +22,9 @@ from jaxgen.models.sequence import (
     Labels,
     SequenceConfig,
     SequenceModel,
+    concatenate_features,
     end_bias,
     end_log_prob,
-    join,
 )
 from jaxgen.nn.distributions import NormalMixture, Sampling, VectorDistribution
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
@@ -99,7 +99,7 @@ class MelModule(SequenceModel):
     frames as they are, so they do not depend on that choice.
     """
 
-    unguided = 1
+    num_unguided_outputs = 1
 
     def __init__(self, config: MelRNN, data: DataSpec, scale: FrameScale, dtype: Any, rngs: nnx.Rngs):
         self.lookback = config.lookback
@@ -180,7 +180,7 @@ class MelModule(SequenceModel):
         return self._restore(self.distribution.mean(self._frame(outputs)))
 
     def _inputs(self, past: jax.Array, labels: Labels) -> jax.Array:
-        return join(past.astype(self.dtype), self.condition(labels))
+        return concatenate_features(past.astype(self.dtype), self.condition(labels))
 
     def _frame(self, outputs: jax.Array) -> jax.Array:
         """Of outputs [..., P] the parameters of the distribution."""

@@ -23,10 +23,18 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.features import SampleSpec
 from jaxgen.features.source_filter import SourceFilter
 from jaxgen.models.mel_rnn import FrameScale, MelModule, MelRNN
-from jaxgen.models.sample_rnn import SampleRNN, Told
-from jaxgen.models.sequence import Carry, Labels, SequenceConfig, SequenceModel, end_log_prob, guided, join
+from jaxgen.models.sample_rnn import FrameConditioning, SampleRNN
+from jaxgen.models.sequence import (
+    Carry,
+    Labels,
+    SequenceConfig,
+    SequenceModel,
+    apply_guidance,
+    concatenate_features,
+    end_log_prob,
+)
 from jaxgen.nn.distributions import Sampling
-from jaxgen.nn.recent import Foretold
+from jaxgen.nn.sample_context import PlannedPrediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +45,9 @@ class PlannedRNN(SequenceConfig):
     """What is planned of the samples to come."""
     plan: MelRNN = MelRNN()
     """The model of frames; it says where a clip ends."""
-    samples: SampleRNN = SampleRNN(frame_sizes=(80,), recent=Foretold())
+    samples: SampleRNN = SampleRNN(frame_sizes=(80,), context=PlannedPrediction())
     """The model of samples; its slowest tier is told the frame, its network over samples what the frame lets expect."""
-    told_noise: float = 0.1
+    conditioning_noise: float = 0.1
     """Deviation of the noise that training adds to what is told, in deviations of the frames: what is drawn is never quite
     like what was heard."""
     past_noise: float = 0.008
@@ -49,19 +57,19 @@ class PlannedRNN(SequenceConfig):
     ends_clips = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.told_noise < math.inf and 0 <= self.past_noise < math.inf):
+        if not (0 <= self.conditioning_noise < math.inf and 0 <= self.past_noise < math.inf):
             raise UserError(
-                f"--model.told-noise is {self.told_noise} and --model.past-noise {self.past_noise}, expected deviations of at "
-                "least 0."
+                f"--model.conditioning-noise is {self.conditioning_noise} and --model.past-noise {self.past_noise}, "
+                "expected deviations of at least 0."
             )
         if self.stride % self.samples.stride:
             raise UserError(
                 f"--model.frames.mel.hop-length and stack plan {self.stride} samples at once, which is no whole number of "
                 f"--model.samples.frame-sizes {self.samples.stride}."
             )
-        if isinstance(self.samples.recent, Foretold) and self.samples.recent.window <= self.frames.longest:
+        if isinstance(self.samples.context, PlannedPrediction) and self.samples.context.window <= self.frames.longest:
             raise UserError(
-                f"--model.samples.recent.window is {self.samples.recent.window}, but a period of the voice may have "
+                f"--model.samples.context.window is {self.samples.context.window}, but a period of the voice may have "
                 f"{self.frames.longest} samples; make it at least {self.frames.longest + 1}, or raise --model.frames.lowest."
             )
         if unplanned := set(self.samples.labels) - set(self.plan.labels):
@@ -119,20 +127,20 @@ class PlannedModule(SequenceModel):
     def __init__(self, config: PlannedRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
         self.lookback, self.stride, self.labels = config.lookback, config.stride, config.labels
         self.features, self.frames = features, config.frames
-        self.told_noise, self.past_noise = config.told_noise, config.past_noise
+        self.conditioning_noise, self.past_noise = config.conditioning_noise, config.past_noise
         frames = config.frames
         scale = FrameScale(frames.mean, frames.deviation, frames.mel.stack, frames.num_samples)
         with _of_part("plan"):
             self.plan = MelModule(config.plan, data, scale, dtype, rngs)
         with _of_part("samples"):
-            self.samples = config.samples.make(data, dtype=dtype, rngs=rngs, told=frames.size)
+            self.samples = config.samples.make(data, dtype=dtype, rngs=rngs, conditioning_size=frames.size)
 
     def init_carry(self, batch_size: int) -> Carry:
         silence = jnp.full((batch_size, self.lookback), jnp.asarray(self.features.silence()))
         return {
             "plan": self.plan.init_carry(batch_size),
             "samples": self.samples.init_carry(batch_size),
-            **self._filling(self.frames_of(silence)[:, 0], jnp.zeros(batch_size), jnp.zeros(batch_size)),
+            **self._filling(self.encode_frames(silence)[:, 0], jnp.zeros(batch_size), jnp.zeros(batch_size)),
         }
 
     def unroll(
@@ -144,22 +152,29 @@ class PlannedModule(SequenceModel):
                 f"chunks of {num_steps} samples do not divide into frames of {self.stride}; change --train.seq-len, "
                 "--objective.segment or --model.frames."
             )
-        plan_key, samples_key, told_key, past_key = (None,) * 4 if key is None else jax.random.split(key, 4)
-        frames = self.frames_of(x)
+        plan_key, samples_key, conditioning_key, past_key = (None,) * 4 if key is None else jax.random.split(key, 4)
+        frames = self.encode_frames(x)
         starts = reset.reshape(batch_size, -1, self.stride).any(axis=-1)
         of_frames = {name: values[:, :: self.stride] for name, values in labels.items()}
         planned, plan = self.plan.unroll(frames, of_frames, carry["plan"], starts, plan_key)
-        told = frames[:, 1:]
-        if told_key is not None:
-            scale = self.told_noise * self.frames.tolerance * self.frames.deviation
-            told = told + scale * jax.random.normal(told_key, told.shape)
+        conditioning = frames[:, 1:]
+        if conditioning_key is not None:
+            scale = self.conditioning_noise * self.frames.tolerance * self.frames.deviation
+            conditioning = conditioning + scale * jax.random.normal(conditioning_key, conditioning.shape)
         if past_key is not None:
             noise = self.past_noise * jax.random.normal(past_key, x.shape)
             x = self.features.encode(expand(jnp.clip(compand(self.features.decode(x)) + noise, -1, 1)))
-        of_tiers = jnp.repeat(self.plan.standardise(told), self.stride // self.samples.tiers[0].frame_size, axis=1)
-        predictors = self.frames.predictors(told)
+        of_tiers = jnp.repeat(
+            self.plan.standardise(conditioning), self.stride // self.samples.tiers[0].frame_size, axis=1
+        )
+        predictors = self.frames.predictors(conditioning)
         outputs, samples = self.samples.unroll(
-            self._recent(x), labels, carry["samples"], reset, samples_key, Told(of_tiers, predictors)
+            self._sample_inputs(x),
+            labels,
+            carry["samples"],
+            reset,
+            samples_key,
+            FrameConditioning(of_tiers, predictors),
         )
         nats, end = self.plan.frame_log_prob(planned, frames[:, 1:]), self.plan.end_logit(planned)
         places = jnp.arange(num_steps) % self.stride
@@ -169,26 +184,26 @@ class PlannedModule(SequenceModel):
         filling = self._filling(frames[:, -1], nats[:, -1], end[:, -1])
         return outputs, {"plan": plan, "samples": samples, **filling}
 
-    def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+    def before_step(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
         def draw() -> Carry:
             planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
-            planned = guided(planned, sampling.guidance, self.plan.unguided)
+            planned = apply_guidance(planned, sampling.guidance, self.plan.num_unguided_outputs)
             seeds = jax.lax.bitcast_convert_type(noise[:, -1], jnp.uint32)
             frame_noise = jax.vmap(lambda seed: self.plan.noise(random_key(seed)))(seeds)
             frame, _ = self.plan.sample(planned, frame_noise, sampling)
-            return self.filling(carry | {"plan": plan}, planned, frame)
+            return self.start_frame(carry | {"plan": plan}, planned, frame)
 
         return jax.lax.cond(self._place(carry) == 0, draw, lambda: carry)
 
-    def filling(self, carry: Carry, planned: jax.Array, frame: jax.Array) -> Carry:
+    def start_frame(self, carry: Carry, planned: jax.Array, frame: jax.Array) -> Carry:
         """The carry of who is to fill `frame` [B, D], which was drawn from `planned` [B, P]."""
         return carry | self._filling(frame, self.plan.frame_log_prob(planned, frame), self.plan.end_logit(planned))
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
         place = self._place(carry)
         predictor = jax.tree.map(lambda each: each[:, place // self.frames.mel.hop_length], carry["predictors"])
-        told = Told(self.plan.standardise(carry["frame"]), predictor)
-        outputs, samples = self.samples.step(self._recent(x), labels, carry["samples"], told)
+        conditioning = FrameConditioning(self.plan.standardise(carry["frame"]), predictor)
+        outputs, samples = self.samples.step(self._sample_inputs(x), labels, carry["samples"], conditioning)
         outputs = self._with_plan(outputs, place, predictor.gain, carry["nats"], carry["end"])
         return outputs, carry | {"samples": samples}
 
@@ -205,8 +220,8 @@ class PlannedModule(SequenceModel):
         return {
             "loss": loss,
             "nats_per_frame": nats_per_frame,
-            "bits_per_told_sample": scores["bits_per_sample"],
-            "bits_per_told_16_bit_sample": scores["bits_per_16_bit_sample"],
+            "conditional_bits_per_sample": scores["bits_per_sample"],
+            "conditional_bits_per_16_bit_sample": scores["bits_per_16_bit_sample"],
         }
 
     def noise(self, key: jax.Array) -> jax.Array:
@@ -223,7 +238,7 @@ class PlannedModule(SequenceModel):
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.samples.predict(self._split(outputs)[0])
 
-    def frames_of(self, x: jax.Array) -> jax.Array:
+    def encode_frames(self, x: jax.Array) -> jax.Array:
         """Frames float32 [B, 1 + T / stride, D] of codes [B, lookback + T]: the last before, and those of the T."""
         return self.frames.frames(self.features.decode(x), 1 + (x.shape[1] - self.lookback) // self.stride)
 
@@ -233,9 +248,9 @@ class PlannedModule(SequenceModel):
 
     def _place(self, carry: Carry) -> jax.Array:
         """Place in its frame of the next sample, the same in all rows."""
-        return self.samples.since(carry["samples"]) % self.stride
+        return self.samples.samples_since_start(carry["samples"]) % self.stride
 
-    def _recent(self, x: jax.Array) -> jax.Array:
+    def _sample_inputs(self, x: jax.Array) -> jax.Array:
         """What the model of samples reads of x [B, lookback + T]."""
         return x[:, self.lookback - self.samples.lookback :]
 
@@ -249,7 +264,9 @@ class PlannedModule(SequenceModel):
         ends, goes_on = jax.nn.log_sigmoid(end), jax.nn.log_sigmoid(-end)
         left = jnp.logaddexp(goes_on, ends + jnp.log(jnp.maximum(1 - before, 1e-9)))
         logit = ends - math.log(self.stride) - left
-        return join(outputs, gain[..., None], jnp.where(place == 0, nats, 0.0)[..., None], logit[..., None])
+        return concatenate_features(
+            outputs, gain[..., None], jnp.where(place == 0, nats, 0.0)[..., None], logit[..., None]
+        )
 
     def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Outputs of the model of samples [..., P]; how periodic frames are, their log-likelihoods and logits of the clip's end,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxgen.audio.fourier import framed, hann
+from jaxgen.audio.fourier import frame_signal, hann
 from jaxgen.audio.linear_prediction import Predictor
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
@@ -29,12 +29,12 @@ from jaxgen.models.sequence import (
     Labels,
     SampleSequenceModel,
     SequenceConfig,
-    join,
+    concatenate_features,
 )
 from jaxgen.nn.heads import SampleOutput, Softmax
-from jaxgen.nn.recent import Foretold, Recent, Window
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general, product
+from jaxgen.nn.sample_context import PlannedPrediction, SampleContext, Window
 
 _PERIODS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # frames of the slowest tier, of the waves that tell the time
 
@@ -55,16 +55,16 @@ class SampleRNN(SequenceConfig):
     """Variational dropout of the tiers: share of units switched off for a whole chunk."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
-    hold: int = 1
+    conditioning_repeat: int = 1
     """Samples in a row that the last tier tells the same; a divisor of the last of `frame_sizes`."""
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
     """Features the last code is embedded into, for all tiers."""
-    recent: Recent = Window()
-    """What the network over samples reads beside the last code: Window for the samples before it; LinearPrediction also for
-    what these let expect, which brings far better likelihoods, but has not brought words; Foretold, within a PlannedRNN, for
-    what its plan lets expect."""
+    context: SampleContext = Window()
+    """What the network over samples reads beside the last code. Window: the samples before it. LinearPrediction: also a
+    prediction from these, which gives far better likelihoods, but has not given words. PlannedPrediction, inside a PlannedRNN:
+    also a prediction from the plan."""
     spectrum: int = 256
     """Past samples whose power spectrum the slowest tier reads, beside its frame and the time since the clip began."""
     labels: tuple[str, ...] = ()
@@ -88,43 +88,45 @@ class SampleRNN(SequenceConfig):
                 f"--model.embedding-size is {self.embedding_size}, --model.sample-size {self.sample_size} and "
                 f"--model.spectrum {self.spectrum}; expected at least 1, 1 and 2."
             )
-        if self.hold < 1 or sizes[-1] % self.hold:
+        if self.conditioning_repeat < 1 or sizes[-1] % self.conditioning_repeat:
             raise UserError(
-                f"hold is {self.hold}, expected a divisor of the last tier's frames of {sizes[-1]} samples; change it or "
-                "frame_sizes."
+                f"conditioning_repeat is {self.conditioning_repeat}, expected a divisor of the last tier's frames of {sizes[-1]} "
+                "samples; change it or frame_sizes."
             )
-        if sizes[0] % self.recent.hop:
+        if sizes[0] % self.context.hop:
             raise UserError(
-                f"--model.recent.hop is {self.recent.hop}, which does not divide the slowest tier's frames of {sizes[0]}; "
+                f"--model.context.hop is {self.context.hop}, which does not divide the slowest tier's frames of {sizes[0]}; "
                 "change it or --model.frame-sizes."
             )
 
     @property
     def lookback(self) -> int:
-        return max(self.recent.lookback, self.spectrum, self.frame_sizes[0])
+        return max(self.context.lookback, self.spectrum, self.frame_sizes[0])
 
     @property
     def stride(self) -> int:
         return self.frame_sizes[0]
 
-    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs, told: int = 0) -> "SampleModule":
+    def make(
+        self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs, conditioning_size: int = 0
+    ) -> "SampleModule":
         """told: numbers that are told of each of the slowest tier's frames. Raises UserError where the data's features are not
         samples, or nobody tells what is to be foretold.
         """
-        if isinstance(self.recent, Foretold) and not told:
+        if isinstance(self.context, PlannedPrediction) and not conditioning_size:
             raise UserError(
-                "--model.recent Foretold needs a plan that tells it; use PlannedRNN, as configs/digits_sample.py does, or "
-                "another --model.recent."
+                "--model.context PlannedPrediction needs a plan; use PlannedRNN, as configs/digits_sample.py does, or another "
+                "--model.context."
             )
         if not isinstance(data.features, SampleSpec):
             raise UserError(
                 f"SampleRNN models samples, but the features are {type(data.features).__name__}; use MuLaw or Pcm16 "
                 "features, or MelRNN for frames."
             )
-        return SampleModule(self, data, data.features, told, dtype, rngs)
+        return SampleModule(self, data, data.features, conditioning_size, dtype, rngs)
 
 
-class Told(NamedTuple):
+class FrameConditioning(NamedTuple):
     """What is told of samples before they are drawn: by who plans them."""
 
     frames: jax.Array
@@ -183,15 +185,23 @@ class SampleModule(SampleSequenceModel):
     frames.
     """
 
-    def __init__(self, config: SampleRNN, data: DataSpec, features: SampleSpec, told: int, dtype: Any, rngs: nnx.Rngs):
-        self.lookback, self.spectrum, self.recent = config.lookback, config.spectrum, config.recent
+    def __init__(
+        self,
+        config: SampleRNN,
+        data: DataSpec,
+        features: SampleSpec,
+        conditioning_size: int,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.lookback, self.spectrum, self.context = config.lookback, config.spectrum, config.context
         self.labels, self.features, self.dtype = config.labels, features, dtype
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
-        sizes, width = (*config.frame_sizes, config.hold), config.sample_size
+        sizes, width = (*config.frame_sizes, config.conditioning_repeat), config.sample_size
         seen = config.spectrum // 2 + 1 + 2 * len(_PERIODS)
-        beside = [self.condition.num_features + seen + told, *[width] * (len(sizes) - 2)]
+        beside = [self.condition.num_features + seen + conditioning_size, *[width] * (len(sizes) - 2)]
         self.tiers = nnx.List(
             Tier(config, size, below, config.embedding_size + extra, dtype, rngs)
             for (size, below), extra in zip(itertools.pairwise(sizes), beside, strict=True)
@@ -204,19 +214,19 @@ class SampleModule(SampleSequenceModel):
             rngs=rngs,
         )
         linear = functools.partial(nnx.Linear, dtype=dtype, dot_general=dot_general, rngs=rngs)
-        read = config.embedding_size + config.recent.num_features
+        read = config.embedding_size + config.context.num_features
         self.first, self.second = linear(read, width), linear(width, width)
         self.head = config.output.make(features, width, dtype=dtype, rngs=rngs)
 
     def init_carry(self, batch_size: int) -> Carry:
         return {
             "tiers": tuple(tier.stack.init_carry(batch_size) for tier in self.tiers),
-            "said": tuple(jnp.zeros((batch_size, t.ratio, t.out_features), self.dtype) for t in self.tiers),
-            "recent": self.recent.init(batch_size),
+            "vectors": tuple(jnp.zeros((batch_size, t.ratio, t.out_features), self.dtype) for t in self.tiers),
+            "context": self.context.init(batch_size),
             "since": jnp.zeros(batch_size, jnp.int32),
         }
 
-    def since(self, carry: Carry) -> jax.Array:
+    def samples_since_start(self, carry: Carry) -> jax.Array:
         """Samples since the first row's clip began, int32 []; their place in a frame is that of all rows."""
         return carry["since"][0]
 
@@ -227,7 +237,7 @@ class SampleModule(SampleSequenceModel):
         carry: Carry,
         reset: jax.Array,
         key: jax.Array | None = None,
-        told: Told | None = None,
+        conditioning: FrameConditioning | None = None,
     ) -> tuple[jax.Array, Carry]:
         """As of every model, of samples of which something may be told."""
         batch_size, num_steps = reset.shape
@@ -240,83 +250,94 @@ class SampleModule(SampleSequenceModel):
         if key is not None:
             keys = list(jax.random.split(key, len(keys)))
         labels = self.condition.drop(labels, reset, keys[-1])
-        exact = self.features.companded(x)
+        exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
         slowest = self.tiers[0].frame_size
         since = _since(reset[:, ::slowest], carry["since"] // slowest)
-        excerpts = framed(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
+        excerpts = frame_signal(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
         known = self.condition({name: a[:, ::slowest] for name, a in labels.items()})
-        beside = self._seen(excerpts, since, known, told and told.frames)
-        states, said = [], []
+        beside = self._seen(excerpts, since, known, conditioning and conditioning.frames)
+        states, last_vectors = [], []
         for tier, state, tier_key in zip(self.tiers, carry["tiers"], keys, strict=False):
             size = tier.frame_size
             frames = values[:, self.lookback - size :][:, :num_steps].reshape(batch_size, -1, size)
             starts = reset.reshape(batch_size, -1, size).any(axis=-1)
             last = self._last(x[:, self.lookback - 1 : -1 : size])
-            vectors, state = tier.unroll(join(frames, last, beside), state, starts, tier_key)
+            vectors, state = tier.unroll(concatenate_features(frames, last, beside), state, starts, tier_key)
             states.append(state)
-            said.append(vectors[:, -1])
+            last_vectors.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
         beside = jnp.repeat(beside, self.tiers[-1].below, axis=1)
-        heard, recent = self.recent.over(self.features.decode(x), num_steps, told and told.predictors)
-        outputs = self._next(x[:, self.lookback - 1 : -1], heard, beside)
+        features, context = self.context.unroll(
+            self.features.decode(x), num_steps, conditioning and conditioning.predictors
+        )
+        outputs = self._next(x[:, self.lookback - 1 : -1], features, beside)
         since = (since[:, -1] + 1) * slowest
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
+        return outputs, {"tiers": tuple(states), "vectors": tuple(last_vectors), "context": context, "since": since}
 
-    def step(self, x: jax.Array, labels: Labels, carry: Carry, told: Told | None = None) -> tuple[jax.Array, Carry]:
+    def step(
+        self, x: jax.Array, labels: Labels, carry: Carry, conditioning: FrameConditioning | None = None
+    ) -> tuple[jax.Array, Carry]:
         """As of every model, of samples of which something may be told."""
-        exact = self.features.companded(x)
+        exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
-        slowest, states, said = self.tiers[0].frame_size, [], []
-        place, known, last = self.since(carry) % slowest, self.condition(labels), self._last(x[:, -1])
+        slowest, states, last_vectors = self.tiers[0].frame_size, [], []
+        place, known, last = self.samples_since_start(carry) % slowest, self.condition(labels), self._last(x[:, -1])
 
         def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
-            return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known, told and told.frames)
+            return self._seen(
+                exact[:, -self.spectrum :], carry["since"] // slowest, known, conditioning and conditioning.frames
+            )
 
         beside: Callable[[], jax.Array] = seen
-        for tier, state, vectors in zip(self.tiers, carry["tiers"], carry["said"], strict=True):
+        for tier, state, vectors in zip(self.tiers, carry["tiers"], carry["vectors"], strict=True):
             within = place % tier.frame_size
 
             def advance(tier: Tier = tier, beside: Callable[[], jax.Array] = beside, state: Carry = state):
-                return tier.step(join(values[:, -tier.frame_size :], last, beside()), state)
+                return tier.step(concatenate_features(values[:, -tier.frame_size :], last, beside()), state)
 
             def keep(vectors: jax.Array = vectors, state: Carry = state):
                 return vectors, state
 
             vectors, state = jax.lax.cond(within == 0, advance, keep)
             states.append(state)
-            said.append(vectors)
+            last_vectors.append(vectors)
             vector = vectors[:, within // tier.below]
             beside = functools.partial(jnp.asarray, vector)
-        heard, recent = self.recent.next(
-            self.features.decode(x), carry["recent"], place % self.recent.hop == 0, told and told.predictors
+        features, context = self.context.step(
+            self.features.decode(x),
+            carry["context"],
+            place % self.context.hop == 0,
+            conditioning and conditioning.predictors,
         )
-        outputs = self._next(x[:, -1], heard, vector)
+        outputs = self._next(x[:, -1], features, vector)
         since = carry["since"] + 1
-        return outputs, {"tiers": tuple(states), "said": tuple(said), "recent": recent, "since": since}
+        return outputs, {"tiers": tuple(states), "vectors": tuple(last_vectors), "context": context, "since": since}
 
-    def _seen(self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None, told: jax.Array | None) -> jax.Array:
+    def _seen(
+        self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None, conditioning: jax.Array | None
+    ) -> jax.Array:
         """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the
         clip began [...], the labels' vectors, and what others tell, if there are any.
         """
         power = jnp.square(jnp.abs(jnp.fft.rfft(excerpt * hann(self.spectrum, None))))
         level = 0.1 * jnp.log(power + 1e-3)
         angle = 2 * math.pi * since[..., None].astype(jnp.float32) / jnp.asarray(_PERIODS)
-        numbers = (level, jnp.sin(angle), jnp.cos(angle), told)
-        return join(*(None if each is None else each.astype(self.dtype) for each in numbers), known)
+        numbers = (level, jnp.sin(angle), jnp.cos(angle), conditioning)
+        return concatenate_features(*(None if each is None else each.astype(self.dtype) for each in numbers), known)
 
-    def _next(self, last: jax.Array, heard: jax.Array, vector: jax.Array) -> jax.Array:
+    def _next(self, last: jax.Array, features: jax.Array, vector: jax.Array) -> jax.Array:
         """Outputs [..., P] for the last codes [...], what is read of the samples before the next one [..., F] and what the
         last tier says of it [..., D].
         """
         assert self.first.bias is not None
-        by_code, by_heard = jnp.split(self.first.kernel[...], [self.embedding.features])
+        by_code, by_features = jnp.split(self.first.kernel[...], [self.embedding.features])
         # What a code adds may be tabled (LPCNet, Valin and Skoglund 2019, section 3.6): less work where there are fewer codes.
         if last.size > self.embedding.num_embeddings:
             code = product(self.embedding.embedding[...], by_code, self.dtype)[self.features.codes(last)]
         else:
             code = product(self._last(last), by_code, self.dtype)
-        read = code + product(heard, by_heard, self.dtype) + self.first.bias[...]
+        read = code + product(features, by_features, self.dtype) + self.first.bias[...]
         hidden = jax.nn.relu(self.second(jax.nn.relu(read.astype(self.dtype) + vector)))
         return self.head(hidden)
 

@@ -30,7 +30,7 @@ class RunState(NamedTuple):
     carry: Carry
     past: jax.Array
     """The last `lookback` steps [B, lookback, ...]."""
-    over: jax.Array
+    finished: jax.Array
     """Clips that have ended, bool [B]."""
 
 
@@ -39,7 +39,7 @@ class SequenceModel(nnx.Module):
 
     lookback: int
     labels: tuple[str, ...]
-    unguided: ClassVar[int] = 0
+    num_unguided_outputs: ClassVar[int] = 0
     """Last output parameters that guidance leaves alone: those of where a clip ends, or some would go on for too long."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class SequenceModel(nnx.Module):
         key: draws dropout masks and all other noise of training; None turns every kind of it off.
         """
 
-    def ready(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+    def before_step(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
         """The carry of who is to `step`: a model that plans several steps at once draws its plan here from `noise` [B, N], of
         which `sample` takes the rest.
         """
@@ -93,13 +93,13 @@ class SequenceModel(nnx.Module):
         """
 
         def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
-            carry = self.ready(state.carry, labels, noise, sampling)
+            carry = self.before_step(state.carry, labels, noise, sampling)
             outputs, carry = self.step(state.past, labels, carry)
-            outputs = guided(outputs, sampling.guidance, self.unguided)
+            outputs = apply_guidance(outputs, sampling.guidance, self.num_unguided_outputs)
             step, ends = self.sample(outputs, noise, sampling)
-            step = jnp.where(state.over.reshape(-1, *[1] * silence.ndim), silence, step)
+            step = jnp.where(state.finished.reshape(-1, *[1] * silence.ndim), silence, step)
             past = jnp.concatenate([state.past[:, 1:], step[:, None]], axis=1)
-            return RunState(carry, past, state.over | ends), (step, ends & ~state.over)
+            return RunState(carry, past, state.finished | ends), (step, ends & ~state.finished)
 
         state, (steps, ends) = jax.lax.scan(advance, state, jnp.swapaxes(noise, 0, 1))
         return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
@@ -156,7 +156,7 @@ class SequenceConfig(ModelConfig):
             """Past steps that `step` reads."""
 
     @property
-    def guidable(self) -> bool:
+    def supports_guidance(self) -> bool:
         """Whether the model knows both what labels say and what it would say without them."""
         return bool(self.labels) and self.label_dropout > 0
 
@@ -250,17 +250,19 @@ def end_log_prob(logit: jax.Array, end: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(jnp.where(end, logit, -logit))
 
 
-def guided(outputs: jax.Array, guidance: float, unguided: int) -> jax.Array:
+def apply_guidance(outputs: jax.Array, guidance: float, num_unguided_outputs: int) -> jax.Array:
     """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both; the last
     `unguided` of P are what they are with labels."""
     if guidance == 0:
         return outputs
     pairs = outputs.reshape(-1, 2, outputs.shape[-1])
-    by = jnp.where(jnp.arange(outputs.shape[-1]) < outputs.shape[-1] - unguided, guidance, 0.0).astype(outputs.dtype)
+    by = jnp.where(jnp.arange(outputs.shape[-1]) < outputs.shape[-1] - num_unguided_outputs, guidance, 0.0).astype(
+        outputs.dtype
+    )
     further = pairs[:, :1] + by * (pairs[:, :1] - pairs[:, 1:])
     return jnp.broadcast_to(further, pairs.shape).reshape(outputs.shape)
 
 
-def join(*features: jax.Array | None) -> jax.Array:
+def concatenate_features(*features: jax.Array | None) -> jax.Array:
     """Concatenates what is there along the last axis."""
     return jnp.concatenate([f for f in features if f is not None], axis=-1)

@@ -22,14 +22,14 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
 from jaxgen.features.log_mel import mel_griffin_lim, mel_to_magnitude
-from jaxgen.models.sound import SoundConfig, SoundModel
+from jaxgen.models.non_autoregressive import NonAutoregressiveConfig, NonAutoregressiveGenerator
 
 _LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
 _FIRST_SCALE = 0.1  # of what a new block adds
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocoder(SoundConfig):
+class Vocoder(NonAutoregressiveConfig):
     """Mel frames to a waveform."""
 
     width: int = 192
@@ -63,7 +63,7 @@ class Vocoder(SoundConfig):
         return VocoderModule(self, data, data.features, dtype, rngs)
 
 
-class VocoderModule(SoundModel):
+class VocoderModule(NonAutoregressiveGenerator):
     """The module that `Vocoder` configures. Frames are those of the features, whatever these stack to a step."""
 
     def __init__(self, config: Vocoder, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
@@ -85,7 +85,7 @@ class VocoderModule(SoundModel):
         self.apart = max(seen, -(-features.n_fft // (2 * features.hop_length)))
         """Frames that are not real between clips, so that these do not hear one another."""
 
-    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+    def generate_like(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         """The waveform of the frames of the samples, whose number is a multiple of the hop, not refined."""
         del key
         frames = self.features.encode(batch["samples"])

@@ -20,9 +20,9 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
-from jaxgen.models.noise import NoiseConfig, NoiseModel
-from jaxgen.models.sequence import LabelEmbedding, Labels, join
-from jaxgen.models.sound import Critic, CriticModule, View
+from jaxgen.models.latent import LatentGenerator, LatentGeneratorConfig
+from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
+from jaxgen.models.sequence import LabelEmbedding, Labels, concatenate_features
 from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.2
@@ -32,7 +32,7 @@ _KEPT = math.sqrt(0.5)  # of each of two summands of equal size, so that their s
 
 
 @dataclasses.dataclass(frozen=True)
-class WaveGAN(NoiseConfig):
+class WaveGAN(LatentGeneratorConfig):
     """A generator of whole clips from noise."""
 
     first_steps: int = 8
@@ -71,7 +71,7 @@ class WaveGAN(NoiseConfig):
         return WaveGANModule(self, data, dtype, rngs)
 
 
-class WaveGANModule(NoiseModel):
+class WaveGANModule(LatentGenerator):
     """The module that `WaveGAN` configures. What the critic hears are samples, or frames standardised by the training
     data's mean and deviation; behind the end of a clip these lie below silence, so that it is seen where a clip ends.
     """
@@ -94,7 +94,7 @@ class WaveGANModule(NoiseModel):
         self.last = Conv(config.channels[-1], max(config.sound_size(data), 1), (config.kernel_size, 1), (1, 1), rngs)
 
     def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
-        condition = join(latents, self.label_vectors(labels))
+        condition = concatenate_features(latents, self.label_vectors(labels))
         x = self.first(condition)
         x = x.reshape(len(x), self.first_steps, 1, -1)
         for stage in self.stages:
@@ -111,7 +111,7 @@ class WaveGANModule(NoiseModel):
         there = jnp.arange(self.num_steps * self.stack) < ends[:, None]
         return jnp.where(self._by_frame(frames, there[..., None]), frames, self._nothing())
 
-    def clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def to_clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
         if not self.of_frames:
             return self.features.encode(sound), _heard(sound, self.features.sample_rate)
         steps = jnp.maximum(sound * self.std + self.mean, self.features.silence())
@@ -234,10 +234,10 @@ class ShuffleCriticModule(CriticModule):
         self.score = nnx.Linear(config.width, 1, rngs=rngs)
         self.label_vectors = LabelEmbedding(data, labels, config.width, dropout=0.0, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
+    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[DiscriminatorOutput, ...]:
         """[B, T] or [B, N, D]; a projection critic (Miyato and Koyama 2018, eq. 3), with a sum over labels."""
         keys = jax.random.split(key, len(self.layers) + 1)
-        x = shuffled(sound.reshape(*sound.shape[:2], -1), keys[-1], self.shift)[:, :, None]
+        x = phase_shuffle(sound.reshape(*sound.shape[:2], -1), keys[-1], self.shift)[:, :, None]
         features = []
         for layer, further, layer_key in zip(self.layers, self.further, keys, strict=False):
             x = jax.nn.leaky_relu(layer(x), _LEAK)
@@ -245,16 +245,16 @@ class ShuffleCriticModule(CriticModule):
                 x = _KEPT * (x + jax.nn.leaky_relu(conv(x), _LEAK))
             features.append(x)
             if layer is not self.layers[-1]:
-                x = shuffled(x[:, :, 0], layer_key, self.shuffle)[:, :, None]
+                x = phase_shuffle(x[:, :, 0], layer_key, self.shuffle)[:, :, None]
         whole = jax.nn.leaky_relu(self.whole(x.mean(axis=(1, 2))), _LEAK)
         score = self.score(whole)
         if (vectors := self.label_vectors(labels)) is not None:
             by_label = vectors.reshape(len(whole), -1, whole.shape[-1])
             score += (by_label * whole[:, None]).sum(axis=(1, 2))[:, None] / math.sqrt(whole.shape[-1])
-        return (View(score, (*features, whole)),)
+        return (DiscriminatorOutput(score, (*features, whole)),)
 
 
-def shuffled(x: jax.Array, key: jax.Array, reach: int) -> jax.Array:
+def phase_shuffle(x: jax.Array, key: jax.Array, reach: int) -> jax.Array:
     """x [B, N, C], each row moved by -reach to reach steps, drawn evenly; what is missing at an end is a reflection of it.
 
     Raises UserError where there are too few steps to reflect.

@@ -16,7 +16,15 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw, SampleSpec
-from jaxgen.models.sequence import Carry, LabelEmbedding, Labels, RunState, SampleSequenceModel, SequenceConfig, join
+from jaxgen.models.sequence import (
+    Carry,
+    LabelEmbedding,
+    Labels,
+    RunState,
+    SampleSequenceModel,
+    SequenceConfig,
+    concatenate_features,
+)
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.heads import DistributionHead, SampleOutput, Softmax
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
@@ -128,9 +136,9 @@ class WaveModule(SampleSequenceModel):
 
     def _inputs(self, windows: jax.Array, labels: Labels) -> jax.Array:
         """Features [..., F] of the last `lookback` codes [..., lookback]."""
-        values = self.features.companded(windows)
+        values = self.features.to_mu_law(windows)
         code = self.features.codes(windows[..., -1])
-        return join(self.embedding(code), values.astype(self.embedding.dtype), self.condition(labels))
+        return concatenate_features(self.embedding(code), values.astype(self.embedding.dtype), self.condition(labels))
 
     def _run_natively(
         self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling
@@ -145,7 +153,7 @@ class WaveModule(SampleSequenceModel):
         )
         table = self.embedding.embedding[...] @ code_part
         conditions = self.condition(labels)
-        constant = jnp.broadcast_to(first["bias"], (len(state.over), len(first["bias"])))
+        constant = jnp.broadcast_to(first["bias"], (len(state.finished), len(first["bias"])))
         if conditions is not None:
             constant = constant + conditions @ label_part
         codes, carry = free_run.generate(
@@ -156,10 +164,10 @@ class WaveModule(SampleSequenceModel):
             table,
             constant,
             state.past[:, -1].astype(jnp.int32),
-            self.features.companded(state.past),
+            self.features.to_mu_law(state.past),
             state.carry,
             noise[..., 0],
         )
         steps = codes.astype(jnp.uint8)
         past = jnp.concatenate([state.past, steps], axis=1)[:, steps.shape[1] :]
-        return RunState(tuple(carry), past, state.over), steps, jnp.zeros(steps.shape, bool)
+        return RunState(tuple(carry), past, state.finished), steps, jnp.zeros(steps.shape, bool)

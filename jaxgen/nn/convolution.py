@@ -21,10 +21,10 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.product.kernel[...].reshape(*self.kernel, x.shape[-1], -1), self.product.bias
         assert bias is not None
-        return convolved(x, kernel, self.stride) + bias[...]
+        return convolve(x, kernel, self.stride) + bias[...]
 
 
-def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """x [B, H, W, in] by a kernel [KH, KW, in, out]: [B, ceil(H / stride), ceil(W / stride), out].
 
     Output n sees KH // 2 rows before stride * n, and KH rows in all; zeros beyond the ends. What the kernel sees is copied,
@@ -38,7 +38,7 @@ def convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.A
     if stride[0] == 1 < stride[1] and num_in == 1:  # what stands side by side is copied in one piece
         along = _blocks_seen(x.reshape(-1, x.shape[2], 1, 1), (wide, 1), (stride[1], 1))
         rows = jnp.concatenate(along, axis=-1).reshape(*x.shape[:2], -1, wide)
-        return convolved(rows, kernel.reshape(high, 1, wide, num_out), (1, 1))
+        return convolve(rows, kernel.reshape(high, 1, wide, num_out), (1, 1))
     in_blocks = x.shape[2] == wide == 1 < stride[0]
     seen = jnp.concatenate((_blocks_seen if in_blocks else _seen)(x, (high, wide), stride), axis=-1)
     return _product(seen, kernel.reshape(-1, num_out))

@@ -32,7 +32,7 @@ class Sampling:
     """Draw only among this many likeliest codes (or mixture components); 0 is all."""
     top_p: float = 1.0
     """Draw only among the fewest codes (or mixture components) that hold this share of the probability."""
-    spread: float = 1.0
+    noise_scale: float = 1.0
     """Times the standard deviation of continuous steps. Below 1 frames are cleaner, but events stay as likely as the
     model says, where a low temperature would put off each onset, the less likely choice at any one frame."""
     guidance: float = 0.0
@@ -51,8 +51,8 @@ class Sampling:
             raise UserError(f"top_k is {self.top_k}; --top-k must be 0 (all) or above.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; --top-p must be above 0 and at most 1 (all).")
-        if not 0 <= self.spread < math.inf:
-            raise UserError(f"spread is {self.spread}; --spread must be 0 (no noise) or above.")
+        if not 0 <= self.noise_scale < math.inf:
+            raise UserError(f"noise_scale is {self.noise_scale}; --noise-scale must be 0 (no noise) or above.")
         if not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}; --guidance must be 0 (none) or above.")
         if not 0 <= self.voiced_sharpness < math.inf:
@@ -68,7 +68,7 @@ class Sampling:
     @property
     def deviation(self) -> float:
         """What multiplies the standard deviations of continuous steps."""
-        return self.spread * math.sqrt(self.temperature)
+        return self.noise_scale * math.sqrt(self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

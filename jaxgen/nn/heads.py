@@ -2,7 +2,7 @@
 give.
 
 Likelihoods of codes of different kinds compare on one scale, that of 16-bit samples: to a code's own come the bits that
-tell the samples of one code apart (`SampleSpec.bits_within`).
+tell the samples of one code apart (`SampleSpec.bits_within_code`).
 """
 
 import abc
@@ -56,7 +56,7 @@ class SampleHead(nnx.Module):
         """Figures per sample: `loss` in nats, `bits_per_sample` of the codes, `bits_per_16_bit_sample`."""
         nats = -self.log_prob(outputs, codes)
         bits = nats / NATS_PER_BIT
-        within = jnp.asarray(self.features.bits_within(), jnp.float32)
+        within = jnp.asarray(self.features.bits_within_code(), jnp.float32)
         lowest = np.iinfo(self.features.step_dtype).min
         return {
             "loss": nats,

@@ -16,35 +16,40 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.numerics import key_of, random_key
-from jaxgen.core.spread import whole
+from jaxgen.core.numerics import random_key, wrap_key
+from jaxgen.core.sharding import replicate
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.critics import WaveCritic
-from jaxgen.models.noise import NoiseConfig
+from jaxgen.models.latent import LatentGeneratorConfig
+from jaxgen.models.non_autoregressive import (
+    Critic,
+    DiscriminatorOutput,
+    NonAutoregressiveConfig,
+    NonAutoregressiveGenerator,
+)
 from jaxgen.models.sequence import Labels
-from jaxgen.models.sound import Critic, SoundConfig, SoundModel, View
-from jaxgen.objectives.contest import Contest, LeastSquares, Penalty
+from jaxgen.objectives.adversarial_loss import AdversarialLoss, LeastSquares, Penalty
+from jaxgen.objectives.diversity import diversity, diversity_within_labels
 from jaxgen.objectives.guard import Guard
-from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
-from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
+from jaxgen.objectives.objective import Batch, Metrics, ModuleTemplate, Objective, TrainTask, split_rows
+from jaxgen.objectives.optimizer import AdamW, current_learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
-from jaxgen.objectives.terms import FeatureMatching, Heard, MelDistance, StftDistance, Term
-from jaxgen.objectives.variety import share_within, spread_of
+from jaxgen.objectives.terms import FeatureMatching, LossInputs, MelDistance, StftDistance, Term
 
 _COLLAPSED = 0.3  # of the spread of real sound
 _WON = 0.99  # of the pairs of which a critic tells the real one
 
-_ADAM = AdamW(peak=5e-4, warmup_steps=0, b1=0.8, b2=0.99, clip_norm=10.0)
+_ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.8, b2=0.99, clip_norm=10.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Objective):
     """Config of the objective."""
 
-    contest: Contest = LeastSquares()
+    loss: AdversarialLoss = LeastSquares()
     """What the two play for: LeastSquares, Hinge, Logistic or Wasserstein."""
     weight: float = 1.0
     """How much the critic's verdict counts in the generator's loss."""
@@ -74,7 +79,7 @@ class Adversarial(Objective):
                 "an adversarial objective needs critic_steps >= 1, weight >= 0, spike >= 0, critic_start >= 0 and "
                 f"0 <= ema_decay < 1, got {self}."
             )
-        if self.critic_start and all(term.hears_critic for term in self.terms):
+        if self.critic_start and all(term.uses_critic for term in self.terms):
             raise UserError(
                 f"--objective.critic-start is {self.critic_start}, but no term of the objective does without the critic; "
                 "set it to 0, or add MelDistance() or StftDistance() to objective.terms in the config file."
@@ -82,28 +87,28 @@ class Adversarial(Objective):
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
             raise UserError(f"each kind of term may stand once in objective.terms, got {', '.join(names)}.")
-        if self.contest.needs_penalty and not self.penalties:
+        if self.loss.needs_penalty and not self.penalties:
             raise UserError(
-                f"{type(self.contest).__name__} needs a critic whose slope is held; add GradientPenalty() to "
-                "objective.penalties in the config file, or use --objective.contest LeastSquares."
+                f"{type(self.loss).__name__} needs a critic whose slope is held; add GradientPenalty() to "
+                "objective.penalties in the config file, or use --objective.loss LeastSquares."
             )
 
     @property
-    def parts(self) -> int:
+    def num_microbatches(self) -> int:
         return self.critic_steps
 
-    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTraining":
+    def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTask":
         """The objective for one model, data spec, run length and batch size.
 
         Raises UserError where the batch does not divide into `critic_steps` parts, the critic would never join, or the model
         is of another kind.
         """
-        if not isinstance(model, SoundConfig):
+        if not isinstance(model, NonAutoregressiveConfig):
             raise UserError(
                 f"Adversarial trains models that make sound as a whole, but --model is {type(model).__name__}; use --model "
                 "Vocoder or WaveGAN, or --objective Likelihood."
             )
-        if self.terms and isinstance(model, NoiseConfig):
+        if self.terms and isinstance(model, LatentGeneratorConfig):
             raise UserError(
                 f"a {type(model).__name__} makes sound of noise, which no recording is the model of; take the terms out of the "
                 "objective (terms=() in the config file)."
@@ -118,7 +123,7 @@ class Adversarial(Objective):
                 f"the critic joins after {self.critic_start} updates, but training has {steps}; lower "
                 "--objective.critic-start, or raise --train.steps."
             )
-        return AdversarialTraining(self, model, data, steps)
+        return AdversarialTask(self, model, data, steps)
 
     def batches(
         self,
@@ -132,8 +137,8 @@ class Adversarial(Objective):
         rows: Sequence[int] | None = None,
     ) -> Excerpts:
         """Excerpts as long as `seq_len` steps (`jaxgen.data.excerpts`): for models of noise whole clips, else random ones."""
-        whole = isinstance(model, NoiseConfig)
-        if isinstance(model, NoiseConfig) and seq_len != model.num_steps:
+        whole = isinstance(model, LatentGeneratorConfig)
+        if isinstance(model, LatentGeneratorConfig) and seq_len != model.num_steps:
             raise UserError(
                 f"--train.seq-len is {seq_len}, but the model makes clips of {model.num_steps} steps; make the two equal."
             )
@@ -143,34 +148,37 @@ class Adversarial(Objective):
         )
 
 
-class AdversarialTraining(Training):
+class AdversarialTask(TrainTask):
     """Pure functions over `TrainState`, to be jitted by the caller. Parameters and optimisers are pairs, by `generator` and
     `critic`; the average is the generator's alone.
     """
 
-    pace = "--objective.generator-optimizer.peak and --objective.critic-optimizer.peak, or their clip-norm,"
+    learning_rate_options = (
+        "--objective.generator-optimizer.learning-rate and --objective.critic-optimizer.learning-rate, "
+        "or their clip-norm,"
+    )
 
-    def __init__(self, config: Adversarial, model: SoundConfig, data: DataSpec, steps: int):
+    def __init__(self, config: Adversarial, model: NonAutoregressiveConfig, data: DataSpec, steps: int):
         self.config = config
         plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
         lengths = {"generator": steps, "critic": (steps - config.critic_start) * config.critic_steps}
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
         self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
-        self._generator = Blueprint(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
+        self._generator = ModuleTemplate(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
         size = model.sound_size(data)
-        self._critic = Blueprint(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))
-        self._terms = [(term, term.bind(data)) for term in config.terms]
-        heard = [term.name for term in config.terms if term.hears_critic]
+        self._critic = ModuleTemplate(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))
+        self._terms = [(term, term.build(data)) for term in config.terms]
+        by_critic = [term.name for term in config.terms if term.uses_critic]
         self._of_critic = (
             "critic_loss",
             "critic_accuracy",
             "critic_penalty",
             "critic_gradient_norm",
-            "verdict",
-            *heard,
+            "adversarial_loss",
+            *by_critic,
         )
 
-    def module(self, params: Any) -> SoundModel:
+    def module(self, params: Any) -> NonAutoregressiveGenerator:
         """The generator with these parameters."""
         return self._generator(params)
 
@@ -190,18 +198,18 @@ class AdversarialTraining(Training):
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update of both, or none where it would spoil the parameters (`Guard`). batch: see `jaxgen.data.excerpts`."""
-        key = jax.random.fold_in(key_of(state.key), state.step)
+        key = jax.random.fold_in(wrap_key(state.key), state.step)
         count = self.config.critic_steps
         keys = jax.random.split(key, count + 1)
         parts = jax.tree.map(lambda array: split_rows(array, count), dict(batch))
-        generator = whole(state.params["generator"])
+        generator = replicate(state.params["generator"])
 
         last = jax.tree.map(lambda array: array[-1], parts)
-        draw_key, hear_key = jax.random.split(keys[-1])
-        made, back = jax.vjp(lambda params: self.module(params).imitate(last, draw_key), generator)
+        draw_key, critic_key = jax.random.split(keys[-1])
+        generated, back = jax.vjp(lambda params: self.module(params).generate_like(last, draw_key), generator)
 
         plays = state.step >= self.config.critic_start
-        learn = functools.partial(self._learn_critic, state, generator, parts, made, keys[:-1])
+        learn = functools.partial(self._learn_critic, state, generator, parts, generated, keys[:-1])
         (critic, critic_opt), metrics = jax.lax.cond(plays, learn, functools.partial(_unchanged, state, learn))
 
         real = self.module(generator).real(last)
@@ -209,11 +217,11 @@ class AdversarialTraining(Training):
             plays,
             jax.grad(self._generator_loss, has_aux=True),
             jax.grad(self._loss_alone, has_aux=True),
-            made,
-            whole(critic),
+            generated,
+            replicate(critic),
             real,
             last["labels"],
-            hear_key,
+            critic_key,
         )
         (gradient,) = back(slope)
         updates, generator_opt = self._optimizers["generator"].update(
@@ -222,17 +230,17 @@ class AdversarialTraining(Training):
         updated = optax.apply_updates(state.params["generator"], updates)
         metrics |= figures | {"generator_gradient_norm": optax.tree.norm(gradient)}
         metrics["gradient_norm"] = jnp.hypot(metrics["generator_gradient_norm"], metrics["critic_gradient_norm"])
-        metrics["spread"] = spread_of(made) / spread_of(real)
+        metrics["diversity"] = diversity(generated) / diversity(real)
         if labels := last["labels"]:
-            metrics["spread_within_labels"] = share_within(made, real, labels)
-        metrics["learning_rate"] = learning_rate(state.opt_state["generator"], self._schedules["generator"])
-        metrics["critic_learning_rate"] = learning_rate(state.opt_state["critic"], self._schedules["critic"])
+            metrics["diversity_within_labels"] = diversity_within_labels(generated, real, labels)
+        metrics["learning_rate"] = current_learning_rate(state.opt_state["generator"], self._schedules["generator"])
+        metrics["critic_learning_rate"] = current_learning_rate(state.opt_state["critic"], self._schedules["critic"])
         # A penalty is not of every update: with it, those that have it would stand out.
-        penalised, judged = metrics.pop("critic_loss_penalised"), metrics["generator_loss"] + metrics["critic_loss"]
-        judged = jnp.where(jnp.isfinite(penalised), judged, penalised)
+        penalised, guarded = metrics.pop("critic_loss_penalised"), metrics["generator_loss"] + metrics["critic_loss"]
+        guarded = jnp.where(jnp.isfinite(penalised), guarded, penalised)
         anew = state.step == self.config.critic_start  # what was usual without the critic is not with it
         known = state.guard._replace(good=jnp.where(anew, 0, state.guard.good))
-        good, guard = known.judge(judged, metrics["gradient_norm"], self.config.spike)
+        good, guard = known.update(guarded, metrics["gradient_norm"], self.config.spike)
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         for name in self._of_critic:
             if name in metrics:
@@ -252,15 +260,15 @@ class AdversarialTraining(Training):
 
         last: what the generator made for the last part, of which it then learns itself.
         """
-        model, (draw_keys, hear_keys) = self.module(generator), jax.vmap(jax.random.split, out_axes=1)(keys)
+        model, (draw_keys, critic_keys) = self.module(generator), jax.vmap(jax.random.split, out_axes=1)(keys)
         before_last = jax.tree.map(lambda array: array[:-1], (dict(parts), draw_keys))
-        made = jax.lax.map(lambda part: model.imitate(*part), before_last)
+        generated = jax.lax.map(lambda part: model.generate_like(*part), before_last)
 
         def learn(critic: tuple[Any, Any], part: tuple[Any, ...]) -> tuple[tuple[Any, Any], Metrics]:
             params, opt_state = critic
-            rows, made, number, hear_key = part
+            rows, generated, number, critic_key = part
             gradient, figures = jax.grad(self._critic_loss, has_aux=True)(
-                whole(params), model.real(rows), made, rows["labels"], number, hear_key
+                replicate(params), model.real(rows), generated, rows["labels"], number, critic_key
             )
             updates, opt_state = self._optimizers["critic"].update(gradient, opt_state, params)
             figures["critic_gradient_norm"] = optax.tree.norm(gradient)
@@ -268,43 +276,46 @@ class AdversarialTraining(Training):
 
         numbers = state.step * len(keys) + jnp.arange(len(keys))
         start = state.params["critic"], state.opt_state["critic"]
-        learned, by_part = jax.lax.scan(learn, start, (parts, jnp.concatenate([made, last[None]]), numbers, hear_keys))
+        learned, by_part = jax.lax.scan(
+            learn, start, (parts, jnp.concatenate([generated, last[None]]), numbers, critic_keys)
+        )
         means = {name: values.mean() for name, values in by_part.items()}
         if self.config.penalties:
             means["critic_penalty"] = jnp.nanmean(by_part["critic_penalty"])
         return learned, means
 
     @property
-    def compares(self) -> bool:
+    def has_distance_terms(self) -> bool:
         """Whether there are terms that need no critic."""
-        return not all(term.hears_critic for term, _ in self._terms)
+        return not all(term.uses_critic for term, _ in self._terms)
 
-    def compare(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
+    def distances(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
         """How far the generator with these parameters is from the samples of a batch, by row: [B] each.
 
         The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
         """
-        made = self.module(params).imitate(batch, random_key(0))
-        heard = Heard(self.module(params).real(batch), made)
-        rows = {term.name: distance(heard) for term, distance in self._terms if not term.hears_critic}
+        generated = self.module(params).generate_like(batch, random_key(0))
+        inputs = LossInputs(self.module(params).real(batch), generated)
+        rows = {term.name: distance(inputs) for term, distance in self._terms if not term.uses_critic}
         return rows | {"loss": self._sum(rows)}
 
-    def concern(self, figures: Mapping[str, float]) -> str:
+    def diagnose(self, figures: Mapping[str, float]) -> str:
         advice = (
-            "lower --objective.critic-optimizer.peak, or strengthen a penalty of objective.penalties in the config file"
+            "lower --objective.critic-optimizer.learning-rate, or strengthen a penalty of objective.penalties in the config "
+            "file"
         )
-        if figures["spread"] < _COLLAPSED:
+        if figures["diversity"] < _COLLAPSED:
             return (
-                f"what the generator makes varies {figures['spread']:.2f} times as much as real sound does: it may have "
+                f"what the generator makes varies {figures['diversity']:.2f} times as much as real sound does: it may have "
                 f"collapsed to a few sounds; {advice}"
             )
-        if (within := figures.get("spread_within_labels", math.nan)) < _COLLAPSED:
+        if (within := figures.get("diversity_within_labels", math.nan)) < _COLLAPSED:
             return (
                 f"what the generator makes of the same labels varies {within:.2f} times as much as real sound with them does: "
                 f"it may have collapsed to one sound for each; {advice}"
             )
         # A critic for Wasserstein is to be as good as can be, and terms that need none teach whatever it says.
-        teaches = self.config.contest.needs_penalty or self.compares
+        teaches = self.config.loss.needs_penalty or self.has_distance_terms
         if not teaches and (accuracy := figures.get("critic_accuracy", math.nan)) > _WON:
             return (
                 f"the critic tells real sound from made in {accuracy:.1%} of pairs: it has won, and its verdict may teach the "
@@ -313,24 +324,24 @@ class AdversarialTraining(Training):
         return ""
 
     def _critic_loss(
-        self, params: Any, real: jax.Array, made: jax.Array, labels: Labels, number: jax.Array, key: jax.Array
+        self, params: Any, real: jax.Array, generated: jax.Array, labels: Labels, number: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Loss of the critic's update of this number, and what is reported of it: `critic_loss` without penalties, and
         `critic_penalty` as strong as it would be at every update; NaN where one of them is not due."""
-        critic, contest = self._critic(params), self.config.contest
+        critic, adversarial_loss = self._critic(params), self.config.loss
         key, penalty_key = jax.random.split(key)
         twice = jax.tree.map(lambda values: jnp.concatenate([values, values]), dict(labels))
-        heard = [_halves(view) for view in critic(jnp.concatenate([real, made]), twice, key)]
-        loss = _mean([contest.critic(real.scores, made.scores) for real, made in heard])
-        right = _mean([(_row_scores(real) > _row_scores(made)).mean() for real, made in heard])
+        outputs = [_halves(output) for output in critic(jnp.concatenate([real, generated]), twice, key)]
+        loss = _mean([adversarial_loss.critic_loss(real.scores, generated.scores) for real, generated in outputs])
+        right = _mean([(_row_scores(real) > _row_scores(generated)).mean() for real, generated in outputs])
         figures, added = {"critic_loss": loss, "critic_accuracy": right}, jnp.zeros(())
         for penalty in self.config.penalties:
 
             def strength(penalty: Penalty = penalty) -> jax.Array:
                 def score(rows: jax.Array) -> jax.Array:
-                    return _mean([_row_scores(view) for view in critic(rows, labels, key)])
+                    return _mean([_row_scores(output) for output in critic(rows, labels, key)])
 
-                return penalty.of(score, real, made, penalty_key)
+                return penalty.compute(score, real, generated, penalty_key)
 
             due = number % penalty.every == 0
             size = penalty.weight * jax.lax.cond(due, strength, lambda: jnp.zeros(()))
@@ -341,34 +352,34 @@ class AdversarialTraining(Training):
         return loss, figures | {"critic_loss_penalised": loss}
 
     def _generator_loss(
-        self, made: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
+        self, generated: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """Loss of the generator for what it made, and its terms."""
         critic, config = self._critic(critic_params), self.config
-        heard = Heard(real, made, critic(real, labels, key), critic(made, labels, key))
-        verdict = _mean([config.contest.generator(view.scores) for view in heard.made_views])
-        figures = {term.name: distance(heard).mean() for term, distance in self._terms}
-        loss = config.weight * verdict
+        inputs = LossInputs(real, generated, critic(real, labels, key), critic(generated, labels, key))
+        adversarial = _mean([config.loss.generator_loss(output.scores) for output in inputs.generated_outputs])
+        figures = {term.name: distance(inputs).mean() for term, distance in self._terms}
+        loss = config.weight * adversarial
         for term, _ in self._terms:
             loss += term.weight * figures[term.name]
-        shown = self._sum(figures) if self.compares else loss
-        return loss, figures | {"verdict": verdict, "generator_loss": loss, "loss": shown}
+        shown = self._sum(figures) if self.has_distance_terms else loss
+        return loss, figures | {"adversarial_loss": adversarial, "generator_loss": loss, "loss": shown}
 
     def _loss_alone(
-        self, made: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
+        self, generated: jax.Array, critic_params: Any, real: jax.Array, labels: Labels, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         """As `_generator_loss`, of the terms that need no critic; what that has beside them is 0."""
         del critic_params, labels, key
-        heard = Heard(real, made)
+        inputs = LossInputs(real, generated)
         figures = {
-            term.name: jnp.zeros(()) if term.hears_critic else distance(heard).mean() for term, distance in self._terms
+            term.name: jnp.zeros(()) if term.uses_critic else distance(inputs).mean() for term, distance in self._terms
         }
         loss = self._sum(figures)
-        return loss, figures | {"verdict": jnp.zeros(()), "generator_loss": loss, "loss": loss}
+        return loss, figures | {"adversarial_loss": jnp.zeros(()), "generator_loss": loss, "loss": loss}
 
     def _sum(self, figures: Mapping[str, jax.Array]) -> jax.Array:
         """What training and validation alike call `loss`: the terms that need no critic."""
-        weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.hears_critic]
+        weighted = [term.weight * figures[term.name] for term, _ in self._terms if not term.uses_critic]
         return sum(weighted, start=jnp.zeros(()))
 
 
@@ -381,15 +392,15 @@ def _unchanged(
     return start, jax.tree.map(lambda figure: jnp.zeros(figure.shape, figure.dtype), figures)
 
 
-def _halves(view: View) -> tuple[View, View]:
+def _halves(output: DiscriminatorOutput) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
     """What was said of the real sounds and of those made, which were heard together."""
-    half = len(view.scores) // 2
-    parts = [jax.tree.map(lambda array, part=part: array[part], view) for part in (slice(half), slice(half, None))]
+    half = len(output.scores) // 2
+    parts = [jax.tree.map(lambda array, part=part: array[part], output) for part in (slice(half), slice(half, None))]
     return parts[0], parts[1]
 
 
-def _row_scores(view: View) -> jax.Array:
-    return view.scores.mean(axis=-1)
+def _row_scores(output: DiscriminatorOutput) -> jax.Array:
+    return output.scores.mean(axis=-1)
 
 
 def _mean(values: Sequence[jax.Array]) -> jax.Array:

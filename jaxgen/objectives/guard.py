@@ -30,7 +30,7 @@ class Guard(NamedTuple):
         """Before the first update."""
         return cls(*(jnp.zeros((), jnp.int32) for _ in range(4)), *(jnp.zeros((), jnp.float32) for _ in range(2)))
 
-    def judge(self, loss: jax.Array, gradient_norm: jax.Array, spike: float) -> tuple[jax.Array, Self]:
+    def update(self, loss: jax.Array, gradient_norm: jax.Array, spike: float) -> tuple[jax.Array, Self]:
         """Whether an update is good, bool [], and the guard after it.
 
         Good is a finite loss (float32 []) and gradient; with `spike` > 0 also a loss at most that many standard

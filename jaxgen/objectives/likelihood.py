@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.numerics import key_of
-from jaxgen.core.spread import whole
+from jaxgen.core.numerics import wrap_key
+from jaxgen.core.sharding import replicate
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.objectives.guard import Guard
-from jaxgen.objectives.objective import Batch, Blueprint, Metrics, Objective, Training, split_rows
-from jaxgen.objectives.optimizer import AdamW, learning_rate, moving_average
+from jaxgen.objectives.objective import Batch, Metrics, ModuleTemplate, Objective, TrainTask, split_rows
+from jaxgen.objectives.optimizer import AdamW, current_learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 
 _STEPS = "real steps"
@@ -53,10 +53,10 @@ class Likelihood(Objective):
             )
 
     @property
-    def parts(self) -> int:
+    def num_microbatches(self) -> int:
         return self.accumulation
 
-    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTraining":
+    def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTask":
         """The objective for one model, data spec, run length and batch size.
 
         Raises UserError where the batch does not divide into `accumulation` parts, or the model is not one of sequences.
@@ -67,7 +67,7 @@ class Likelihood(Objective):
                 f"a batch of {batch_size} rows does not divide into {self.accumulation} parts; "
                 "change --train.batch-size or --objective.accumulation."
             )
-        return LikelihoodTraining(self, model, data, steps, batch_size)
+        return LikelihoodTask(self, model, data, steps, batch_size)
 
     def batches(
         self,
@@ -104,17 +104,17 @@ def _of_sequences(model: ModelConfig) -> SequenceConfig:
     return model
 
 
-class LikelihoodTraining(Training):
+class LikelihoodTask(TrainTask):
     """Pure functions over `TrainState`, to be jitted by the caller."""
 
-    pace = "--objective.optimizer.peak or --objective.optimizer.clip-norm"
+    learning_rate_options = "--objective.optimizer.learning-rate or --objective.optimizer.clip-norm"
 
     def __init__(self, config: Likelihood, model: SequenceConfig, data: DataSpec, steps: int, batch_size: int):
         self.config = config
         self.batch_size = batch_size
         self.optimizer = config.optimizer.make(steps)
         self.schedule = config.optimizer.schedule(steps)
-        self._model = Blueprint(lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs))
+        self._model = ModuleTemplate(lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs))
 
     def module(self, params: Any) -> SequenceModel:
         """The model with these parameters."""
@@ -139,14 +139,14 @@ class LikelihoodTraining(Training):
 
         Metrics are means over the batch's real steps, and the guard's counts.
         """
-        key = jax.random.fold_in(key_of(state.key), state.step)
+        key = jax.random.fold_in(wrap_key(state.key), state.step)
         parts = jax.tree.map(lambda array: split_rows(array, self.config.accumulation), (dict(batch), state.carry))
         keys = jax.random.split(key, self.config.accumulation)
 
         def accumulate(gradient, part):
             part_batch, carry, part_key = part
             (_, (sums, carry)), part_gradient = jax.value_and_grad(self._sum_loss, has_aux=True)(
-                whole(state.params), part_batch, carry, part_key
+                replicate(state.params), part_batch, carry, part_key
             )
             return jax.tree.map(jnp.add, gradient, part_gradient), (sums, carry)
 
@@ -158,8 +158,11 @@ class LikelihoodTraining(Training):
         updated = optax.apply_updates(state.params, updates)
         metrics = {name: value.sum() / num_steps for name, value in sums.items()}
         gradient_norm = optax.tree.norm(gradient)
-        good, guard = state.guard.judge(metrics["loss"], gradient_norm, self.config.spike)
-        metrics |= {"gradient_norm": gradient_norm, "learning_rate": learning_rate(state.opt_state, self.schedule)}
+        good, guard = state.guard.update(metrics["loss"], gradient_norm, self.config.spike)
+        metrics |= {
+            "gradient_norm": gradient_norm,
+            "learning_rate": current_learning_rate(state.opt_state, self.schedule),
+        }
         metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
         new = state._replace(
             params=updated,

@@ -19,10 +19,10 @@ Metrics = dict[str, jax.Array]
 M = TypeVar("M", bound=nnx.Module)
 
 
-class Training(abc.ABC):
+class TrainTask(abc.ABC):
     """An objective for one model, data spec, run length and batch size: pure functions, to be jitted by the caller."""
 
-    pace: ClassVar[str]
+    learning_rate_options: ClassVar[str]
     """The options to lower where training diverges."""
 
     @abc.abstractmethod
@@ -40,7 +40,7 @@ class Training(abc.ABC):
     def module(self, params: Any) -> Any:
         """The model with these parameters, those of `TrainState.average`."""
 
-    def concern(self, figures: Mapping[str, float]) -> str:
+    def diagnose(self, figures: Mapping[str, float]) -> str:
         """What is wrong with a training whose updates have these metrics, as a sentence; empty where nothing is.
 
         figures: means over a few updates; NaN where none of them has the metric.
@@ -53,12 +53,12 @@ class Objective(abc.ABC):
     """Base of the frozen dataclasses that say what is minimised and how."""
 
     @property
-    def parts(self) -> int:
+    def num_microbatches(self) -> int:
         """Parts that a batch is computed in, one after another; each has rows of every device."""
         return 1
 
     @abc.abstractmethod
-    def bind(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> Training:
+    def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> TrainTask:
         """The objective for one model, data spec, run length and batch size.
 
         Raises UserError where they do not fit.
@@ -82,7 +82,7 @@ class Objective(abc.ABC):
         """
 
 
-class Blueprint(Generic[M]):
+class ModuleTemplate(Generic[M]):
     """How to build a module, apart from its parameters: the graph and what is not trained do not depend on the seed."""
 
     def __init__(self, build: Callable[[nnx.Rngs], M]):

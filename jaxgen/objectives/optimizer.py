@@ -15,15 +15,16 @@ from jaxgen.core.errors import UserError
 class AdamW:
     """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019); no decay makes it plain Adam.
 
-    The learning rate rises linearly to `peak` and falls on a cosine to `peak * final_share` at the last step.
+    The learning rate rises linearly to `learning_rate`, and falls on a cosine to `learning_rate * final_lr_ratio` at the last
+    step.
     """
 
-    peak: float = 2e-3
+    learning_rate: float = 2e-3
     """Highest learning rate."""
     warmup_steps: int = 100
-    """Steps until the learning rate reaches its peak."""
-    final_share: float = 0.02
-    """The last learning rate, as a share of the peak."""
+    """Steps until the learning rate is highest."""
+    final_lr_ratio: float = 0.02
+    """The last learning rate, divided by the highest."""
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.99
@@ -34,20 +35,29 @@ class AdamW:
     """Largest global norm of the gradient."""
 
     def __post_init__(self):
-        if not (0 < self.peak < math.inf and self.clip_norm > 0 and self.warmup_steps >= 0 and self.weight_decay >= 0):
+        if not (
+            0 < self.learning_rate < math.inf
+            and self.clip_norm > 0
+            and self.warmup_steps >= 0
+            and self.weight_decay >= 0
+        ):
             raise UserError(
-                f"an optimizer needs peak > 0, clip_norm > 0, warmup_steps >= 0 and weight_decay >= 0, got {self}."
+                f"an optimizer needs learning_rate > 0, clip_norm > 0, warmup_steps >= 0 and weight_decay >= 0, got {self}."
             )
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.final_share <= 1):
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.final_lr_ratio <= 1):
             raise UserError(
-                f"an optimizer needs b1 and b2 of at least 0 and below 1, and final_share from 0 to 1, got {self}."
+                f"an optimizer needs b1 and b2 of at least 0 and below 1, and final_lr_ratio from 0 to 1, got {self}."
             )
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate by step, for a run of `steps` steps."""
         warmup = min(self.warmup_steps, steps - 1)
         return optax.warmup_cosine_decay_schedule(
-            self.peak / (warmup + 1), self.peak, warmup, max(steps, warmup + 1), self.peak * self.final_share
+            self.learning_rate / (warmup + 1),
+            self.learning_rate,
+            warmup,
+            max(steps, warmup + 1),
+            self.learning_rate * self.final_lr_ratio,
         )
 
     def make(self, steps: int) -> optax.GradientTransformation:
@@ -69,7 +79,7 @@ def _is_matrix(path: jax.tree_util.KeyPath, param: jax.Array) -> bool:
     return param.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) != "initial"
 
 
-def learning_rate(opt_state: Any, schedule: optax.Schedule) -> jax.Array:
+def current_learning_rate(opt_state: Any, schedule: optax.Schedule) -> jax.Array:
     """That of the next update, float32 []: by the optimiser's own count, which stands still where updates are skipped."""
     count = next(part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part))
     return jnp.asarray(schedule(count), jnp.float32)

@@ -12,18 +12,18 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
 from jaxgen.models.critics import magnitudes
-from jaxgen.models.sound import View
+from jaxgen.models.non_autoregressive import DiscriminatorOutput
 
 
-class Heard(NamedTuple):
+class LossInputs(NamedTuple):
     """Two sets of sounds, row by row, and what the critic says of them."""
 
     real: jax.Array
     """float32 [B, ...]: for distances of sounds, samples [B, T]."""
-    made: jax.Array
+    generated: jax.Array
     """Of the same shape."""
-    real_views: tuple[View, ...] = ()
-    made_views: tuple[View, ...] = ()
+    real_outputs: tuple[DiscriminatorOutput, ...] = ()
+    generated_outputs: tuple[DiscriminatorOutput, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Term(abc.ABC):
 
     name: ClassVar[str]
     """Of the figure in metrics.jsonl."""
-    hears_critic: ClassVar[bool] = False
+    uses_critic: ClassVar[bool] = False
     """Whether it compares what the critic heard; otherwise it is a distance of sounds, which validation measures too."""
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Term(abc.ABC):
             raise UserError(f"the weight of a term must be above 0, got {self}.")
 
     @abc.abstractmethod
-    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+    def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
         """The distance of each row, float32 [B], for data of this spec. Raises UserError where they do not fit."""
 
 
@@ -53,18 +53,20 @@ class FeatureMatching(Term):
     count alike (Larsen et al. 2016; as a share, Defossez et al. 2022, eq. 5)."""
 
     name = "feature_matching"
-    hears_critic = True
+    uses_critic = True
 
-    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+    def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
         del data
 
-        def distance(heard: Heard) -> jax.Array:
+        def distance(inputs: LossInputs) -> jax.Array:
             pairs = [
-                (jax.lax.stop_gradient(real), made)
-                for ours, theirs in zip(heard.real_views, heard.made_views, strict=True)
-                for real, made in zip(ours.features, theirs.features, strict=True)
+                (jax.lax.stop_gradient(real), generated)
+                for ours, theirs in zip(inputs.real_outputs, inputs.generated_outputs, strict=True)
+                for real, generated in zip(ours.features, theirs.features, strict=True)
             ]
-            shares = [_row_means(jnp.abs(real - made)) / (jnp.abs(real).mean() + 1e-6) for real, made in pairs]
+            shares = [
+                _row_means(jnp.abs(real - generated)) / (jnp.abs(real).mean() + 1e-6) for real, generated in pairs
+            ]
             return jnp.stack(shares).mean(axis=0)
 
         return distance
@@ -76,14 +78,14 @@ class MelDistance(Term):
 
     name = "mel_distance"
 
-    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+    def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
         if not isinstance(data.features, LogMel):
             raise UserError(
                 f"MelDistance compares log-mel frames, but the features are {type(data.features).__name__}; "
                 "leave it out of the objective's terms, or use LogMel features."
             )
         features = dataclasses.replace(data.features, stack=1)
-        return lambda heard: _row_means(jnp.abs(features.encode(heard.real) - features.encode(heard.made)))
+        return lambda inputs: _row_means(jnp.abs(features.encode(inputs.real) - features.encode(inputs.generated)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +103,18 @@ class StftDistance(Term):
         if min(self.windows, default=0) < 8:
             raise UserError(f"a StftDistance needs windows of at least 8 samples, got {self}.")
 
-    def bind(self, data: DataSpec) -> Callable[[Heard], jax.Array]:
+    def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
         del data
 
-        def distance(heard: Heard) -> jax.Array:
-            total = jnp.zeros(len(heard.real))
+        def distance(inputs: LossInputs) -> jax.Array:
+            total = jnp.zeros(len(inputs.real))
             for window in self.windows:
-                real, made = (magnitudes(samples, window, window // 4) for samples in (heard.real, heard.made))
-                error = jnp.sqrt(jnp.square(real - made).sum(axis=(1, 2)) + 1e-12)
+                real, generated = (
+                    magnitudes(samples, window, window // 4) for samples in (inputs.real, inputs.generated)
+                )
+                error = jnp.sqrt(jnp.square(real - generated).sum(axis=(1, 2)) + 1e-12)
                 total += error / jnp.sqrt(jnp.square(real).sum(axis=(1, 2)))
-                total += _row_means(jnp.abs(jnp.log(real) - jnp.log(made)))
+                total += _row_means(jnp.abs(jnp.log(real) - jnp.log(generated)))
             return total / len(self.windows)
 
         return distance

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen import __version__, audio
-from jaxgen.core.files import write_whole
+from jaxgen.core.files import write_atomic
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
 _OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder")
@@ -59,7 +59,7 @@ def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance:
     samples: float32 [nsamp], full scale 1.0. Raises UserError where they cannot be written.
     """
     content = dataclasses.asdict(provenance)
-    write_whole(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
+    write_atomic(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
     audio.write(path, samples, sample_rate, comment=_comment(content))
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.audio import AudioError
-from jaxgen.config import Config, Evaluation, Train, load, parse, split_values
+from jaxgen.config import AutoregressiveEvaluation, Config, Train, load, parse, split_values
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import display_name, expand
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
-from jaxgen.data.named import Named
+from jaxgen.data.public import PublicDataset
 from jaxgen.data.store import AudioPolicy
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
@@ -46,7 +46,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
         args = args[:at] + args[at + 2 :]
         default, stem = load(path), Path(path).stem
     elif name is not None:
-        default, stem = any_sound(Named(name=name, root=root or ""), cache_dir), name
+        default, stem = any_sound(PublicDataset(name=name, root=root or ""), cache_dir), name
     elif root is not None:
         default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name) or "data"
     else:
@@ -60,7 +60,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
 
 def quickstart() -> Config:
     """Plucked-string melodies that the project synthesises: under 3 minutes on 2 cores, no network."""
-    data = Plucked(num_clips=800)
+    data = PluckedStrings(num_clips=800)
     return Config(
         data=data,
         features=LogMel(sample_rate=data.sample_rate, n_fft=800, hop_length=400, n_mels=40, fmin=300.0, floor=1e-4),
@@ -71,15 +71,17 @@ def quickstart() -> Config:
             labels=("timbre", "tempo"),
             distribution=NormalMixture(num_components=10, min_scale=0.2),
         ),
-        objective=Likelihood(optimizer=AdamW(peak=3e-3, warmup_steps=50), ema_decay=0.99),
+        objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=50), ema_decay=0.99),
         train=Train(steps=2_500, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
-        evaluation=Evaluation(num_clips=32, sampling=Sampling(spread=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)),
+        evaluation=AutoregressiveEvaluation(
+            num_clips=32, sampling=Sampling(noise_scale=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)
+        ),
     )
 
 
 def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
     """A start for any kind of sound: an LSTM, log-mel frames at the rate of most recordings, at most 22,050 Hz."""
-    rate = min(_usual_rate(data.fetched(cache_dir)), _HIGHEST_RATE)
+    rate = min(_usual_rate(data.fetch(cache_dir)), _HIGHEST_RATE)
     n_fft = 1 << (rate // 20).bit_length() - 1  # 32 to 50 ms
     return Config(
         data=data,

@@ -13,20 +13,20 @@ import numpy as np
 
 from jaxgen import __version__
 from jaxgen.config import Config, differences
-from jaxgen.core.compiled import keep_programs
-from jaxgen.core.environment import brief
+from jaxgen.core.compilation_cache import set_compilation_cache
+from jaxgen.core.environment import one_line
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import write_whole, writing
+from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.core.names import expand, file_name
 from jaxgen.core.numerics import random_key
 from jaxgen.core.serial import content_hash, from_json, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.objectives.objective import Training
+from jaxgen.objectives.objective import TrainTask
 from jaxgen.provenance.record import Provenance, mark
 from jaxgen.training.mesh import Devices
-from jaxgen.training.schedule import not_improving
+from jaxgen.training.schedule import should_stop_early
 from jaxgen.training.telemetry import read_metrics
 
 if TYPE_CHECKING:  # orbax is slow to import
@@ -70,7 +70,7 @@ class Run:
     step: int
     config: Config
     spec: DataSpec
-    training: Training
+    task: TrainTask
     params: Any
     """Averaged parameters of the checkpoint."""
 
@@ -121,9 +121,9 @@ class Run:
         for each in dict.fromkeys(step for step in wanted if step is not None):
             try:
                 config, spec = _described(checkpoints.run(each), workdir)
-                training, shapes = _model(config, spec, workdir)
+                task, shapes = _model(config, spec, workdir)
                 average = checkpoints.restore_average(each, shapes.average)
-                found = cls(workdir, each, _placed_anew(config), spec, training, average)
+                found = cls(workdir, each, _placed_anew(config), spec, task, average)
                 break
             except Damaged as damage:
                 damages[each] = str(damage)
@@ -135,9 +135,9 @@ class Run:
         """Of the run's folder, and the step: `digits/6000`."""
         return f"{self.workdir.resolve().name}/{self.step}"
 
-    def untrained(self) -> Any:
+    def initial_params(self) -> Any:
         """The parameters that this run started from."""
-        return jax.jit(self.training.init)(random_key(self.config.train.seed)).average
+        return jax.jit(self.task.init)(random_key(self.config.train.seed)).average
 
     def check_data(self, store: Store) -> None:
         """Raises UserError where the store holds other clips than this run was trained on."""
@@ -177,7 +177,7 @@ class Run:
         the `total` of a command.
         """
         licences = self.spec.licences if vocoder is None else self.spec.licences + vocoder.spec.licences
-        with writing(folder):
+        with explain_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         digits, config_sha256, wavs = max(3, len(str(total - 1))), config_hash(self.config), list[Path]()
         for index, (clip, row) in enumerate(zip(clips, labels, strict=True), first):
@@ -199,7 +199,7 @@ class Run:
         return wavs
 
 
-def keep_compiled(cache_dir: str) -> None:
+def enable_compilation_cache(cache_dir: str) -> None:
     """Has jax keep every program that it compiles, in `compiled` in the cache: the next process loads it from there.
 
     cache_dir: the caller's, never that of a run which is opened: what is loaded from there is machine code.
@@ -207,18 +207,18 @@ def keep_compiled(cache_dir: str) -> None:
     cannot be written is left alone.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        keep_programs(Path(expand(cache_dir)) / "compiled")
+        set_compilation_cache(Path(expand(cache_dir)) / "compiled")
 
 
-def bind(config: Config, spec: DataSpec) -> Training:
+def build_task(config: Config, spec: DataSpec) -> TrainTask:
     """The config's objective for its model and this data."""
     train = config.train
-    return config.objective.bind(config.model, spec, steps=train.steps, batch_size=train.batch_size)
+    return config.objective.build(config.model, spec, steps=train.steps, batch_size=train.batch_size)
 
 
 def devices_of(config: Config) -> Devices:
     """All devices, for the config to train on. Raises UserError where its batch does not divide over them."""
-    train, parts = config.train, config.objective.parts
+    train, parts = config.train, config.objective.num_microbatches
     return Devices(train.batch_size, accumulation=parts, shard_parameters=train.shard_parameters)
 
 
@@ -266,7 +266,9 @@ def is_finished(config: Config) -> bool:
             f"'{config.workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
             "Pass another --workdir, or the run's own settings to continue it."
         )
-    ended = latest >= config.train.steps or not_improving(read_metrics(config.folder / "metrics.jsonl"), config.train)
+    ended = latest >= config.train.steps or should_stop_early(
+        read_metrics(config.folder / "metrics.jsonl"), config.train
+    )
     return ended and (config.folder / "report.json").exists()
 
 
@@ -293,9 +295,9 @@ def _check_manifest(workdir: str | Path, saved: DataSpec, manifest_hash: str) ->
 
 def save_config(config: Config, folder: Path) -> None:
     """Writes the resolved config into a folder, which it makes."""
-    with writing(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+    write_atomic(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _described(run: Any, workdir: Path) -> tuple[Config, DataSpec]:
@@ -308,16 +310,16 @@ def _described(run: Any, workdir: Path) -> tuple[Config, DataSpec]:
     return config, spec
 
 
-def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[Training, Any]:
+def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[TrainTask, Any]:
     """What the run in a workdir trained, and the shapes of its state. Raises UserError where there is no such model."""
     try:
-        training = bind(config, spec)
-        return training, jax.eval_shape(training.init, random_key(0))
+        task = build_task(config, spec)
+        return task, jax.eval_shape(task.init, random_key(0))
     except UserError:
         raise
     except Exception as error:  # of whatever kind, where values that came from outside do not go together
         raise UserError(
-            f"what '{workdir}' says of its run makes no model ({type(error).__name__}: {brief(error)})."
+            f"what '{workdir}' says of its run makes no model ({type(error).__name__}: {one_line(error)})."
         ) from error
 
 

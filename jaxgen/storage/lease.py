@@ -22,7 +22,7 @@ _SETTLE = 1.0  # seconds, for another one that takes the same dead lease
 
 
 @contextlib.contextmanager
-def leased(store: ObjectStore) -> Iterator[Callable[[], None]]:
+def hold_lease(store: ObjectStore) -> Iterator[Callable[[], None]]:
     """While entered, this process alone holds the lease; gives a function that raises TryAgain once it does not.
 
     Where another one holds it, waits for a minute, in which that is seen to live or to have died. Raises TryAgain where

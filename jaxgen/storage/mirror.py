@@ -20,9 +20,9 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxgen.core.errors import UserError, printable
-from jaxgen.core.files import write_whole, writing
-from jaxgen.core.names import LeavesFolder, expand, file_name, inside
-from jaxgen.storage.lease import leased
+from jaxgen.core.files import explain_write_errors, write_atomic
+from jaxgen.core.names import LeavesFolder, expand, file_name, join_inside
+from jaxgen.storage.lease import hold_lease
 from jaxgen.storage.store import Gone, ObjectStore, is_remote
 
 _AT_ONCE = 16  # transfers
@@ -43,20 +43,20 @@ def local_folder(path: str, cache_dir: str | Path, use: str = "runs") -> Path:
     return Path(expand(cache_dir)) / "remote" / use / place / _folder_name(url)
 
 
-def fetched(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> Path:
+def fetch(url: str, cache_dir: str | Path, wanted: Callable[[str], bool]) -> Path:
     """A local copy of the wanted files below an address; only what is new or has changed is downloaded.
 
     Raises UserError where there is none, or the store cannot be reached.
     """
     mirror = Mirror(url, local_folder(url, cache_dir, "data"))
-    with mirror.alone():
+    with mirror.exclusive_lock():
         if not mirror.fetch(lambda name, _: wanted(name)):
             raise UserError(f"nothing to use at '{url}'; check the address.")
     return mirror.folder
 
 
 @contextlib.contextmanager
-def copied(workdir: str, cache_dir: str | Path, option: str = "--workdir") -> Iterator[Path]:
+def open_run_copy(workdir: str, cache_dir: str | Path, option: str = "--workdir") -> Iterator[Path]:
     """The folder of a run; where that is in an object store, a copy of it, whose new files are uploaded at the end.
     Checkpoints are left alone. Commands on this machine use the copy one after another.
 
@@ -66,7 +66,7 @@ def copied(workdir: str, cache_dir: str | Path, option: str = "--workdir") -> It
         yield Path(workdir)
         return
     mirror = Mirror(workdir, local_folder(workdir, cache_dir, "copies"))
-    with mirror.alone():
+    with mirror.exclusive_lock():
         if not mirror.fetch():
             raise UserError(f"no run at '{workdir}'. Pass {option} the folder of a run of jaxgen.train.")
         with _at_the_end(mirror.push_files):
@@ -74,7 +74,7 @@ def copied(workdir: str, cache_dir: str | Path, option: str = "--workdir") -> It
 
 
 @contextlib.contextmanager
-def delivered(path: str | Path) -> Iterator[Path]:
+def output_folder(path: str | Path) -> Iterator[Path]:
     """A folder to write into; where `path` is in an object store, a temporary one, whose files are uploaded at the end."""
     if not is_remote(path):
         yield Path(path)
@@ -86,7 +86,7 @@ def delivered(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def trained_in(workdir: str, cache_dir: str | Path) -> Iterator["Mirror | None"]:
+def own_remote_run(workdir: str, cache_dir: str | Path) -> Iterator["Mirror | None"]:
     """While entered, this process alone trains in a run's folder in an object store; the copy is up to date.
 
     What an earlier process could not upload is uploaded now, unless another machine has trained there meanwhile.
@@ -97,7 +97,7 @@ def trained_in(workdir: str, cache_dir: str | Path) -> Iterator["Mirror | None"]
         yield None
         return
     mirror = Mirror(workdir, local_folder(workdir, cache_dir))
-    with leased(mirror.store) as mirror.check:
+    with hold_lease(mirror.store) as mirror.check:
         if mirror.is_ahead():
             print(f"jaxgen: uploading what '{workdir}' does not have yet of the run on this machine", file=sys.stderr)
             mirror.push()
@@ -148,12 +148,12 @@ class Mirror:
             self._known = {name: [told, size, time] for name, (told, size, time) in known}
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """While entered, no other process of this machine is within this for the same folder; waits for it."""
         import filelock
 
         lock = self.folder.with_name(f".{self.folder.name}.lock")
-        with writing(lock):
+        with explain_write_errors(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock):
             yield
@@ -212,7 +212,7 @@ class Mirror:
     def _fetch(self, wanted: Callable[[str, Mapping[str, str]], bool]) -> int:
         listed = self._listed()
         names = {name for name in listed if wanted(name, listed)}
-        with writing(self.folder):
+        with explain_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             here = self._files()
             for name in here.keys() - names:
@@ -240,7 +240,7 @@ class Mirror:
 
     def _can_hold(self, name: str) -> bool:
         try:
-            return inside(self.folder, name).relative_to(self.folder).as_posix() == name  # not a//b, which is a/b
+            return join_inside(self.folder, name).relative_to(self.folder).as_posix() == name  # not a//b, which is a/b
         except LeavesFolder:
             return False
 
@@ -265,7 +265,7 @@ class Mirror:
         listed = self.store.list() if listed is None else listed
         self._known |= {name: [listed[name], *here[name]] for name in same if name in listed and name in here}
         self._known = {name: about for name, about in self._known.items() if name in here}
-        write_whole(self._known_path, json.dumps(self._known))
+        write_atomic(self._known_path, json.dumps(self._known))
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Size and time of change of every file, by name; none of a checkpoint that is being written."""
@@ -282,9 +282,9 @@ class Mirror:
         self.store.upload(self.folder / name, name)
 
     def _download(self, name: str) -> str:
-        path = inside(self.folder, name)
+        path = join_inside(self.folder, name)
         partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.tmp")  # of any length
-        with writing(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self.store.download(name, partial)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgen.core.environment import brief
+from jaxgen.core.environment import one_line
 from jaxgen.core.errors import TryAgain, UserError
 
 _EXTRA = "pip install 'jaxgen[cloud]'"
@@ -100,7 +100,7 @@ class ObjectStore:
             if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             kind, remedy = _kind_and_remedy(error)
-            raise kind(f"cannot reach '{self.url}' ({brief(error)}); {remedy}.") from None
+            raise kind(f"cannot reach '{self.url}' ({one_line(error)}); {remedy}.") from None
 
 
 def _identity(about: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.core.files import append_whole, writing
+from jaxgen.core.files import append_atomic, explain_write_errors
 
 
 class Board:
@@ -54,10 +54,10 @@ class Board:
         from tensorboardX.proto.event_pb2 import Event
 
         now = time.time()
-        with writing(self._folder):
+        with explain_write_errors(self._folder):
             if self._file is None:
                 self._file = self._begun()
-            append_whole(self._file, _record(Event(wall_time=now, step=step, summary=summary)))
+            append_atomic(self._file, _record(Event(wall_time=now, step=step, summary=summary)))
 
     def _begun(self) -> io.FileIO:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -68,7 +68,7 @@ class Board:
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         file = (self._folder / name).open("ab", buffering=0)
         try:
-            append_whole(file, _record(version) + _record(hidden))
+            append_atomic(file, _record(version) + _record(hidden))
         except OSError:
             file.close()
             raise

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from jaxgen.core.environment import brief
+from jaxgen.core.environment import one_line
 from jaxgen.core.errors import SaveFailed, UserError
-from jaxgen.core.files import cause, reading, writing
-from jaxgen.core.names import inside
+from jaxgen.core.files import cause, explain_write_errors, retry_read
+from jaxgen.core.names import join_inside
 from jaxgen.core.numerics import other_settings
-from jaxgen.core.serial import from_json, parsed, to_json
-from jaxgen.training.distributed import from_first, gathered, several
-from jaxgen.training.seals import About, Damaged, Hashes, described, digest, hashes_of, opened, sealed
+from jaxgen.core.serial import from_json, parse_json, to_json
+from jaxgen.training.distributed import all_gather, broadcast_from_first, is_multiprocess
+from jaxgen.training.seals import About, Damaged, Hashes, describe_arrays, digest, hash_files, seal, unseal
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _HASHES = "hashes.json"
 _ROOM = 1.5  # times the state's own size, for the files around it
 
 
-class Saved(NamedTuple):
+class SavedState(NamedTuple):
     """What a checkpoint holds for training to go on."""
 
     step: int
@@ -59,14 +59,14 @@ class Checkpoints:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         _quieten_closed_loops()
         self.directory, self.best_metric = directory, best_metric
-        self._together = keep is not None and several() and not alone
-        processes = _all_processes() if self._together or not several() else _this_process()
+        self._together = keep is not None and is_multiprocess() and not alone
+        processes = _all_processes() if self._together or not is_multiprocess() else _this_process()
         self._handler = _HashedArrays(multiprocessing_options=processes)
         self._handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         self._handlers.add("state", ocp.args.PyTreeSave, self._handler)
         self._options = ocp.CheckpointManagerOptions(
             read_only=keep is None,
-            create=self._together or not several(),  # orbax cannot where not all processes meet
+            create=self._together or not is_multiprocess(),  # orbax cannot where not all processes meet
             multiprocessing_options=processes,
             cleanup_tmp_directories=keep is not None,  # what a killed save left
             preservation_policy=_NewestAndBest(self, keep or 1),
@@ -98,9 +98,9 @@ class Checkpoints:
         """
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
-        about = to_json(About(position=data, metrics=finite, arrays=described(state)))
+        about = to_json(About(position=data, metrics=finite, arrays=describe_arrays(state)))
         with self._saving():
-            free = from_first(self._free) if self._together else self._free()
+            free = broadcast_from_first(self._free) if self._together else self._free()
             if free < needed:  # orbax fails loudly, from its threads
                 raise OSError(None, f"{free / 1e6:.1f} MB free, a checkpoint needs {needed / 1e6:.1f} MB")
             self.manager.wait_until_finished()
@@ -110,13 +110,13 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
-                    data=ocp.args.JsonSave(sealed(about)),
-                    run=ocp.args.JsonSave(sealed({"format": _FORMAT, "of": run})),
+                    data=ocp.args.JsonSave(seal(about)),
+                    run=ocp.args.JsonSave(seal({"format": _FORMAT, "of": run})),
                 ),
                 force=True,  # else orbax says nothing where a later step is there
             )
 
-    def restore(self, step: int, state: Any) -> Saved:
+    def restore(self, step: int, state: Any) -> SavedState:
         """The checkpoint of a step; `state` gives structure, shapes and dtypes, and where its arrays lie: for shapes
         alone, on one device of this process.
 
@@ -125,7 +125,7 @@ class Checkpoints:
         self.manager.wait_until_finished()
         about = self._about(step)
         self._check_files(step)
-        return Saved(step, self._arrays(step, about, state), about.position)
+        return SavedState(step, self._arrays(step, about, state), about.position)
 
     def restore_average(self, step: int, average: Any) -> Any:
         """The averaged parameters of a step's state alone; `average` and errors as for `restore`."""
@@ -140,7 +140,7 @@ class Checkpoints:
         def target_of(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
 
-        self._check_alike(step, about.arrays, described(wanted), whole=not options)
+        self._check_alike(step, about.arrays, describe_arrays(wanted), whole=not options)
         target = jax.tree.map(target_of, wanted)
         places = ocp.checkpoint_utils.construct_restore_args(target)
         read = ocp.args.PyTreeRestore(target, restore_args=places, **options)
@@ -150,18 +150,18 @@ class Checkpoints:
             self._check_files(step)  # while the bytes are those that were saved it is not damage
             raise self._unreadable(step, error) from None
 
-    def restore_newest(self, state: Any) -> Saved | None:
+    def restore_newest(self, state: Any) -> SavedState | None:
         """The newest whole checkpoint, or None where there is none. Damaged ones are told and moved beside, to
         `damaged/` in the run's folder, so that saving goes on from the one before them.
         """
         if self._together:  # the first process looks which one that is, then all read it together
-            step = from_first(lambda: _newest_whole(self.directory, state))
+            step = broadcast_from_first(lambda: _newest_whole(self.directory, state))
             self.manager.reload()
             try:
                 if step is None:
                     return None
                 about = self._about(step)
-                return Saved(step, self._arrays(step, about, state), about.position)
+                return SavedState(step, self._arrays(step, about, state), about.position)
             except Damaged as damage:
                 raise UserError(
                     f"the checkpoint of step {step} in '{self.directory}' can be read by process 0, not by process "
@@ -237,7 +237,7 @@ class Checkpoints:
             yield
         except Exception as error:  # from orbax's and tensorstore's threads, of any kind
             reason = _reason(error)
-        if reason := next(filter(None, gathered(reason) if self._together else [reason]), ""):
+        if reason := next(filter(None, all_gather(reason) if self._together else [reason]), ""):
             with contextlib.suppress(Exception):
                 self.manager.close()
             self.manager = self._open()
@@ -263,7 +263,7 @@ class Checkpoints:
         """The content of a JSON file of a checkpoint, under its seal. Raises Damaged."""
         content = self._read(step, name, Path.read_bytes)
         try:
-            return opened(parsed(content, name))
+            return unseal(parse_json(content, name))
         except UserError as error:
             raise Damaged(str(error).rstrip(".")) from None
 
@@ -278,7 +278,7 @@ class Checkpoints:
         """What `read` makes of a file of a checkpoint. Raises Damaged where it is gone, or is no file: a pipe would be
         waited for.
         """
-        path = inside(self.directory / str(step), name)
+        path = join_inside(self.directory / str(step), name)
 
         def read_file() -> T:
             if not stat.S_ISREG(path.stat().st_mode):
@@ -286,7 +286,7 @@ class Checkpoints:
             return read(path)
 
         try:
-            return reading(path, read_file)
+            return retry_read(path, read_file)
         except (FileNotFoundError, NotADirectoryError):
             raise Damaged(f"{name} is gone") from None
         except OSError as error:
@@ -312,7 +312,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         aside = self.directory.parent / "damaged" / f"{step}-{time.time_ns()}"
-        with writing(aside):
+        with explain_write_errors(aside):
             aside.parent.mkdir(exist_ok=True)
             os.rename(self.directory / str(step), aside)
         self._figures.pop(step, None)
@@ -327,7 +327,7 @@ class _HashedArrays(ocp.PyTreeCheckpointHandler):
         super().finalize(directory)
         if jax.process_index() == (self._primary_host or 0):
             folder = Path(directory)
-            (folder / _HASHES).write_text(json.dumps(sealed(to_json(hashes_of(folder)))))
+            (folder / _HASHES).write_text(json.dumps(seal(to_json(hash_files(folder)))))
 
 
 @functools.cache
@@ -358,7 +358,7 @@ def _all_processes() -> ocp.options.MultiprocessingOptions:
 
 def _this_process() -> ocp.options.MultiprocessingOptions:
     """Those of a manager that does not meet those of other processes."""
-    if not several():
+    if not is_multiprocess():
         return _all_processes()
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
@@ -379,4 +379,4 @@ class _NewestAndBest:
 
 def _reason(error: BaseException) -> str:
     """What an exception says, without paths in an error of the system."""
-    return cause(error) if isinstance(error, OSError) else brief(error)
+    return cause(error) if isinstance(error, OSError) else one_line(error)

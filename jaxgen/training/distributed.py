@@ -18,8 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgen.core.environment import brief
-from jaxgen.core.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, told
+from jaxgen.core.environment import one_line
+from jaxgen.core.errors import Diverged, ExitCode, SaveFailed, TryAgain, UserError, report_error
 
 Mode = Literal["auto", "off", "on"]
 
@@ -49,7 +49,7 @@ _TOLD = (SaveFailed, TryAgain, UserError, Diverged)
 """What one process tells the others that it stumbled over."""
 
 
-def meeting(
+def cluster_arguments(
     mode: Mode,
     coordinator: str,
     num_processes: int | None,
@@ -141,13 +141,13 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 @contextlib.contextmanager
-def joined(mode: Mode, coordinator: str, num_processes: int | None, process_id: int | None) -> Iterator[None]:
+def join_processes(mode: Mode, coordinator: str, num_processes: int | None, process_id: int | None) -> Iterator[None]:
     """Joins the other processes, if there are any; to be entered before jax computes anything.
 
     Inside, only the first process is heard (stdout and stderr of Python). All leave together; one that fails tells why,
     in one line, and ends at once, so that none waits for it; so it does where the others cannot be reached.
     """
-    found = meeting(mode, coordinator, num_processes, process_id, os.environ, _on_tpu())
+    found = cluster_arguments(mode, coordinator, num_processes, process_id, os.environ, _on_tpu())
     if found is None:
         yield
         return
@@ -198,7 +198,7 @@ def _meet(found: dict[str, Any]) -> None:
         )
         jax.devices()  # all processes tell each other of their devices
     except Exception as error:  # of whatever kind: jax asks drivers, metadata servers and interfaces of clusters
-        _not_met(brief(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
+        _not_met(one_line(error), ExitCode.BAD_INPUT if isinstance(error, ValueError) else ExitCode.PREEMPTED)
 
 
 def _place(found: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[bool, int | None]:
@@ -236,14 +236,14 @@ def _end(error: BaseException) -> None:
     if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and _LOST.match(str(error)):
         print(
             f"jaxgen: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely because another one "
-            f"has stopped ({brief(error)}). Start all of them again: they continue from the last checkpoint.",
+            f"has stopped ({one_line(error)}). Start all of them again: they continue from the last checkpoint.",
             file=sys.stderr,
         )
         code: int = ExitCode.PREEMPTED
     elif isinstance(error, Diverged) and not is_first():  # which all see
         code = ExitCode.DIVERGED
     else:
-        code = told(error)
+        code = report_error(error)
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
@@ -257,24 +257,24 @@ def _on_tpu() -> bool:
     return bool(running_in_cloud_tpu_vm)
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
-    return not several() or jax.process_index() == 0
+    return not is_multiprocess() or jax.process_index() == 0
 
 
-def say_aloud(text: str) -> None:
+def print_from_any_process(text: str) -> None:
     """Says on stderr what only this process knows, also where it is not the first."""
     print(f"process {jax.process_index()}: {text}", file=sys.__stderr__, flush=True)
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """The `value`, which is JSON, of every process, on all of them; all must ask."""
-    if not several():
+    if not is_multiprocess():
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
@@ -282,12 +282,12 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(text[:length].tobytes()) for text, length in zip(texts, lengths, strict=True)]
 
 
-def from_first(make: Callable[[], Any]) -> Any:
+def broadcast_from_first(make: Callable[[], Any]) -> Any:
     """What `make`, a function called on the first process alone, returns there (JSON), on all processes.
 
     A UserError or Diverged that it raises is raised on all.
     """
-    if not several():
+    if not is_multiprocess():
         return make()
     answer: Any = None
     if is_first():
@@ -296,7 +296,7 @@ def from_first(make: Callable[[], Any]) -> Any:
         except _TOLD as error:
             kind = next(place for place, kind in enumerate(_TOLD) if isinstance(error, kind))
             answer = {"error": kind, "text": str(error)}
-    answer = gathered(answer)[0]
+    answer = all_gather(answer)[0]
     if "error" in answer:
         raise _TOLD[answer["error"]](answer["text"])
     return answer["value"]
@@ -304,12 +304,12 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 def check_alike(what: str, value: Any) -> None:
     """Raises UserError, on all processes, where one has another `value` (JSON) of `what` than the first."""
-    values = gathered(value)
+    values = all_gather(value)
     if others := [str(index) for index, each in enumerate(values) if each != values[0]]:
         raise UserError(f"process {', '.join(others)} has {what} than process 0; start all with the same.")
 
 
-class AnyOf:
+class AnyProcess:
     """Whether any process wants to: each tells at the same calls, and hears one call later, so that none waits."""
 
     def __init__(self) -> None:
@@ -317,7 +317,7 @@ class AnyOf:
 
     def __call__(self, wanted: bool) -> bool:
         """The answer for all processes; for one that is alone what it wants now."""
-        if not several():
+        if not is_multiprocess():
             return wanted
         before, self._told = self._told, _any(wanted)
         return before is not None and bool(before)

@@ -17,7 +17,7 @@ _AHEAD = 2  # calls that wait while one runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class StepGroup:
     """Some updates that the device does in one go."""
 
     last: int
@@ -33,21 +33,23 @@ class Call:
         return len(jax.tree.leaves(self.batches)[0])
 
 
-def calls(
-    stream: Stream, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
-) -> Generator[Call]:
+def prefetch_groups(
+    stream: Stream, first: int, group_ends: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
+) -> Generator[StepGroup]:
     """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
 
     place: puts stacked batches on the devices. To be closed (`contextlib.closing`), which ends the thread.
     """
-    return _ahead(_made(stream, first, lasts, place))
+    return _ahead(_made(stream, first, group_ends, place))
 
 
-def _made(stream: Stream, first: int, lasts: Iterable[int], place: Callable[[Batch], Batch]) -> Iterator[Call]:
-    for last in lasts:
+def _made(
+    stream: Stream, first: int, group_ends: Iterable[int], place: Callable[[Batch], Batch]
+) -> Iterator[StepGroup]:
+    for last in group_ends:
         batches = [next(stream) for _ in range(first, last + 1)]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
-        yield Call(last, place(stacked), stream.get_state())
+        yield StepGroup(last, place(stacked), stream.get_state())
         first = last + 1
 
 

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def preemptible() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Where there is nothing to save, a signal raises `Preempted` at once."""
 
     def stop(number: int, _: FrameType | None) -> None:

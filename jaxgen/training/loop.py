@@ -18,20 +18,20 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.core.numerics import random_key
 from jaxgen.data.batches import Batches
-from jaxgen.objectives.objective import Training
-from jaxgen.training.distributed import AnyOf, gathered, is_first, say_aloud
-from jaxgen.training.feed import calls
+from jaxgen.objectives.objective import TrainTask
+from jaxgen.training.distributed import AnyProcess, all_gather, is_first, print_from_any_process
+from jaxgen.training.feed import prefetch_groups
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.mesh import Devices
 from jaxgen.training.profile import Profile
 from jaxgen.training.safety import Safety
-from jaxgen.training.schedule import Train, last_steps, not_improving
-from jaxgen.training.telemetry import Telemetry, check_kept
+from jaxgen.training.schedule import Train, group_ends, should_stop_early
+from jaxgen.training.telemetry import Telemetry, check_state
 from jaxgen.training.watchdog import Watchdog
 
 if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.checkpoint import Checkpoints
-    from jaxgen.training.upload import KeptByFirst
+    from jaxgen.training.upload import FirstProcessCheckpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Outcome(enum.Enum):
 
 
 def fit(
-    training: Training,
+    task: TrainTask,
     batches: Batches,
-    checkpoints: "Checkpoints | KeptByFirst",
+    checkpoints: "Checkpoints | FirstProcessCheckpoints",
     validate: Callable[[Any, int], Validation],
     train: Train,
     workdir: Path,
@@ -76,8 +76,8 @@ def fit(
     profile: updates to trace, as START:N.
     Raises Diverged where training cannot go on, UserError for a full disk unless training is to go on.
     """
-    state, stream = devices.start(training.init, random_key(train.seed)), iter(batches)
-    train_steps, tracing = devices.compiled(updates(training), state), Profile(profile, workdir / "tensorboard")
+    state, stream = devices.start(task.init, random_key(train.seed)), iter(batches)
+    train_steps, tracing = devices.compile(scan_updates(task), state), Profile(profile, workdir / "tensorboard")
     start, history = 0, None
     if saved := checkpoints.restore_newest(state):
         start, state, position = saved
@@ -85,7 +85,7 @@ def fit(
             history = position.pop("history", None)
             stream.set_state(position)
             if history is not None:
-                check_kept(history)
+                check_state(history)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise UserError(
                 f"the checkpoint of step {start} says nothing usable of how far the data was read ({type(error).__name__}: "
@@ -94,61 +94,61 @@ def fit(
     telemetry = Telemetry(
         workdir,
         start=start,
-        kept=history,
+        saved=history,
         steps=train.steps,
         log_every=train.log_every,
         seconds_per_step=seconds_per_step,
         skipped_in_row=int(state.guard.in_row),
         must_write=train.on_full_disk == "stop",
-        concern=training.concern,
+        diagnose=task.diagnose,
     )
-    watchdog = Watchdog(telemetry.tell if is_first() else say_aloud, train.stuck_after)
-    safety = Safety(training, batches, checkpoints, train, workdir, telemetry, devices)
-    feed = contextlib.closing(calls(stream, start + 1, last_steps(start, train), devices.place))
-    any_process = AnyOf()
+    watchdog = Watchdog(telemetry.tell if is_first() else print_from_any_process, train.stuck_after)
+    safety = Safety(task, batches, checkpoints, train, workdir, telemetry, devices)
+    feed = contextlib.closing(prefetch_groups(stream, start + 1, group_ends(start, train), devices.place))
+    any_process = AnyProcess()
     with Interrupts() as interrupts, telemetry, watchdog, tracing, feed as coming:
-        if early := not_improving(telemetry.history, train):
+        if early := should_stop_early(telemetry.history, train):
             return Outcome.EARLY
-        for call in telemetry.waiting(watchdog.waiting("the wait for data", coming)):
-            step = call.last
-            tracing.before(step, call.size)
-            with watchdog.doing("an update"):
-                state, metrics = train_steps(state, call.batches)
+        for group in telemetry.time_waits(watchdog.watch_items("the wait for data", coming)):
+            step = group.last
+            tracing.before(step, group.size)
+            with watchdog.watch("an update"):
+                state, metrics = train_steps(state, group.batches)
                 telemetry.record(step, metrics)
             tracing.after(step, state)
-            state = safety.checked(state, call)
+            state = safety.check(state, group)
             stop, found = any_process(interrupts.requested), None
-            if step == train.steps or (step % train.eval_every == 0 and safety.settled()):
-                with watchdog.doing("validation"):
-                    found = validate(devices.local(state.average), step)
+            if step == train.steps or (step % train.eval_every == 0 and safety.is_settled()):
+                with watchdog.watch("validation"):
+                    found = validate(devices.gather(state.average), step)
                 if train.best_metric not in ("", *found.metrics, *found.absent):
                     raise UserError(
                         f"--train.best-metric is '{train.best_metric}', expected one of {', '.join(found.metrics)}."
                     )
-                telemetry.validated(step, found.metrics)
+                telemetry.record_validation(step, found.metrics)
                 if reason := found.absent.get(train.best_metric):
                     telemetry.tell(f"step {step}: no {train.best_metric} to find the best checkpoint by: {reason}")
             due = step % train.checkpoint_every == 0 or stop
-            saving = found is not None or (due and safety.settled())
+            saving = found is not None or (due and safety.is_settled())
             if saving:
-                with watchdog.doing("a save"):
-                    safety.save(state, call, run, None if found is None else found.metrics)
+                with watchdog.watch("a save"):
+                    safety.save(state, group, run, None if found is None else found.metrics)
             if stop and saving:
                 return Outcome.PREEMPTED
             if found is not None:
-                with watchdog.doing("previews"):
-                    telemetry.heard(step, found.clips, found.sample_rate)
-            if early := not_improving(telemetry.history, train):
+                with watchdog.watch("previews"):
+                    telemetry.record_clips(step, found.clips, found.sample_rate)
+            if early := should_stop_early(telemetry.history, train):
                 break
-    if any(gathered(interrupts.requested)):  # while the last update was validated or saved
+    if any(all_gather(interrupts.requested)):  # while the last update was validated or saved
         return Outcome.PREEMPTED
     return Outcome.EARLY if early else Outcome.FINISHED
 
 
-def updates(training: Training) -> Callable[[Any, Any], tuple[Any, Any]]:
+def scan_updates(task: TrainTask) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One update after another, in one call: (state, batches [N, ...]) -> (state, metrics [N])."""
 
     def train_steps(state: Any, batches: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(training.train_step, state, batches)
+        return jax.lax.scan(task.train_step, state, batches)
 
     return train_steps

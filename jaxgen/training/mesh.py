@@ -58,9 +58,9 @@ class Devices:
         """init(key), made where it belongs."""
         if self._alone:
             return jax.jit(init)(key)
-        return jax.jit(init, out_shardings=self.places(jax.eval_shape(init, key)))(key)
+        return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init, key)))(key)
 
-    def places(self, state: TrainState) -> Any:
+    def shardings(self, state: TrainState) -> Any:
         """The sharding of each array of a state of several devices."""
         places = jax.tree.map(lambda _: self._whole, state)._replace(
             carry=jax.tree.map(lambda _: NamedSharding(self._mesh, PartitionSpec(_AXIS)), state.carry)
@@ -82,7 +82,7 @@ class Devices:
 
         return jax.tree.map(placed, batches)
 
-    def compiled(self, update: Step, state: TrainState) -> Step:
+    def compile(self, update: Step, state: TrainState) -> Step:
         """jit of update(state, batches) -> (state, metrics): donates the state and leaves the next where that lay.
 
         state: as `start` gives it. Metrics are whole on each device.
@@ -94,11 +94,11 @@ class Devices:
             with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
                 return update(state, batches)
 
-        step = jax.jit(spread, donate_argnums=0, out_shardings=(self.places(state), self._whole))
+        step = jax.jit(spread, donate_argnums=0, out_shardings=(self.shardings(state), self._whole))
         # Of many updates under way, devices of a CPU, which share few threads, may wait for each other for ever.
         return (lambda *operands: jax.block_until_ready(step(*operands))) if self._on_cpu else step
 
-    def local(self, tree: Any) -> Any:
+    def gather(self, tree: Any) -> Any:
         """The same arrays, whole on one device of this process. All processes must ask, as they must give what they have."""
         if self._alone:
             return tree

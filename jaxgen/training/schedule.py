@@ -80,7 +80,7 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed is {seed}, expected 0 to {2**32 - 1}.")
 
 
-def last_steps(start: int, train: Train) -> Iterator[int]:
+def group_ends(start: int, train: Train) -> Iterator[int]:
     """The step that each call ends with, where `start` steps are done."""
     periods = (train.log_every, train.eval_every, train.checkpoint_every)
     while start < train.steps:
@@ -89,7 +89,7 @@ def last_steps(start: int, train: Train) -> Iterator[int]:
         yield start
 
 
-def not_improving(history: Sequence[Mapping[str, Any]], train: Train) -> bool:
+def should_stop_early(history: Sequence[Mapping[str, Any]], train: Train) -> bool:
     """Whether early stopping is due: the last `early_stopping` validations were no better than one before them."""
     values = [row[train.best_metric] for row in history if row["split"] == "validation" and train.best_metric in row]
     if not train.early_stopping or not values:

@@ -36,16 +36,16 @@ class Hashes:
     """Hexadecimal, by path below the state's folder."""
 
 
-def sealed(content: Any) -> dict[str, Any]:
+def seal(content: Any) -> dict[str, Any]:
     """JSON with its SHA-256, hexadecimal."""
     return {"content": content, "sha256": content_hash(content)}
 
 
-def opened(seal: Any) -> Any:
+def unseal(sealed: Any) -> Any:
     """The JSON under a seal. Raises Damaged where it is not what was sealed."""
     with contextlib.suppress(RecursionError):  # of what is nested too deeply to be ours
-        if isinstance(seal, dict) and seal == sealed(seal.get("content")):
-            return seal["content"]
+        if isinstance(sealed, dict) and sealed == seal(sealed.get("content")):
+            return sealed["content"]
     raise Damaged("its content is not what was saved")
 
 
@@ -55,13 +55,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hashes_of(folder: Path) -> Hashes:
+def hash_files(folder: Path) -> Hashes:
     """Those of all files below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Hashes({path.relative_to(folder).as_posix(): digest(path) for path in files})
 
 
-def described(state: Any) -> dict[str, str]:
+def describe_arrays(state: Any) -> dict[str, str]:
     """The dtype and shape of each array of a state, by its path: float32[3, 4] as params/head/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxgen.core.errors import Diverged, UserError, say, tolerate
-from jaxgen.core.files import append_whole, read_regular, write_whole, writing
+from jaxgen.core.files import append_atomic, explain_write_errors, read_regular, write_atomic
 from jaxgen.evaluation.plots import spectrogram_image
 from jaxgen.training.board import Board
-from jaxgen.training.distributed import from_first
+from jaxgen.training.distributed import broadcast_from_first
 
 T = TypeVar("T")
 
@@ -49,19 +49,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def restored(rows: list[dict[str, Any]], kept: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+def restore_rows(rows: list[dict[str, Any]], saved: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl up to a checkpoint, in order, with the validations that the checkpoint has kept; what is
-    restored or lost is told. kept: what `Telemetry.kept` said when that checkpoint was saved.
+    restored or lost is told. saved: what `Telemetry.get_state` gave for that checkpoint.
     """
     train, found = ([row for row in rows if row["split"] == split] for split in ("train", "validation"))
-    validations = list(kept["validations"])
+    validations = list(saved["validations"])
     if len(validations) == _MOST_KEPT:
         validations = [row for row in found if row["step"] < validations[0]["step"]] + validations
     if validations != found:
         count = len([row for row in validations if row not in found])
         say(f"jaxgen: '{path}' was damaged: validations are those of the checkpoint, {count} were lost or changed")
-    if _digest(train).hexdigest() != kept["train_sha256"]:
-        count = kept["train_rows"]
+    if _digest(train).hexdigest() != saved["train_sha256"]:
+        count = saved["train_rows"]
         change = (
             f"{count - len(train)} of {count} training rows are lost" if len(train) < count else "rows were changed"
         )
@@ -69,12 +69,12 @@ def restored(rows: list[dict[str, Any]], kept: Mapping[str, Any], path: Path) ->
     return sorted(train + validations, key=lambda row: (row["step"], row["split"] == "validation"))
 
 
-def check_kept(kept: Any) -> None:
-    """Raises TypeError for what `Telemetry.kept` never says: a checkpoint may be a stranger's."""
+def check_state(saved: Any) -> None:
+    """Raises TypeError for what `Telemetry.get_state` never gives: a checkpoint may be a stranger's."""
     types = {"validations": list, "train_rows": int, "train_sha256": str}
-    if not isinstance(kept, dict) or {name: type(value) for name, value in kept.items()} != types:
+    if not isinstance(saved, dict) or {name: type(value) for name, value in saved.items()} != types:
         raise TypeError(f"its history is none of {', '.join(types)}")
-    if not all(map(_is_row, kept["validations"])):
+    if not all(map(_is_row, saved["validations"])):
         raise TypeError("its validations are no rows of figures")
 
 
@@ -92,7 +92,7 @@ class Telemetry:
     """Records a run from `start` steps on; rows of later steps, from a run that was killed, are taken out first.
 
     Rows of metrics.jsonl hold no times, so that a resumed run writes the same file as one that was never stopped.
-    kept: what `kept` said when the checkpoint of `start` was saved; what the file has lost since is restored, or told.
+    saved: what `get_state` gave when the checkpoint of `start` was saved; what the file has lost since is restored, or told.
     skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
     the run; else rows wait in memory until there is room. concern: what is wrong with a training whose updates have these
     metrics, means from one train row to the next; it is told where there is something ten times after each other.
@@ -103,26 +103,26 @@ class Telemetry:
         workdir: Path,
         *,
         start: int,
-        kept: Mapping[str, Any] | None = None,
+        saved: Mapping[str, Any] | None = None,
         steps: int,
         log_every: int,
         seconds_per_step: float,
         skipped_in_row: int = 0,
         must_write: bool = True,
-        concern: Callable[[Mapping[str, float]], str] = lambda _: "",
+        diagnose: Callable[[Mapping[str, float]], str] = lambda _: "",
     ):
         self.skipped_in_row = skipped_in_row
-        self._concern, self._worried = concern, 0
+        self._diagnose, self._worried = diagnose, 0
         self._since_row: deque[dict[str, float]] = deque(maxlen=_MOST_MEANT)
         self._must_write, self._told_full, self._told_board = must_write, False, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
-        self.history = from_first(lambda: self._read(start, kept))
+        self.history = broadcast_from_first(lambda: self._read(start, saved))
         self._train_digest = _digest(row for row in self.history if row["split"] == "train")
         self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
-        with writing(workdir):
-            write_whole(self.path, "".join(map(_line, self.history)))
+        with explain_write_errors(workdir):
+            write_atomic(self.path, "".join(map(_line, self.history)))
             self._file = self.path.open("ab", buffering=0)
         self._bar = tqdm(
             total=steps,
@@ -144,7 +144,7 @@ class Telemetry:
             self._board.close()
         self._file.close()
 
-    def waiting(self, items: Iterator[T]) -> Iterator[T]:
+    def time_waits(self, items: Iterator[T]) -> Iterator[T]:
         """The items, which are data to train on; the time that each is waited for is counted."""
         while True:
             started = time.perf_counter()
@@ -190,7 +190,7 @@ class Telemetry:
         """Says something on stderr, above the progress bar."""
         self._bar.write(message, file=sys.stderr)
 
-    def kept(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """What a checkpoint is to keep of the rows so far: the validations, which decide when to stop, and how many
         training rows there are, with their SHA-256.
         """
@@ -202,7 +202,7 @@ class Telemetry:
             "train_sha256": self._train_digest.hexdigest(),
         }
 
-    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def record_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the figures of a validation. Raises Diverged where the loss is not finite."""
         self.flush()
         if not math.isfinite(metrics.get("loss", 0.0)):
@@ -217,7 +217,7 @@ class Telemetry:
         self.tell(f"step {step}: validation loss {loss}, training loss {train:.4f}")
         self._window = _Window()
 
-    def heard(self, step: int, clips: Iterable[np.ndarray], sample_rate: int) -> None:
+    def record_clips(self, step: int, clips: Iterable[np.ndarray], sample_rate: int) -> None:
         """Puts generated clips, float32 [nsamp] each, and their spectrograms into TensorBoard; where that fails, it is told."""
         with tolerate(f"make the previews of step {step}", "training goes on", self.tell):
             for index, clip in enumerate(clips):
@@ -226,7 +226,7 @@ class Telemetry:
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
-        found = self._concern(_means(self._since_row))
+        found = self._diagnose(_means(self._since_row))
         self._worried = self._worried + 1 if found else 0
         if self._worried == _ROWS_OF_WORRY:
             self.tell(f"step {step}: {found}")
@@ -254,8 +254,8 @@ class Telemetry:
         self._writing(self._write_rows)
 
     def _write_rows(self) -> None:
-        with writing(self.path):
-            append_whole(self._file, "".join(self._unwritten).encode())
+        with explain_write_errors(self.path):
+            append_atomic(self._file, "".join(self._unwritten).encode())
         self._unwritten.clear()
 
     def _writing(self, write: Callable[[], None]) -> None:
@@ -286,9 +286,9 @@ class Telemetry:
             self.tell(message)
         self._told_board = True
 
-    def _read(self, start: int, kept: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    def _read(self, start: int, saved: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         rows = [row for row in read_metrics(self.path) if row["step"] <= start]
-        return rows if kept is None else restored(rows, kept, self.path)
+        return rows if saved is None else restore_rows(rows, saved, self.path)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxgen.core.files import writing
+from jaxgen.core.files import explain_write_errors
 from jaxgen.storage import Mirror
 from jaxgen.storage.store import StoreFailed
-from jaxgen.training.checkpoint import Checkpoints, Saved
-from jaxgen.training.distributed import from_first
+from jaxgen.training.checkpoint import Checkpoints, SavedState
+from jaxgen.training.distributed import broadcast_from_first
 
 
-class UploadedCheckpoints(Checkpoints):
+class UploadingCheckpoints(Checkpoints):
     """Checkpoints in a local copy of a run's folder; when one is on disk it is uploaded, with all else that is new.
 
     One upload runs at a time, and nothing in the folder of checkpoints is changed meanwhile. A failed one is told, and
@@ -25,7 +25,7 @@ class UploadedCheckpoints(Checkpoints):
     """
 
     def __init__(self, directory: Path, mirror: Mirror, **options: Any):
-        with writing(directory):
+        with explain_write_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory, alone=True, **options)
         self._mirror = mirror
@@ -66,10 +66,10 @@ class UploadedCheckpoints(Checkpoints):
             print(f"jaxgen: {error} It is uploaded with the next checkpoint.", file=sys.stderr)
 
 
-class KeptByFirst:
+class FirstProcessCheckpoints:
     """The checkpoints of several processes, of which the first alone sees the run's folder. All meet at the same calls."""
 
-    def __init__(self, own: UploadedCheckpoints | None):
+    def __init__(self, own: UploadingCheckpoints | None):
         """own: the first process's; None in the others."""
         self._own = own
 
@@ -88,28 +88,28 @@ class KeptByFirst:
             if self._own is not None:
                 whole.append(array)
             del array
-        from_first(lambda: self._first.save(step, jax.tree.unflatten(structure, whole), data, run, metrics))
+        broadcast_from_first(lambda: self._first.save(step, jax.tree.unflatten(structure, whole), data, run, metrics))
 
-    def restore_newest(self, state: Any) -> Saved | None:
+    def restore_newest(self, state: Any) -> SavedState | None:
         """As `Checkpoints.restore_newest`: the first process reads it and tells the others."""
-        read: list[Saved] = []
+        read: list[SavedState] = []
 
         def find() -> dict[str, Any] | None:
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
             read.extend(filter(None, [self._first.restore_newest(shapes)]))
             return {"step": read[0].step, "data": read[0].data} if read else None
 
-        found = from_first(find)
+        found = broadcast_from_first(find)
         if found is None:
             return None
         likes, structure = jax.tree.flatten(state)
         whole = jax.tree.leaves(read[0].state) if read else [None] * len(likes)
         told = [_told_by_first(array, like) for array, like in zip(whole, likes, strict=True)]
-        return Saved(found["step"], jax.tree.unflatten(structure, told), found["data"])
+        return SavedState(found["step"], jax.tree.unflatten(structure, told), found["data"])
 
     def wait(self) -> None:
         """As `Checkpoints.wait`."""
-        from_first(lambda: self._first.wait())
+        broadcast_from_first(lambda: self._first.wait())
 
     def close(self) -> None:
         """As `Checkpoints.close`; each process on its own, since others may have stopped."""
@@ -117,7 +117,7 @@ class KeptByFirst:
             self._own.close()
 
     @property
-    def _first(self) -> UploadedCheckpoints:
+    def _first(self) -> UploadingCheckpoints:
         assert self._own is not None
         return self._own
 

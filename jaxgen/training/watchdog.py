@@ -41,7 +41,7 @@ class Watchdog:
         self._thread.join()
 
     @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
+    def watch(self, what: str) -> Iterator[None]:
         """The time within counts as `what`."""
         began = time.monotonic()
         self._told, self._now = 0.0, (what, began)
@@ -52,10 +52,10 @@ class Watchdog:
             done = self._durations.setdefault(what, collections.deque(maxlen=_REMEMBERED))
             done.append(time.monotonic() - began)
 
-    def waiting(self, what: str, items: Iterator[T]) -> Iterator[T]:
+    def watch_items(self, what: str, items: Iterator[T]) -> Iterator[T]:
         """The items; the wait for each counts as `what`."""
         while True:
-            with self.doing(what):
+            with self.watch(what):
                 item = next(items, None)
             if item is None:
                 return

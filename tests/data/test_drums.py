@@ -1,4 +1,4 @@
-"""Synthesised drums: each kind sounds as its name says, and no two clips alike."""
+"""SyntheticDataset drums: each kind sounds as its name says, and no two clips alike."""
 
 import numpy as np
 import pytest

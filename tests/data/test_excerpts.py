@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from jaxgen.data.excerpts import Excerpts, one_of_each
+from jaxgen.data.excerpts import Excerpts, excerpt_per_clip
 
 
 def test_excerpts_depend_on_number_and_row_alone(mel_store):
@@ -34,7 +34,7 @@ def test_a_clip_that_is_shorter_than_an_excerpt_is_followed_by_silence(mel_store
 
 def test_each_clip_is_scored_once(mel_store):
     clips = mel_store.indices("train")
-    found = [batch["clip"][:count] for batch, count in one_of_each(mel_store, clips, batch_size=4, length=100)]
+    found = [batch["clip"][:count] for batch, count in excerpt_per_clip(mel_store, clips, batch_size=4, length=100)]
     assert np.concatenate(found).tolist() == list(clips)
 
 

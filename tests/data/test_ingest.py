@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
-from jaxgen.core.files import unfinished
+from jaxgen.core.files import partial_folder
 from jaxgen.data import ingest
 from jaxgen.data.folder import Folder
-from jaxgen.data.ingest import AudioPolicy, Encoder, decoded
+from jaxgen.data.ingest import AudioPolicy, Encoder, decode_clips
 from jaxgen.data.store import prepare
 from jaxgen.features import LogMel, MuLaw
 
@@ -74,7 +74,7 @@ def test_blocks_hold_the_samples_of_the_whole(num_samples, channels, rate, block
     monkeypatch.setattr(ingest, "_BLOCK", block)
     (clip,) = Folder(root=str(tmp_path)).clips()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        (blocks,) = [list(blocks) for blocks in decoded([clip], 8_000, AudioPolicy(min_seconds=0.0), pool)]
+        (blocks,) = [list(blocks) for blocks in decode_clips([clip], 8_000, AudioPolicy(min_seconds=0.0), pool)]
     path.unlink()
     assert [len(each.samples) for each in blocks[:-1]] == [block] * (len(blocks) - 1)
     assert [each.is_last for each in blocks] == [False] * (len(blocks) - 1) + [True]
@@ -135,12 +135,12 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_no
         assert process.stdin is not None
         assert process.stdout is not None
         theirs = Path(process.stdout.readline().strip())
-        with unfinished(parent) as ours:
+        with partial_folder(parent) as ours:
             assert {*parent.iterdir()} == {theirs, ours}
         assert [*parent.iterdir()] == [theirs]
         process.stdin.close()
         assert process.wait() == -signal.SIGKILL
     assert (theirs / "samples.bin").read_bytes() == b"half"
-    with unfinished(parent) as ours:
+    with partial_folder(parent) as ours:
         assert [*parent.iterdir()] == [ours]
     assert [*parent.iterdir()] == []

@@ -181,7 +181,7 @@ def test_max_refused_is_a_share():
 def test_the_second_call_opens_without_decoding(tmp_path, monkeypatch):
     data = folder(tmp_path / "data")
     first = prepare(data, MEL, AudioPolicy(), tmp_path / "cache")
-    monkeypatch.setattr(audio, "opened", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(audio, "open_recording", lambda path: pytest.fail(f"decoded {path} again"))
     second = prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache")
     assert (second.directory, second.clips, second.report) == (first.directory, first.clips, first.report)
 
@@ -223,14 +223,14 @@ def test_whatever_changes_a_store_makes_another(tmp_path):
 
 
 def test_a_failure_midway_leaves_no_store(tmp_path, monkeypatch):
-    opened = audio.opened
+    opened = audio.open_recording
 
     def killed(path):
         if path.name == "4_a.wav":
             raise KeyboardInterrupt
         return opened(path)
 
-    monkeypatch.setattr(audio, "opened", killed)
+    monkeypatch.setattr(audio, "open_recording", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder(tmp_path / "data"), MEL, AudioPolicy(), tmp_path / "cache")
     assert list((tmp_path / "cache" / "store").iterdir()) == []
@@ -240,14 +240,14 @@ def test_a_failure_midway_leaves_no_store(tmp_path, monkeypatch):
 
 def test_never_more_than_a_few_recordings_wait_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxgen.data.ingest._AT_ONCE", 2)
-    opened = mock.Mock(wraps=audio.opened)
+    opened = mock.Mock(wraps=audio.open_recording)
     ahead: list[int] = []
 
     def encode(self, samples):
         ahead.append(opened.call_count - len(ahead))
         return np.zeros(len(samples), np.uint8)
 
-    monkeypatch.setattr(audio, "opened", opened)
+    monkeypatch.setattr(audio, "open_recording", opened)
     monkeypatch.setattr(MuLaw, "encode", encode)
     prepare(folder(tmp_path / "data", count=12), WAVE, AudioPolicy(), tmp_path / "cache")
     assert len(ahead) == 12

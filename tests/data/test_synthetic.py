@@ -1,4 +1,4 @@
-"""Plucked melodies: in tune, in time, the same every time, and never half right."""
+"""PluckedStrings melodies: in tune, in time, the same every time, and never half right."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.synthetic import TEMPI, TIMBRES, Plucked, Timbre, pluck
+from jaxgen.data.synthetic import TEMPI, TIMBRES, PluckedStrings, Timbre, pluck
 
 
 def spectrum_peak(samples: np.ndarray, sample_rate: int, low: float, high: float) -> float:
@@ -24,14 +24,14 @@ def spectrum_peak(samples: np.ndarray, sample_rate: int, low: float, high: float
 @pytest.mark.parametrize("sample_rate", [8_000, 22_050])
 @pytest.mark.parametrize("timbre", TIMBRES.values(), ids=TIMBRES)
 def test_every_note_is_in_tune(timbre, sample_rate):
-    for frequency in Plucked().scale_hz():
+    for frequency in PluckedStrings().scale_hz():
         note = pluck(frequency, sample_rate // 2, timbre, sample_rate)
         found = spectrum_peak(note, sample_rate, frequency / 1.2, frequency * 1.2)
         assert abs(1200 * np.log2(found / frequency)) < 2  # cents
 
 
 def test_scale_is_g_major_pentatonic():
-    scale = np.array(Plucked().scale_hz())
+    scale = np.array(PluckedStrings().scale_hz())
     expected = [391.995, 440.0, 493.883, 587.330, 659.255, 783.991, 880.0, 987.767, 1174.659, 1318.510]
     np.testing.assert_allclose(scale, expected, atol=1e-3)
 
@@ -54,17 +54,15 @@ def test_damped_notes_end_in_silence():
 
 
 def test_clips_are_the_same_in_another_process():
-    code = (
-        "from jaxgen.data.synthetic import *; import sys; sys.stdout.buffer.write(Plucked().clips()[1].load().samples)"
-    )
+    code = "from jaxgen.data.synthetic import *; import sys; sys.stdout.buffer.write(PluckedStrings().clips()[1].load().samples)"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout
-    assert there == Plucked().clips()[1].load().samples.tobytes()
+    assert there == PluckedStrings().clips()[1].load().samples.tobytes()
     assert len(there) == 4 * 28_000
 
 
 def test_digest_changes_with_what_is_heard_and_with_nothing_else():
     def digests(**changes) -> list[str]:
-        return [clip.digest() for clip in Plucked(**{"num_clips": 4, **changes}).clips()]
+        return [clip.digest() for clip in PluckedStrings(**{"num_clips": 4, **changes}).clips()]
 
     base = digests()
     assert len(set(base)) == 4
@@ -75,7 +73,7 @@ def test_digest_changes_with_what_is_heard_and_with_nothing_else():
 
 
 def test_fields_and_splits():
-    data = Plucked()
+    data = PluckedStrings()
     clips = data.clips()
     assert len({clip.name for clip in clips}) == len(clips) == 200
     assert {clip.fields["timbre"] for clip in clips} == set(TIMBRES)
@@ -90,7 +88,7 @@ def test_fields_and_splits():
 
 
 def test_melodies_differ_and_fill_their_length():
-    clips = Plucked(num_clips=20).clips()
+    clips = PluckedStrings(num_clips=20).clips()
     started = time.perf_counter()
     waves = [clip.load() for clip in clips]
     assert (time.perf_counter() - started) / len(clips) < 0.02
@@ -105,4 +103,4 @@ def test_melodies_differ_and_fill_their_length():
 @pytest.mark.parametrize("change", [{"num_clips": 0}, {"seconds": 0.0}, {"seed": -1}, {"sample_rate": 2_000}])
 def test_bad_settings_name_the_option(change):
     with pytest.raises(UserError, match=rf"data\.{next(iter(change))}"):
-        dataclasses.replace(Plucked(), **change)
+        dataclasses.replace(PluckedStrings(), **change)

@@ -9,7 +9,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.copies import Pesq, PitchErrors, Stoi
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
-from jaxgen.evaluation.from_noise import FromNoise
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 
 RATE = 8_000
 
@@ -77,7 +77,7 @@ def test_what_is_silent_or_too_short_has_no_score_and_a_long_clip_is_cut(metric,
 def test_an_evaluation_that_makes_no_copies_refuses_their_metrics_at_once(metric):
     assert CopySynthesis(metrics=(metric,)).metrics == (metric,)
     with pytest.raises(UserError, match=f"{type(metric).__name__} compares copies"):
-        FromNoise(metrics=(metric,))
+        LatentEvaluation(metrics=(metric,))
 
 
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])

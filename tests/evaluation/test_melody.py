@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.synthetic import TIMBRES, Plucked, pluck
+from jaxgen.data.synthetic import TIMBRES, PluckedStrings, pluck
 from jaxgen.evaluation.audio_metric import ClipSet
 from jaxgen.evaluation.melody import Melody, grid_regularity, onset_seconds, track_pitch
 from jaxgen.features import LogMel
 
-SCALE = Plucked().scale_hz()
+SCALE = PluckedStrings().scale_hz()
 MELODY = Melody(scale_hz=SCALE)
 
 
@@ -20,7 +20,7 @@ def of(clips, sample_rate: int = 8_000) -> ClipSet:
 
 
 def training_clips(count: int = 9) -> list[np.ndarray]:
-    return [clip.load().samples[:, 0] for clip in Plucked(num_clips=count).clips()]
+    return [clip.load().samples[:, 0] for clip in PluckedStrings(num_clips=count).clips()]
 
 
 def played(pitches: list[float], onsets: list[float], sample_rate: int = 8_000) -> np.ndarray:

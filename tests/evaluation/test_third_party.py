@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxgen.audio import read
-from jaxgen.config import named
+from jaxgen.config import instances_by_name
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet
-from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_scores, recognised_digits
+from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_scores, recognise_digits
 
 RATE = 8_000
 EXTRA = "comes with pip install 'jaxgen[judges]'"
@@ -39,9 +39,9 @@ def test_pocketsphinx_hears_what_is_said(digits):
 def test_clips_are_heard_for_themselves_and_whatever_their_loudness(digits):
     pytest.importorskip("pocketsphinx", reason=EXTRA)
     clips = digits.samples[:6]
-    heard = recognised_digits(clips, RATE)
-    assert recognised_digits(clips[::-1], RATE) == heard[::-1]
-    assert recognised_digits([0.25 * clip for clip in clips], RATE) == heard
+    heard = recognise_digits(clips, RATE)
+    assert recognise_digits(clips[::-1], RATE) == heard[::-1]
+    assert recognise_digits([0.25 * clip for clip in clips], RATE) == heard
 
 
 def test_clips_without_a_digit_are_not_counted():
@@ -50,7 +50,7 @@ def test_clips_without_a_digit_are_not_counted():
     figures = PocketSphinx()(clips)
     assert math.isnan(figures["pocketsphinx_recognised"])
     assert figures["pocketsphinx_clips"] == 0
-    assert len(recognised_digits([np.zeros(0, np.float32), np.zeros(800, np.float32)], RATE)) == 2
+    assert len(recognise_digits([np.zeros(0, np.float32), np.zeros(800, np.float32)], RATE)) == 2
 
 
 def test_speech_is_scored_above_noise(digits):
@@ -90,8 +90,8 @@ def test_a_judge_that_is_not_installed_says_how_to_get_it(metric, module, monkey
 
 
 def test_metrics_are_named_by_their_class():
-    assert named(AudioMetric, ("PocketSphinx", "DNSMOS"), "--metrics") == (PocketSphinx(), DNSMOS())
+    assert instances_by_name(AudioMetric, ("PocketSphinx", "DNSMOS"), "--metrics") == (PocketSphinx(), DNSMOS())
     with pytest.raises(UserError, match=r"--metrics has 'Sphinx', expected some of DNSMOS, .*PocketSphinx"):
-        named(AudioMetric, ("Sphinx",), "--metrics")
+        instances_by_name(AudioMetric, ("Sphinx",), "--metrics")
     with pytest.raises(UserError, match="Melody needs more"):
-        named(AudioMetric, ("Melody",), "--metrics")
+        instances_by_name(AudioMetric, ("Melody",), "--metrics")

@@ -16,8 +16,8 @@ import numpy as np
 from jaxgen.config import Config
 from jaxgen.core.serial import from_json
 from jaxgen.data.spec import DataSpec
-from jaxgen.runs.run import bind
-from jaxgen.training.checkpoint import Checkpoints, Saved
+from jaxgen.runs.run import build_task
+from jaxgen.training.checkpoint import Checkpoints, SavedState
 from jaxgen.training.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
@@ -217,7 +217,7 @@ def assert_same_state(step: int, got: Any, wanted: Any) -> None:
             raise Lost(f"the checkpoint of step {step} differs from the twin's in {jax.tree_util.keystr(path)}")
 
 
-def _contents(trainer: Trainer, step: int) -> Saved:
+def _contents(trainer: Trainer, step: int) -> SavedState:
     """The train state (parameters, average, optimiser, carry, key) and the data position of a checkpoint."""
     checkpoints = Checkpoints(trainer.checkpoints)
     try:
@@ -229,7 +229,7 @@ def _contents(trainer: Trainer, step: int) -> Saved:
 def state_like(run: Any) -> Any:
     """Structure, shapes and dtypes of the train state that a checkpoint's `run` describes."""
     return jax.eval_shape(
-        bind(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run")).init,
+        build_task(from_json(run["config"], Config, "the run"), from_json(run["data"], DataSpec, "the run")).init,
         jax.random.key(0),
     )
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.evaluation import judged, metrics, summary
+from jaxgen.evaluation import classifier_metrics, metrics, summary
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.classifier import Verdict
+from jaxgen.evaluation.classifier import Predictions
 from jaxgen.evaluation.copies import PitchErrors
-from jaxgen.evaluation.findings import Column, Findings, describe
 from jaxgen.evaluation.melody import Melody
 from jaxgen.evaluation.memorisation import memorisation
-from jaxgen.evaluation.metrics import Absent, computed, embed, frechet_distance, with_reasons
+from jaxgen.evaluation.metrics import Absent, add_reasons, embed, frechet_distance, split_absent
 from jaxgen.evaluation.prosody import Prosody
 from jaxgen.evaluation.prosody import _Prepared as PreparedProsody
+from jaxgen.evaluation.result import ClipGroup, EvaluationResult, describe
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +50,10 @@ def _judged(real):
 
     def judge(clips):
         heard = np.array([[0.1 + 0.8 * (len(clip) % 2), 0.9 - 0.8 * (len(clip) % 2)] for clip in clips]).reshape(-1, 2)
-        return Verdict({"word": heard}, np.array([[len(clip), 1.0] for clip in clips], np.float32).reshape(-1, 2))
+        return Predictions({"word": heard}, np.array([[len(clip), 1.0] for clip in clips], np.float32).reshape(-1, 2))
 
     judge.labels, judge.about = {"word": ("0", "1")}, {"frequencies": {"word": [0.5, 0.5]}}
-    return judged._Prepared(judge, real, judge(real.samples))
+    return classifier_metrics._Prepared(judge, real, judge(real.samples))
 
 
 def _measured(real, made):
@@ -69,7 +69,7 @@ def _measured(real, made):
         for a, b in zip(real.samples[:count], made.samples[:count], strict=True)
     ]
     yield PitchErrors().prepare(reference)(_set([b for _, b in pairs], [a for a, _ in pairs]))
-    yield describe(Column("generated", list(made.samples), made.labels), RATE)
+    yield describe(ClipGroup("generated", list(made.samples), made.labels), RATE)
     nothing = np.zeros((0, metrics.EMBEDDING_SIZE), np.float32)
     rows, others = (np.concatenate([nothing, *(embed(clip, RATE) for clip in each.samples)]) for each in (made, real))
     yield {"frechet": frechet_distance(rows, others)}
@@ -99,19 +99,19 @@ def test_a_frechet_distance_needs_two_rows_on_either_side(a, b):
 
 def test_absent_figures_are_told_apart_from_those_that_are_not_finite():
     figures = {"a": 1.0, "b": Absent("no clips"), "c": math.nan, "d": math.inf}
-    known, absent = computed(figures)
+    known, absent = split_absent(figures)
     assert (known.keys(), absent) == ({"a", "c", "d"}, {"b": "no clips"})
-    known, absent = computed(with_reasons(figures, "not finite"))
+    known, absent = split_absent(add_reasons(figures, "not finite"))
     assert (known, absent) == ({"a": 1.0}, {"b": "no clips", "c": "not finite", "d": "not finite"})
 
 
 def test_a_report_says_why_figures_are_missing(tmp_path: Path):
     clip = KINDS["sine"](3_000).astype(np.float32)
     names = ("held-out data", "generated")
-    columns = tuple(Column(name, [clip], [{}]) for name in names)
+    columns = tuple(ClipGroup(name, [clip], [{}]) for name in names)
     table = {name: {"frechet_distance_db2": Absent(f"too few {name}"), "silence_rate": 0.0} for name in names}
     metrics_found = {"mse": 1.0, "train_mse": 1.0, "pesq": Absent("too short"), "bad": math.inf}
-    findings = Findings(metrics_found, columns, table, ({},), {"note": "one"}, None, 1.0)
+    findings = EvaluationResult(metrics_found, columns, table, ({},), {"note": "one"}, None, 1.0)
     summary.write_report(tmp_path, "t", findings, [], sample_rate=RATE, num_players=1, about={})
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert report["metrics"] == {"mse": 1.0, "train_mse": 1.0}
@@ -129,9 +129,9 @@ def test_a_report_says_why_figures_are_missing(tmp_path: Path):
 
 
 def test_one_held_out_clip_and_one_generated_are_measured():
-    """As `FromNoise` validates: a loss that is absent, not one that has diverged."""
+    """As `LatentEvaluation` validates: a loss that is absent, not one that has diverged."""
     one = _set([KINDS["sine"](100).astype(np.float32)])
     figures = {name: value for found in _measured(one, one) for name, value in found.items()}
     assert isinstance(figures["frechet"], Absent)
-    assert isinstance(figures["judge_frechet_distance"], Absent)
+    assert isinstance(figures["classifier_frechet_distance"], Absent)
     assert figures["silence_rate"] == 0

@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
-from jaxgen.core import compiled, files
+from jaxgen.core import files
 from jaxgen.core.errors import TryAgain, UserError
-from jaxgen.core.files import Corrupt, read_sealed, write_sealed
+from jaxgen.core.files import Corrupt, read_checksummed, write_checksummed
 from jaxgen.data import blocks, store
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.store import Store, prepare
-from jaxgen.evaluation import judge_training
-from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params
+from jaxgen.evaluation import classifier_training
+from jaxgen.evaluation.classifier import ClassifierTraining, LabelClassifier, init_params
 from jaxgen.features import MuLaw
 
 pytestmark = pytest.mark.slow
@@ -155,7 +155,7 @@ OTHER = st.one_of(
 @given(change=st.data())
 def test_an_index_with_another_value_is_not_believed(change, made, data, tmp_path, capsys):
     expected, place = _content(_prepared(data, tmp_path)), made.directory / "index.json"
-    index = json.loads(read_sealed(place))
+    index = json.loads(read_checksummed(place))
     key = change.draw(st.sampled_from(sorted(index)))
     index[key] = change.draw(OTHER.filter(lambda other: other != index[key]))
     seal = place.read_bytes().splitlines()[-1]
@@ -183,9 +183,9 @@ SEALED = {
 @pytest.mark.parametrize("change", SEALED.values(), ids=SEALED)
 def test_nor_is_one_that_somebody_has_sealed(change, made, data, tmp_path):
     expected, place = _content(made), made.directory / "index.json"
-    index = json.loads(read_sealed(place))
+    index = json.loads(read_checksummed(place))
     change(index)
-    write_sealed(place, json.dumps(index))
+    write_checksummed(place, json.dumps(index))
     assert _content(_prepared(data, tmp_path)) == expected
 
 
@@ -313,7 +313,7 @@ def test_damaged_digests_are_found_anew(damage, made, data, tmp_path, capsys):
 @pytest.mark.parametrize("content", ["[]", "5", '{"a": 5}', '{"a": null}', "{" * 99_999, "10" * 5_000, "x"])
 def test_digests_of_another_kind_are_not_believed(content, made, data, tmp_path):
     (place,) = _digests(tmp_path)
-    write_sealed(place, content)
+    write_checksummed(place, content)
     assert _prepared(data, tmp_path).directory == made.directory
 
 
@@ -406,51 +406,51 @@ def test_a_recording_breaks_off_in_the_middle_for_a_while(suffix, times, tmp_pat
     assert flaky.left < times
 
 
-SMALL = JudgeTraining(steps=1, channels=4, embedding_size=2)
+SMALL = ClassifierTraining(steps=1, channels=4, embedding_size=2)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return first_params(SMALL, {"digit": ("0", "1")})
+    return init_params(SMALL, {"digit": ("0", "1")})
 
 
 @pytest.fixture
-def judge(monkeypatch, made, params) -> Judge:
+def judge(monkeypatch, made, params) -> LabelClassifier:
     about = {"format": 3, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
-    about["data_sha256"] = judge_training.data_hash(made)
-    small = Judge(SMALL, about, params)
-    monkeypatch.setattr(judge_training, "train_judge", lambda *_: small)
+    about["data_sha256"] = classifier_training.data_hash(made)
+    small = LabelClassifier(SMALL, about, params)
+    monkeypatch.setattr(classifier_training, "train_judge", lambda *_: small)
     return small
 
 
 @settings(repeatedly, max_examples=4)
 @given(damage=damages())
 def test_a_damaged_judge_is_trained_anew(damage, judge, made, tmp_path, capsys):
-    path = judge_training.judge_path(made, SMALL, tmp_path)
-    judge_training.judge_of(made, tmp_path, SMALL)
+    path = classifier_training.classifier_path(made, SMALL, tmp_path)
+    classifier_training.load_or_train(made, tmp_path, SMALL)
     capsys.readouterr()
     before, changed = path.read_bytes(), _harm(path, damage)
-    assert judge_training.judge_of(made, tmp_path, SMALL).about == judge.about
+    assert classifier_training.load_or_train(made, tmp_path, SMALL).about == judge.about
     assert (path.read_bytes() == before) or not changed
     assert capsys.readouterr().err.count("no whole judge") == changed
 
 
 def test_a_judge_of_other_data_is_trained_anew_and_one_that_cannot_be_read_is_not(judge, made, tmp_path, capsys):
-    path = judge_training.judge_path(made, SMALL, tmp_path)
-    Judge(SMALL, judge.about | {"data_sha256": ""}, judge._params).save(path)
-    assert judge_training.judge_of(made, tmp_path, SMALL) is judge
+    path = classifier_training.classifier_path(made, SMALL, tmp_path)
+    LabelClassifier(SMALL, judge.about | {"data_sha256": ""}, judge._params).save(path)
+    assert classifier_training.load_or_train(made, tmp_path, SMALL) is judge
     assert "of other recordings" in capsys.readouterr().err
     for number, expected in ((errno.EIO, TryAgain), (errno.EACCES, UserError)):
         with pytest.MonkeyPatch.context() as patch:
             _flaky(patch, "open", number, path.name, 99)
             with pytest.raises(expected):
-                judge_training.judge_of(made, tmp_path, SMALL)
-    assert read_sealed(path)
+                classifier_training.load_or_train(made, tmp_path, SMALL)
+    assert read_checksummed(path)
 
 
 @pytest.fixture
 def programs(tmp_path):
-    """Runs a program; returns whether it was compiled, and its files. The folder is `tmp_path / name`."""
+    """Runs a program; returns whether it was compilation_cache, and its files. The folder is `tmp_path / name`."""
     from jax._src import compilation_cache, config
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -461,7 +461,7 @@ def programs(tmp_path):
 
     def run(name: str) -> tuple[int, list[Path]]:
         compilation_cache.reset_cache()
-        compiled.keep_programs(tmp_path / name)
+        compilation_cache.set_compilation_cache(tmp_path / name)
         misses.clear()
 
         def odd_program(x):
@@ -511,7 +511,7 @@ def test_caches_have_the_permissions_of_umask(mask, data, judge, programs, tmp_p
     cache, before = tmp_path / "shared", os.umask(mask)
     try:
         made = _prepared(data, cache)
-        judge_training.judge_of(made, cache, SMALL)
+        classifier_training.load_or_train(made, cache, SMALL)
         programs("shared/compiled")
     finally:
         os.umask(before)
@@ -528,9 +528,9 @@ def test_a_cache_that_somebody_else_owns_is_read(data, judge, tmp_path, monkeypa
     def refused(path: Path, content: object) -> None:
         raise UserError(f"cannot write to '{path}' (Permission denied).")
 
-    monkeypatch.setattr(files, "write_whole", refused)
+    monkeypatch.setattr(files, "write_atomic", refused)
     assert _prepared(data, tmp_path).directory == made.directory
-    assert judge_training.judge_of(made, tmp_path, SMALL) is judge
+    assert classifier_training.load_or_train(made, tmp_path, SMALL) is judge
     assert capsys.readouterr().err.count("Permission denied") == 2
 
 
@@ -539,14 +539,14 @@ def test_a_cache_that_somebody_else_owns_is_read(data, judge, tmp_path, monkeypa
 def test_nothing_else_has_a_seal(content, tmp_path):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(Corrupt):
-        read_sealed(tmp_path / "a")
-    write_sealed(tmp_path / "a", content)
-    assert read_sealed(tmp_path / "a") == content
+        read_checksummed(tmp_path / "a")
+    write_checksummed(tmp_path / "a", content)
+    assert read_checksummed(tmp_path / "a") == content
 
 
 @pytest.mark.parametrize("digest", ["zz", "", 5, None, {}, "é" * 64, "00"])
 def test_digests_that_are_none_are_read_again(digest, made, data, tmp_path):
     expected, (place,) = _content(made), (tmp_path / "digests").glob("*.json")
-    known = json.loads(read_sealed(place))
-    write_sealed(place, json.dumps({stamp: digest for stamp in known}))
+    known = json.loads(read_checksummed(place))
+    write_checksummed(place, json.dumps({stamp: digest for stamp in known}))
     assert _content(_prepared(data, tmp_path)) == expected

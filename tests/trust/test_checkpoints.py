@@ -23,8 +23,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.runs.run import Run
 from jaxgen.training import checkpoint, upload
 from jaxgen.training.checkpoint import Checkpoints, Damaged
-from jaxgen.training.seals import sealed
-from jaxgen.training.upload import KeptByFirst
+from jaxgen.training.seals import seal
+from jaxgen.training.upload import FirstProcessCheckpoints
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +173,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(copy, monkeypatch, number, rea
 
 def test_a_checkpoint_of_another_version_is_told_and_not_moved(copy):
     for step in (1, 2):
-        (copy / str(step) / "run" / "metadata").write_text(json.dumps(sealed({"config": {}, "data": {}})))
+        (copy / str(step) / "run" / "metadata").write_text(json.dumps(seal({"config": {}, "data": {}})))
         (copy / str(step) / "state" / "hashes.json").unlink()
     before = listing(copy.parent)
     with contextlib.closing(Checkpoints(copy, keep=2)) as checkpoints:
@@ -271,8 +271,8 @@ def test_only_the_first_process_holds_the_whole_state(monkeypatch, first):
         return array
 
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
-    monkeypatch.setattr(upload, "from_first", lambda make: make() if first else None)
-    KeptByFirst(Own() if first else None).save(1, STATE, {}, {}, None)
+    monkeypatch.setattr(upload, "broadcast_from_first", lambda make: make() if first else None)
+    FirstProcessCheckpoints(Own() if first else None).save(1, STATE, {}, {}, None)
     assert most == (len(jax.tree.leaves(STATE)) if first else 1)
     for state in told:
         assert_equal(state, STATE)

@@ -19,7 +19,7 @@ from jaxgen.cli import train
 from jaxgen.core.errors import tolerate
 from jaxgen.data import report as data_report
 from jaxgen.data.pipeline import TrainingBatches
-from jaxgen.evaluation import runner, summary
+from jaxgen.evaluation import autoregressive, summary
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.distributions import Normal
 from jaxgen.nn.recurrent import LSTM
@@ -49,13 +49,11 @@ def _handlers():
 
 def _fit(store, workdir, train=TRAIN, validate=lambda step: Validation({"loss": 9.0 - step}, [CLIP], 8_000)):
     """(outcome, rows of metrics.jsonl, bytes of it, steps saved)"""
-    training = Likelihood().bind(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
+    task = Likelihood().build(MODEL, store.spec(()), steps=train.steps, batch_size=train.batch_size)
     batches = TrainingBatches(store, store.spec(()), (), lookback=1, batch_size=2, seq_len=8, seed=0)
     with closing(Checkpoints(workdir / "checkpoints", keep=9)) as checkpoints:
         options = {"seconds_per_step": 1.0, "run": {}}
-        outcome = fit(
-            training, batches, checkpoints, lambda _, step: validate(step), train, workdir, Devices(2), **options
-        )
+        outcome = fit(task, batches, checkpoints, lambda _, step: validate(step), train, workdir, Devices(2), **options)
         checkpoints.wait()
         path = workdir / "metrics.jsonl"
         return outcome, read_metrics(path), path.read_bytes(), checkpoints.steps()
@@ -160,7 +158,7 @@ def kept(tmp_path_factory):
     with contextlib.redirect_stderr(io.StringIO()), _telemetry(folder, start=0) as recorder:
         for row in ROWS:
             recorder._write(dict(row))
-        return json.loads(json.dumps(recorder.kept())), (folder / "metrics.jsonl").read_bytes()
+        return json.loads(json.dumps(recorder.get_state())), (folder / "metrics.jsonl").read_bytes()
 
 
 BLOCKS = st.one_of(st.binary(max_size=40), st.integers(0, 99).map(lambda size: b"\0" * size), st.just(b"\xff\n[" * 9))
@@ -176,7 +174,7 @@ def test_rows_outlive_their_file_or_their_loss_is_told(kept, tmp_path_factory, d
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
     path.write_bytes(content)
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        rows = telemetry.restored([row for row in read_metrics(path) if row["step"] <= 8], kept[0], path)
+        rows = telemetry.restore_rows([row for row in read_metrics(path) if row["step"] <= 8], kept[0], path)
     assert [row for row in rows if row["split"] == "validation"] == [r for r in ROWS if r["split"] == "validation"]
     if rows != ROWS:
         assert "rows" in said.getvalue()
@@ -207,9 +205,9 @@ def test_many_validations_do_not_fill_checkpoints(tmp_path, monkeypatch, capsys)
     with _telemetry(tmp_path, start=0) as recorder:
         for row in ROWS:
             recorder._write(dict(row))
-        kept = recorder.kept()
+        kept = recorder.get_state()
     assert [row["step"] for row in kept["validations"]] == [6, 8]
-    with _telemetry(tmp_path, start=8, kept=kept) as recorder:
+    with _telemetry(tmp_path, start=8, saved=kept) as recorder:
         assert recorder.history == ROWS
     assert "damaged" not in capsys.readouterr().err
 
@@ -291,7 +289,7 @@ def test_pictures_that_fail_leave_the_rest_of_a_report(unreported, monkeypatch, 
 
 def test_a_report_that_fails_is_made_by_the_next_start(unreported, monkeypatch, spared):
     with monkeypatch.context() as patch:
-        patch.setattr(runner.SequenceEvaluator, "evaluate", _raise)
+        patch.setattr(autoregressive.AutoregressiveEvaluator, "evaluate", _raise)
         code, _, err = unreported()
     assert (code, "Traceback" in err) == (2, False)
     assert "could not make the report (ValueError: no" in err
@@ -299,7 +297,9 @@ def test_a_report_that_fails_is_made_by_the_next_start(unreported, monkeypatch, 
     assert spared
     spared.clear()
     with monkeypatch.context() as patch:  # a signal is heard meanwhile
-        patch.setattr(runner.SequenceEvaluator, "evaluate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(
+            autoregressive.AutoregressiveEvaluator, "evaluate", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        )
         patch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
         code, _, err = unreported()
     assert (code, "stopped by SIGTERM" in err) == (75, True)

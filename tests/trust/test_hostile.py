@@ -10,10 +10,10 @@ import pytest
 
 from jaxgen.cli import evaluate, generate
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import read_sealed, write_sealed
+from jaxgen.core.files import read_checksummed, write_checksummed
 from jaxgen.data.store import Store
 from jaxgen.runs.run import Run
-from jaxgen.training.seals import sealed
+from jaxgen.training.seals import seal
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def reseal(run, change):
     path = run / "checkpoints" / "6" / "run" / "metadata"
     content = json.loads(path.read_text())["content"]
     change(content["of"]["config"], content["of"])
-    path.write_text(json.dumps(sealed(content)))
+    path.write_text(json.dumps(seal(content)))
 
 
 def _class(path, name, /, **fields):
@@ -141,7 +141,7 @@ def test_the_caller_alone_says_where_programs_come_from_and_files_go(run, comman
     reseal(run, lambda config, _: config.update(places, distributed="on", num_processes=2, process_id=1))
     kept = []
     for module in (generate, evaluate):
-        monkeypatch.setattr(module, "keep_compiled", kept.append)
+        monkeypatch.setattr(module, "enable_compilation_cache", kept.append)
     shutil.copy(run.parent.joinpath("run", "checkpoints", "6", "run", "metadata"), tmp_path / "metadata")
     asked = ("--workdir", run, "--cache-dir", cache)
     with events() as seen:
@@ -165,7 +165,7 @@ def test_a_checkpoint_names_no_file_outside_of_it(run, name):
     path = run / "checkpoints" / "6" / "state" / "hashes.json"
     content = json.loads(path.read_text())["content"]
     content["sha256"][name] = "0"
-    path.write_text(json.dumps(sealed(content)))
+    path.write_text(json.dumps(seal(content)))
     with events() as seen, pytest.raises(UserError):
         Run.open(run)
     assert not seen
@@ -187,9 +187,9 @@ def test_opening_a_hostile_store_does_no_more_than_opening_a_healthy_one(mel_sto
     folder = shutil.copytree(mel_store.directory, tmp_path / "store")
     with events() as healthy:
         Store(folder)
-    index = json.loads(read_sealed(folder / "index.json"))
+    index = json.loads(read_checksummed(folder / "index.json"))
     change(index)
-    write_sealed(folder / "index.json", json.dumps(index))
+    write_checksummed(folder / "index.json", json.dumps(index))
     with events() as seen, pytest.raises(UserError):
         Store(folder)
     assert set(seen) <= set(healthy)

@@ -16,13 +16,13 @@ from jaxgen import data as data_sets
 from jaxgen import evaluation, features, models, nn, objectives
 from jaxgen.config import Config
 from jaxgen.core.errors import UserError
-from jaxgen.core.serial import from_json, parsed, to_json
+from jaxgen.core.serial import from_json, parse_json, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.clips import FieldIn
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import StoredClip
-from jaxgen.evaluation.judged import Judged
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.features import LogMel
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
@@ -35,7 +35,7 @@ CONFIG = dataclasses.replace(
     quickstart(),
     data=Folder(root="x", pattern="{digit}_{index}", validation=FieldIn("index", range(3))),
     model=PlannedRNN(samples=SampleRNN(cell=GRU(hidden_size=4), frame_sizes=(16,))),
-    evaluation=dataclasses.replace(quickstart().evaluation, metrics=(Judged(),)),
+    evaluation=dataclasses.replace(quickstart().evaluation, metrics=(ClassifierMetrics(),)),
     train=Train(stuck_after=math.inf),
 )
 CLIP = StoredClip("a.wav", "train", {"digit": "3"}, "ab", 10, 1, 0, 0, 8_000, 1, -20.0, 0.5, 0.5)
@@ -45,7 +45,7 @@ SAVED = {value: json.loads(json.dumps(to_json(value))) for value in (CONFIG, SPE
 CLASSES = st.sampled_from(
     [
         *("subprocess.getoutput", "os.system", "builtins.eval", "builtins.dict", "jaxgen.train.main", "antigravity.x"),
-        *("jaxgen.runs.starts.locked", "UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
+        *("jaxgen.runs.lock.locked", "UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
         *("MelRNN.make", "Config", "..x", "jaxgen.models.mel_rnn", "this.s"),
         *(cls.__qualname__ for cls in (WaveRNN, GRU, Train, Batches, Folder, LogMel)),
     ]
@@ -122,7 +122,7 @@ def test_what_was_saved_is_what_is_read(value):
 def test_bytes_are_json_or_one_line(content):
     said = "the index"
     try:
-        parsed(content, "the index")
+        parse_json(content, "the index")
     except UserError as error:
         said = str(error)
     assert "\n" not in said
@@ -132,7 +132,7 @@ def test_bytes_are_json_or_one_line(content):
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, b"\xff\xfe\x00", "1" * 10_000, "", "{"])
 def test_json_that_no_parser_takes_is_one_line(content):
     with pytest.raises(UserError, match="the index is not JSON that can be read"):
-        parsed(content, "the index")
+        parse_json(content, "the index")
 
 
 def test_a_message_names_the_field_what_it_is_and_what_was_expected():

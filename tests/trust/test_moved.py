@@ -11,9 +11,9 @@ from jaxgen import audio
 from jaxgen.cli.evaluate import _training_data
 from jaxgen.config import differences
 from jaxgen.core.errors import UserError
-from jaxgen.data.named import Named
+from jaxgen.data.public import PublicDataset
 from jaxgen.data.store import prepare
-from jaxgen.data.synthetic import Plucked
+from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.run import _MAY_DIFFER, Run
 
@@ -23,11 +23,11 @@ def run(cache, tmp_path) -> Run:
     """One that was trained on recordings in the folder `before`."""
     before = tmp_path / "before"
     before.mkdir()
-    for index, clip in enumerate(Plucked(num_clips=6, seconds=0.3).clips()):
+    for index, clip in enumerate(PluckedStrings(num_clips=6, seconds=0.3).clips()):
         audio.write(before / f"{index}.wav", clip.load().samples[:, 0], 8_000)
     config = load_config(["--data.root", str(before), "--cache-dir", str(cache)], "test")
     spec = prepare(config.data, config.features, config.audio, cache).spec(())
-    return Run(Path("run"), 1, config, spec, training=None, params=None)  # type: ignore[arg-type]
+    return Run(Path("run"), 1, config, spec, task=None, params=None)  # type: ignore[arg-type]
 
 
 def test_data_is_found_where_it_was_or_where_it_is_now(run, cache, tmp_path, capsys):
@@ -53,5 +53,5 @@ def test_data_is_found_where_it_was_or_where_it_is_now(run, cache, tmp_path, cap
 
 
 def test_where_data_and_caches_are_makes_no_other_run():
-    here, there = Named(root="a", cache_dir="~/.cache"), Named(root="/b", cache_dir="/home/of/another")
+    here, there = PublicDataset(root="a", cache_dir="~/.cache"), PublicDataset(root="/b", cache_dir="/home/of/another")
     assert differences(here, there, _MAY_DIFFER, "data") == []

@@ -17,9 +17,9 @@ from jaxgen.cli import prepare
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import display_name
 from jaxgen.data import manifest, pattern
-from jaxgen.data.clips import FieldIn, HashFraction, stated_split
+from jaxgen.data.clips import FieldIn, HashFraction, parse_split
 from jaxgen.data.folder import Folder
-from jaxgen.data.named import SpeakerShare
+from jaxgen.data.public import SpeakerShare
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw
 
@@ -68,7 +68,7 @@ def test_a_manifest_of_another_name_or_place_is_told(tmp_path):
     (root / "sub").mkdir()
     for name in ("manifest.tsv", "Manifest.csv", "sub/manifest.csv"):
         (root / name).write_text("path\na.wav\n")
-    reasons = dict(Folder(root=str(root)).left_out())
+    reasons = dict(Folder(root=str(root)).list_skipped())
     assert all("a manifest is named manifest.csv" in reasons[name] for name in ("manifest.tsv", "Manifest.csv"))
     assert "stands in the folder itself" in reasons["sub/manifest.csv"]
 
@@ -142,13 +142,13 @@ def test_any_file_name_becomes_text(name):
     ],
 )
 def test_words_for_splits(split, words):
-    assert {stated_split(word, "a.wav") for word in words} == {split}
+    assert {parse_split(word, "a.wav") for word in words} == {split}
 
 
 @pytest.mark.parametrize("word", ["eval", "dev2", "validate", "0"])
 def test_other_words_are_errors(word):
     with pytest.raises(UserError, match="expected train, validation"):
-        stated_split(word, "a.wav")
+        parse_split(word, "a.wav")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,6 @@ def test_splits_that_overlap_are_errors(validation, test, message):
 
 
 def test_splits_side_by_side_are_left_alone():
-    assert HashFraction(0.1, start=0.5).after(HashFraction(0.1)) == HashFraction(0.1, start=0.5)
-    assert SpeakerShare(start=10, stop=20).after(SpeakerShare(start=0, stop=10)).start == 10
-    assert FieldIn("who", ("anna",)).after(FieldIn("index", ("anna",))).values == ("anna",)
+    assert HashFraction(0.1, start=0.5).excluding(HashFraction(0.1)) == HashFraction(0.1, start=0.5)
+    assert SpeakerShare(start=10, stop=20).excluding(SpeakerShare(start=0, stop=10)).start == 10
+    assert FieldIn("who", ("anna",)).excluding(FieldIn("index", ("anna",))).values == ("anna",)

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 
 from jaxgen.audio import read
 from jaxgen.cli import evaluate, generate, train
-from jaxgen.cli.generate import write_as_made
+from jaxgen.cli.generate import stream_to_files
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import unfinished, write_whole
-from jaxgen.core.names import LeavesFolder, expand, file_name, inside
+from jaxgen.core.files import partial_folder, write_atomic
+from jaxgen.core.names import LeavesFolder, expand, file_name, join_inside
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
-from jaxgen.evaluation.findings import EvaluationConfig
-from jaxgen.evaluation.from_noise import FromNoise
-from jaxgen.evaluation.runner import Evaluation
+from jaxgen.evaluation.latent_evaluation import LatentEvaluation
+from jaxgen.evaluation.result import EvaluationConfig
 from jaxgen.recipes.presets import load_config, quickstart
 from jaxgen.runs.run import Run
 from jaxgen.storage import local_folder, mirror
@@ -57,7 +57,7 @@ def folder(tmp_path_factory) -> Path:
 @example(".")
 def test_a_name_is_below_its_folder_or_an_error_of_one_line(folder, name):
     try:
-        path = inside(folder, name)
+        path = join_inside(folder, name)
     except LeavesFolder:
         leads = Path(os.path.abspath(os.path.join(folder, name)))
         assert folder not in leads.parents or ".." in name or not all(map(can_be_a_file, name.split("/")))
@@ -89,9 +89,9 @@ def test_any_text_makes_a_name_that_any_system_takes(folder, text):
     assert not set(name) & set('/\\:*?"<>|')
     assert 0 < len(os.fsencode(name)) <= 120
     assert name[-1] not in ". "
-    path = inside(folder, name)
+    path = join_inside(folder, name)
     assert path.parent == folder
-    write_whole(path.with_name(name + ".json"), "whole")
+    write_atomic(path.with_name(name + ".json"), "whole")
     assert path.with_name(name + ".json").read_text() == "whole"
     path.with_name(name + ".json").unlink()
 
@@ -111,13 +111,13 @@ LABELS = st.dictionaries(ANY | NAMES, ANY | NAMES, max_size=4)
 @example(rows=[{"a": "\n"}, {"\ud800": "../../b"}, {"n": "NUL"}, {"d": "dots..."}, {}])
 def test_clips_of_any_labels_are_written_in_order_beside_the_whole_labels(tmp_path_factory, rows):
     config, out = quickstart(), tmp_path_factory.mktemp("clips")
-    run = Run(Path("run"), 1, config, DataSpec(config.features), training=None, params=None)  # type: ignore[arg-type]
+    run = Run(Path("run"), 1, config, DataSpec(config.features), task=None, params=None)  # type: ignore[arg-type]
 
     def save(folder, clips):
         return run.save_clips(folder, clips, rows, seed=0)
 
     made = [np.full(place + 1, 0.5, np.float32) for place in range(len(rows))]
-    assert write_as_made([made], out, len(rows), save, lambda: False) == sum(map(len, made))
+    assert stream_to_files([made], out, len(rows), save, lambda: False) == sum(map(len, made))
     wavs = sorted(out.glob("*.wav"))
     assert sorted(out.iterdir()) == sorted([*wavs, *(wav.with_suffix(".json") for wav in wavs)])
     for place, (wav, row) in enumerate(zip(wavs, rows, strict=True)):
@@ -142,7 +142,7 @@ class Objects:
         path.write_bytes(self.content[name])
 
 
-def fetched(content: dict[str, bytes], folder: Path) -> tuple[set[str], str]:
+def fetch(content: dict[str, bytes], folder: Path) -> tuple[set[str], str]:
     """The names of the files in a folder that is made what a store with these objects holds, and what is said."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
         patch.setattr(mirror, "ObjectStore", lambda url: Objects(content))
@@ -162,10 +162,10 @@ def test_objects_of_any_names_stay_in_the_copy_or_are_told(tmp_path_factory, run
     around = tmp_path_factory.mktemp("around")
     (around / "beside").write_text("mine")
     for names in runs:  # one after the other in the same folder
-        found, said = fetched({name: name.encode(errors="replace") for name in names}, around / "copy")
+        found, said = fetch({name: name.encode(errors="replace") for name in names}, around / "copy")
         shown = {name for name in names if not re.search(r"(^|/)\.+[^./]", name)}
-        left_out = sum(int(number) for number in re.findall(r"^jaxgen: warning: (\d+) objects", said, re.MULTILINE))
-        assert left_out == len(shown - found)
+        skipped = sum(int(number) for number in re.findall(r"^jaxgen: warning: (\d+) objects", said, re.MULTILINE))
+        assert skipped == len(shown - found)
         assert not found - shown
         plain = {name for name in names if re.fullmatch("[abcA/]+", name) and not re.search("//|^/|/$", name)}
         assert {name for name in plain if not any(each.startswith(name + "/") for each in names)} <= found
@@ -175,8 +175,8 @@ def test_objects_of_any_names_stay_in_the_copy_or_are_told(tmp_path_factory, run
 
 def test_names_that_a_disk_takes_for_one_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(mirror.Mirror, "_can_hold", lambda self, name: True)
-    monkeypatch.setattr(mirror, "inside", lambda folder, name: folder / name.lower())  # as where case is ignored
-    found, said = fetched({"a.wav": b"the same", "A.wav": b"the same"} | {"b.wav": b"another"}, tmp_path / "copy")
+    monkeypatch.setattr(mirror, "join_inside", lambda folder, name: folder / name.lower())  # as where case is ignored
+    found, said = fetch({"a.wav": b"the same", "A.wav": b"the same"} | {"b.wav": b"another"}, tmp_path / "copy")
     assert found == {"a.wav", "b.wav"}
     assert "('A.wav') are those of others" in said
 
@@ -192,7 +192,7 @@ def test_the_copy_of_any_address_is_deep_in_the_cache(folder, name, end):
 @pytest.mark.parametrize("known", ["[]", "{", '{"a": 1}', '{"a": []}', '{"a": [1, 2]}', '{"a": {"x": 1}}', "null", "7"])
 def test_a_damaged_memory_of_what_was_copied_is_made_anew(tmp_path, known):
     for _ in range(2):
-        assert fetched({"a": b"content"}, tmp_path / "copy")[0] == {"a"}
+        assert fetch({"a": b"content"}, tmp_path / "copy")[0] == {"a"}
         (tmp_path / ".copy.json").write_text(known)
 
 
@@ -204,12 +204,12 @@ def test_only_our_own_left_overs_are_removed(tmp_path):
     for path in mine.values():
         path.mkdir()
         (path / "precious").write_text("mine")
-    with unfinished(tmp_path) as left:
+    with partial_folder(tmp_path) as left:
         (left / "half").write_text("half")
         killed = tmp_path / left.name.replace(left.name[-4:], "0000")  # as a process leaves it that is killed
         killed.mkdir()
         (killed / "half").write_text("half")
-    with unfinished(tmp_path) as first, unfinished(tmp_path) as second:
+    with partial_folder(tmp_path) as first, partial_folder(tmp_path) as second:
         assert not killed.exists()
         assert first.is_dir()
         assert second.is_dir()
@@ -218,10 +218,10 @@ def test_only_our_own_left_overs_are_removed(tmp_path):
 
 
 def test_what_another_process_makes_is_left_alone(tmp_path):
-    with unfinished(tmp_path) as other:
+    with partial_folder(tmp_path) as other:
         pass
     other.mkdir()
-    with filelock.FileLock(other / ".lock"), unfinished(tmp_path):
+    with filelock.FileLock(other / ".lock"), partial_folder(tmp_path):
         assert other.is_dir()
 
 
@@ -270,18 +270,18 @@ def test_paths_in_a_config_file_are_expanded_and_what_only_looks_like_one_is_not
     (tmp_path / "my.py").write_text(
         "import dataclasses\n"
         "from jaxgen.data.folder import Folder\n"
-        "from jaxgen.evaluation.judged import Judged\n"
+        "from jaxgen.evaluation.classifier_metrics import ClassifierMetrics\n"
         "from jaxgen.recipes.presets import quickstart\n"
         "base = quickstart()\n"
         "CONFIG = dataclasses.replace(\n"
         "    base, data=Folder(root='~/sounds', pattern='~{a}', licence='~'), workdir='~/runs/x',\n"
-        "    evaluation=dataclasses.replace(base.evaluation, metrics=(Judged(judge='~/judge.npz'),)),\n"
+        "    evaluation=dataclasses.replace(base.evaluation, metrics=(ClassifierMetrics(classifier='~/judge.npz'),)),\n"
         ")\n"
     )
     config = load_config(["--config", "~/my.py"], "test")
     assert config.workdir == f"{tmp_path}/runs/x"
     assert config.data == Folder(root=f"{tmp_path}/sounds", pattern="~{a}", licence="~")
-    assert config.evaluation.metrics[0].judge == f"{tmp_path}/judge.npz"
+    assert config.evaluation.metrics[0].classifier == f"{tmp_path}/judge.npz"
     assert load_config(["--config", "~/my.py", "--workdir=~"], "test").workdir == str(tmp_path)
     assert config.cache_dir == "~/.cache/jaxgen"  # of each machine its own
     assert local_folder("s3://a/b", config.cache_dir).is_relative_to(tmp_path / ".cache")
@@ -303,7 +303,7 @@ def printed(evaluation: EvaluationConfig, workdir: str) -> tuple[list[str], Path
 @COMMON
 @given(ANY.filter(lambda text: "\0" not in text and text.strip("./")) | st.sampled_from(FOLDERS))
 def test_a_printed_command_names_the_folder_as_a_shell_reads_it(workdir):
-    command, logs = printed(Evaluation(), workdir)
+    command, logs = printed(AutoregressiveEvaluation(), workdir)
     assert command[0] == "--workdir"
     assert os.path.abspath(expand(command[1])) == os.path.abspath(workdir)
     assert os.path.abspath(logs) == os.path.join(os.path.abspath(workdir), "tensorboard")
@@ -311,7 +311,9 @@ def test_a_printed_command_names_the_folder_as_a_shell_reads_it(workdir):
 
 @pytest.mark.parametrize("workdir", FOLDERS)
 @pytest.mark.parametrize(
-    "evaluation", [Evaluation(), CopySynthesis(), FromNoise()], ids=lambda each: type(each).__name__
+    "evaluation",
+    [AutoregressiveEvaluation(), CopySynthesis(), LatentEvaluation()],
+    ids=lambda each: type(each).__name__,
 )
 def test_a_printed_command_is_one_that_we_take(evaluation, workdir):
     options = parse(generate.Options, None, printed(evaluation, workdir)[0], "test")

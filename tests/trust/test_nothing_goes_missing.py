@@ -98,7 +98,7 @@ def test_any_links_end_and_each_folder_is_read_once(links, tmp_path_factory):
     assert found.files == sorted(
         ["x.wav", "a/x.wav", "b/x.wav", "a/c/x.wav", "a/c/d/x.wav", "b/e/x.wav"], key=lambda name: name.split("/")
     )
-    assert {name for name, _ in found.left_out} == made
+    assert {name for name, _ in found.skipped} == made
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_only_regular_files_are_opened(make, tmp_path):
         make(tmp_path / name)
         with pytest.raises(OSError, match="not a regular file"):
             open_regular(tmp_path / name)
-    with pytest.raises(AudioError, match="not a regular file"), audio.opened(tmp_path / "x.wav"):
+    with pytest.raises(AudioError, match="not a regular file"), audio.open_recording(tmp_path / "x.wav"):
         pass
     with pytest.raises(AudioError, match="not a regular file"):
         audio.read_comment(tmp_path / "x.wav")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from benchmarks import chart
-from jaxgen.core.pictures import drawing, rendered, short
+from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
 from jaxgen.data import report as data_report
 from jaxgen.evaluation import plots
 
@@ -44,10 +44,10 @@ def _report(labels):
 @settings(max_examples=40, deadline=None)
 @given(text=LABELS)
 def test_any_text_is_drawn(text):
-    with drawing():
+    with matplotlib_settings():
         figure = Figure(figsize=(1, 1))
-        figure.text(0, 0, short(text, 60))
-    assert rendered(figure, dpi=20).startswith(b"\x89PNG")
+        figure.text(0, 0, shorten(text, 60))
+    assert render_figure(figure, dpi=20).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("labels", [["$\\frac$", "", "\ud800$_^"], ["a\nb\0" * 999, "$x^$" * 999]])
@@ -58,20 +58,20 @@ def test_any_label_is_drawn_in_any_figure(labels):
         lambda names: plots.spectrogram_grid([(name, CLIP) for name in names], 8_000, title=names[0]),
         lambda names: plots.spectrogram_mosaic(names, names, {(name, name): [CLIP] for name in names}, 8_000),
     ):
-        picture, without = (rendered(draw(names), dpi=20) for names in (labels, plain))
+        picture, without = (render_figure(draw(names), dpi=20) for names in (labels, plain))
         assert picture[:24] == without[:24]  # PNG's header: its size
     assert data_report._picture(_report(labels)).startswith(b"\x89PNG")
 
 
 @given(text=LABELS, most=st.integers(1, 50))
 def test_a_short_text_is_one_printable_line(text, most):
-    assert len(short(text, most)) <= most
-    assert short(text, most).isprintable()
+    assert len(shorten(text, most)) <= most
+    assert shorten(text, most).isprintable()
 
 
 def test_no_text_of_a_figure_is_tex():
     figure = plots.spectrogram_grid([("$a$", CLIP)], 8_000, title="$b$")
-    rendered(figure, dpi=20)
+    render_figure(figure, dpi=20)
     assert not any(text.get_parse_math() or text.get_usetex() for text in figure.findobj(matplotlib.text.Text))
 
 
@@ -123,11 +123,11 @@ def test_curves_of_growth_have_plain_numbers(tmp_path):
         | {f"{name}_exponent": 1.0 for name in ("seconds", "planned_mib", "theory_seconds", "theory_mib")}
         for size in (1, 10, 100)
     ]
-    with drawing(), pytest.MonkeyPatch.context() as patch:
+    with matplotlib_settings(), pytest.MonkeyPatch.context() as patch:
         kept = []
         patch.setattr(chart, "save", lambda figure, path: kept.append(figure))
         chart.growth({"T": points}, tmp_path / "growth.png")
-        rendered(kept[0], dpi=20)
+        render_figure(kept[0], dpi=20)
         assert not [text for text in kept[0].findobj(matplotlib.text.Text) if "$" in text.get_text()]
 
 
@@ -150,5 +150,7 @@ def test_only_one_module_imports_matplotlib():
         if path != ROOT / "jaxgen" / "core" / "pictures.py":
             assert set(names) <= {"matplotlib.figure.Figure", "matplotlib.axes.Axes"}, path
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            if any(isinstance(node, ast.Call) and ast.unparse(node.func) == "Figure" for node in ast.walk(function)):
+            if any(
+                isinstance(node, ast.StepGroup) and ast.unparse(node.func) == "Figure" for node in ast.walk(function)
+            ):
                 assert "drawing()" in map(ast.unparse, function.decorator_list), f"{path}: {function.name}"

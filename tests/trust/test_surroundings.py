@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxgen.core import errors
 from jaxgen.core.environment import BadVariable, _Droppable, check_cache, open_streams, reason
-from jaxgen.core.errors import UserError, run, told
+from jaxgen.core.errors import UserError, report_error, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +194,7 @@ def test_what_ends_the_imports_is_told_too(monkeypatch, capsys):
             sys.excepthook(type(error), error, None)
         assert stop.value.code == code
         assert "Traceback" not in capsys.readouterr().err
-    assert told(KeyError(1)) == 1
+    assert report_error(KeyError(1)) == 1
     assert "Traceback" not in capsys.readouterr().out
 
 

@@ -35,9 +35,9 @@ def test_one_failure_ends_neither_the_watchdog_nor_the_run(broken, monkeypatch):
         module, name = places[broken]
         monkeypatch.setattr(module, name, once(getattr(module, name)))
     with Watchdog(once(tell) if broken == "tell" else tell, 0.02) as dog:
-        with dog.doing("an update"):
+        with dog.watch("an update"):
             time.sleep(0.001)
-        with dog.doing("an update"):
+        with dog.watch("an update"):
             assert heard.wait(30)
     assert failed.is_set()
     assert "an update has taken" in told[0]

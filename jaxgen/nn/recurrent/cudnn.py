@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import rnn
 
-from jaxgen.core.spread import by_rows
+from jaxgen.core.sharding import shard_map_batch
 from jaxgen.nn.recurrent.cell import Carry, Params
 
 _OPTIONS = {"num_layers": 1, "dropout": 0.0, "bidirectional": False}
@@ -18,7 +18,7 @@ def available() -> bool:
 
 def unroll(params: Params, x: Array, carry: Carry) -> tuple[Array, Carry]:
     """An LSTM without resets, masks and layer normalisation: x float32 [B, T, D] -> (h [B, T, H], carry)."""
-    return by_rows(_unroll)(packed(params), x, carry)
+    return shard_map_batch(_unroll)(pack_weights(params), x, carry)
 
 
 def _unroll(weights: Array, x: Array, carry: Carry) -> tuple[Array, Carry]:
@@ -30,7 +30,7 @@ def _unroll(weights: Array, x: Array, carry: Carry) -> tuple[Array, Carry]:
     return y, (h[0], c[0])
 
 
-def packed(params: Params) -> Array:
+def pack_weights(params: Params) -> Array:
     """Our parameters as cuDNN's: one vector of W_ih, W_hh [4H, .], b_ih, b_hh [4H], with gates in the order i, f, g, o."""
     names = ("input", "recurrent", "bias", "recurrent_bias")
     return jnp.concatenate([_in_order(params[name]).T.reshape(-1) for name in names])

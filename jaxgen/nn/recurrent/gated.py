@@ -25,7 +25,7 @@ from jaxgen.nn.recurrent import cudnn, scan
 from jaxgen.nn.recurrent.cell import Carry, Cell, Params, restart
 from jaxgen.nn.recurrent.native import recurrence
 from jaxgen.nn.recurrent.product import dot, product
-from jaxgen.nn.recurrent.scan import masked
+from jaxgen.nn.recurrent.scan import apply_mask
 
 _NORM_EPSILON = 1e-3  # a zero state has zh = 0, where the slope of the normalisation is epsilon ** -0.5
 
@@ -80,7 +80,7 @@ class GatedCell(Cell):
     ) -> tuple[Array, Carry]:
         if reset is not None:
             carry = restart(params["initial"], carry, reset)
-        zx, zh = _from_input(params, x), _from_hidden(params, masked(carry[0], hidden_mask), x.dtype)
+        zx, zh = _from_input(params, x), _from_hidden(params, apply_mask(carry[0], hidden_mask), x.dtype)
         carry = self.pointwise(self.preactivation(zx, zh), carry)
         return carry[0].astype(x.dtype), carry
 
@@ -88,9 +88,9 @@ class GatedCell(Cell):
         self, params: Params, x: Array, carry: Carry, reset: Array, hidden_mask: Array | None = None
     ) -> tuple[Array, Carry]:
         hidden = self.hidden_size
-        wide = recurrence.whole_vectors(hidden) if runs_natively(self, x.dtype) else hidden
-        params = recurrence.widened_params(params, hidden, wide)
-        carry, hidden_mask = recurrence.widened((carry, hidden_mask), hidden, wide)
+        wide = recurrence.round_up_to_vectors(hidden) if runs_natively(self, x.dtype) else hidden
+        params = recurrence.widen_params(params, hidden, wide)
+        carry, hidden_mask = recurrence.widen((carry, hidden_mask), hidden, wide)
         hs, carry = _unroll(self.of_width(wide), x.dtype, params, x, carry, reset, hidden_mask)
         return hs[..., :hidden].astype(x.dtype), tuple(state[:, :hidden] for state in carry)
 
@@ -233,7 +233,7 @@ def runs_natively(cell: Cell, dtype: DTypeLike) -> bool:
     """Whether native code runs the cell: in float32, on a CPU, where it knows the operations of its equations."""
     if jax.default_backend() != "cpu" or dtype != jnp.float32:
         return False
-    return isinstance(cell, GatedCell) and not cell.layer_norm and recurrence.suits(cell)
+    return isinstance(cell, GatedCell) and not cell.layer_norm and recurrence.is_supported(cell)
 
 
 def _on_device(

@@ -17,7 +17,7 @@ Part = Callable[[Array], Array]
 """What becomes of h U [..., G*H] before it meets the input: bias and normalisation."""
 
 
-def masked(h: Array, mask: Array | None) -> Array:
+def apply_mask(h: Array, mask: Array | None) -> Array:
     """h [..., H] times a constant mask."""
     return h if mask is None else h * jax.lax.stop_gradient(mask)
 
@@ -40,7 +40,7 @@ def forward(
     def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple[Array, Array, Carry]]:
         zx, reset = inputs
         carry = restart(initial, carry, reset)
-        h = masked(carry[0], mask)
+        h = apply_mask(carry[0], mask)
         z = cell.preactivation(zx, part(dot(h.astype(kernel.dtype), kernel)))
         carry = cell.pointwise(z, carry)
         return carry, (z, h, carry)
@@ -80,7 +80,7 @@ def backward(
         pull_pointwise, pull_part, dy, reset = inputs
         dz, (dh, *dothers) = pull_pointwise((dh + dy, *dothers))
         (draw,) = pull_part(pull_join_step(dz)[1])
-        dh = dh + masked(dot(draw.astype(kernel.dtype), kernel.T), mask)
+        dh = dh + apply_mask(dot(draw.astype(kernel.dtype), kernel.T), mask)
         dcarry = (dh, *dothers)
         kept = tuple(jnp.where(reset[:, None], 0, d) for d in dcarry)
         dinitial = tuple(acc + (d - k) for acc, d, k in zip(dinitial, dcarry, kept, strict=True))

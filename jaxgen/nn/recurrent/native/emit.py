@@ -183,7 +183,7 @@ class Vectors:
         return self.builder.call(function, arguments)
 
 
-def traced(function: Callable[..., Any], *sizes: int) -> ClosedJaxpr:
+def trace_jaxpr(function: Callable[..., Any], *sizes: int) -> ClosedJaxpr:
     """The jaxpr of a function of float32 vectors of these sizes."""
     return jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((size,), np.float32) for size in sizes))
 

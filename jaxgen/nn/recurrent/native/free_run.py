@@ -22,16 +22,16 @@ from jaxgen.nn.recurrent.cell import Carry, Equations, Params
 from jaxgen.nn.recurrent.native import ffi
 from jaxgen.nn.recurrent.native.emit import F32, I32
 from jaxgen.nn.recurrent.native.kernel import Operand, const, loop
-from jaxgen.nn.recurrent.native.kernels import Lanes, Recurrence, added, forward_units, objects
+from jaxgen.nn.recurrent.native.kernels import Lanes, Recurrence, add_arrays, forward_units, objects
 from jaxgen.nn.recurrent.native.matmul import panel_vectors
 from jaxgen.nn.recurrent.native.recurrence import (
+    append_rows,
     equations,
-    packed_gates,
-    rows_added,
-    sharing,
-    whole_vectors,
-    widened,
-    widened_params,
+    pack_gates,
+    round_up_to_vectors,
+    split_work,
+    widen,
+    widen_params,
 )
 
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
@@ -143,9 +143,9 @@ class _FreeRun(Recurrence):
                 unit = self.offset((b.add(b.mul(panel, const(self.units)), const(place)), v.lanes))
                 slots = [const((gate * self.units + place) * v.lanes) for gate in range(gates)]
                 zh, zx = (objects([v.load(self.at(out, slot)) for slot in slots]) for out in sums)
-                zh = added(b, zh, self.load(self.arrays[f"recurrent_bias{layer}"], unit, gates))
+                zh = add_arrays(b, zh, self.load(self.arrays[f"recurrent_bias{layer}"], unit, gates))
                 for addend in addends:
-                    zx = added(b, zx, self.load(addend, unit, gates))
+                    zx = add_arrays(b, zx, self.load(addend, unit, gates))
                 others = range(1, self.equations.num_states)
                 kept = [self.state(self.arrays[f"carry{layer}"], index, row) for index in others]
                 carry = [self.load(base, unit, 1) for base in (self.hidden(layer, t, row), *kept)]
@@ -250,15 +250,15 @@ def generate(
     h @ head [H, Q] + head_bias [Q]. All float32.
     """
     units = cell.hidden_size
-    gates, hidden = len(cell.gate_bias), whole_vectors(units)
-    cell, head = cell.of_width(hidden), rows_added(head, hidden)
-    table, constant, carry = widened((table, constant, carry), units, hidden)
+    gates, hidden = len(cell.gate_bias), round_up_to_vectors(units)
+    cell, head = cell.of_width(hidden), append_rows(head, hidden)
+    table, constant, carry = widen((table, constant, carry), units, hidden)
     sizes = Sizes(hidden, len(layers), window.shape[1], head.shape[1])
     arguments = [uniform, code, window, table, constant]
     for layer, (narrow, first) in enumerate(zip(layers, carry, strict=True)):
-        params = widened_params(narrow, units, hidden)
-        below = rows_added(params["input"], hidden) if layer else params["input"]
-        matrices = [packed_gates(matrix, gates, hidden, sizes.lanes) for matrix in (below, params["recurrent"])]
+        params = widen_params(narrow, units, hidden)
+        below = append_rows(params["input"], hidden) if layer else params["input"]
+        matrices = [pack_gates(matrix, gates, hidden, sizes.lanes) for matrix in (below, params["recurrent"])]
         biases = [params["bias"]] if layer else []  # that of the lowest layer is in the constant
         arguments += [*matrices, params["recurrent_bias"], jnp.stack(first), *biases]
     panels = head.reshape(hidden, -1, sizes.head_vectors, sizes.lanes).transpose(1, 0, 2, 3)
@@ -268,7 +268,7 @@ def generate(
     results = [jax.ShapeDtypeStruct(uniform.shape, jnp.int32), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)]
     matrix_bytes = 4 * hidden * (gates * hidden * (2 * len(layers) - 1) + sizes.q_levels)
     panel = sizes.lanes * forward_units(gates, hidden, sizes.lanes)
-    target = _target(cell, sizes, *sharing(available_cores(), len(uniform), matrix_bytes, hidden // panel))
+    target = _target(cell, sizes, *split_work(available_cores(), len(uniform), matrix_bytes, hidden // panel))
     codes, _, _, *made = jax.ffi.ffi_call(target, results)(*arguments, panels, head_bias)
     return codes, [tuple(states[..., :units]) for states in made[1::2]]
 

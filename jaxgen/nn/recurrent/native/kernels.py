@@ -136,7 +136,7 @@ def objects(values: Sequence[ir.Value]) -> np.ndarray:
     return array
 
 
-def added(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.Value]) -> np.ndarray:
+def add_arrays(builder: ir.IRBuilder, left: Iterable[ir.Value], right: Iterable[ir.Value]) -> np.ndarray:
     return objects([builder.fadd(a, b) for a, b in zip(left, right, strict=True)])
 
 
@@ -172,8 +172,8 @@ def forward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) -
             for place in range(units):
                 unit = k.offset((b.add(b.mul(panel, const(units)), const(place)), v.lanes))
                 zh = [v.load(k.at(sums, const((gate * units + place) * v.lanes))) for gate in range(gates)]
-                zh_biased = added(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
-                zx_biased = added(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
+                zh_biased = add_arrays(b, zh, k.load(arrays["recurrent_bias"], unit, gates))
+                zx_biased = add_arrays(b, k.load(zx, unit, gates), k.load(arrays["bias"], unit, gates))
                 k.prefetch(zx_next, unit, gates)
                 carry = [k.load(address, unit, 1) for address in carries]
                 z, *after = v.evaluate(equations.forward, [zx_biased, zh_biased, *carry])

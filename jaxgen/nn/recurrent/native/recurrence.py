@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxgen.core.machine import available_cores
 from jaxgen.nn.recurrent.cell import Carry, Equations, Params
 from jaxgen.nn.recurrent.native import ffi, kernels
-from jaxgen.nn.recurrent.native.emit import traced
+from jaxgen.nn.recurrent.native.emit import trace_jaxpr
 from jaxgen.nn.recurrent.native.kernels import Lanes
 from jaxgen.nn.recurrent.native.matmul import panel_vectors
 
@@ -22,7 +22,7 @@ _CACHE_BYTES = 2**21  # of a core's own: those of servers have 1 to 2 MiB
 _LEAST_ROWS = 4
 
 
-def suits(cell: Equations) -> bool:
+def is_supported(cell: Equations) -> bool:
     """Whether the kernels can run this cell on this machine."""
     return ffi.available() and _known(cell)
 
@@ -32,13 +32,13 @@ def _known(cell: Equations) -> bool:
     return equations(cell).known()
 
 
-def whole_vectors(hidden_size: int) -> int:
+def round_up_to_vectors(hidden_size: int) -> int:
     """The least number of hidden units, at least so many, that fills vectors of the processor: the kernels take no other."""
     lanes = ffi.machine().lanes
     return -(-hidden_size // lanes) * lanes
 
 
-def widened(arrays: Any, hidden_size: int, width: int) -> Any:
+def widen(arrays: Any, hidden_size: int, width: int) -> Any:
     """Arrays [..., n * hidden_size] as [..., n * width], with zeros behind each of the n parts."""
 
     def padded(array: Array) -> Array:
@@ -49,13 +49,13 @@ def widened(arrays: Any, hidden_size: int, width: int) -> Any:
     return arrays if width == hidden_size else jax.tree.map(padded, arrays)
 
 
-def widened_params(params: Params, hidden_size: int, width: int) -> Params:
+def widen_params(params: Params, hidden_size: int, width: int) -> Params:
     """Those of a cell whose further units nothing reads."""
-    wide = widened(params, hidden_size, width)
-    return wide | {"recurrent": rows_added(wide["recurrent"], width)}
+    wide = widen(params, hidden_size, width)
+    return wide | {"recurrent": append_rows(wide["recurrent"], width)}
 
 
-def rows_added(matrix: Array, num_rows: int) -> Array:
+def append_rows(matrix: Array, num_rows: int) -> Array:
     """A matrix with zeros below, so many rows in all."""
     return jnp.pad(matrix, ((0, num_rows - len(matrix)), (0, 0)))
 
@@ -65,7 +65,7 @@ def forward(
 ) -> tuple[Array, Array, Carry]:
     """As `jaxgen.nn.recurrent.scan.forward` in float32, but for zx [B, T, G*H] before its bias."""
     hidden, gates = cell.hidden_size, len(cell.gate_bias)
-    packed = packed_gates(params["recurrent"], gates, hidden, ffi.machine().lanes)
+    packed = pack_gates(params["recurrent"], gates, hidden, ffi.machine().lanes)
     rest = [params[name] for name in ("bias", "recurrent_bias", "initial")]
     z, h_in, *states, _ = _forward_call(cell)(zx, packed, *rest, jnp.stack(carry), reset, mask)
     return z, h_in, tuple(states)
@@ -94,7 +94,7 @@ def backward(
     return dz[0], dz[-1], tuple(dfirst), dinitial.sum(1)
 
 
-def packed_gates(matrix: Array, gates: int, hidden_size: int, lanes: int) -> Array:
+def pack_gates(matrix: Array, gates: int, hidden_size: int, lanes: int) -> Array:
     """A matrix [D, G*H] as [panel, D, G * unit vector, lane]: a panel holds all gates of its units, row by row."""
     units = kernels.forward_units(gates, hidden_size, lanes)
     split = matrix.reshape(len(matrix), gates, -1, units, lanes)
@@ -174,9 +174,9 @@ def equations(cell: Equations) -> Lanes:
         return dzx, dzh, *dcarry
 
     unit = [1] * states
-    forward_jaxpr = traced(forward, gates, gates, *unit)
+    forward_jaxpr = trace_jaxpr(forward, gates, gates, *unit)
     (width,) = forward_jaxpr.out_avals[0].shape
-    return Lanes(gates, width, states, forward_jaxpr, traced(backward, width, *unit, *unit))
+    return Lanes(gates, width, states, forward_jaxpr, trace_jaxpr(backward, width, *unit, *unit))
 
 
 @functools.cache
@@ -189,7 +189,7 @@ def _backward_target(cell: Equations, threads: int, row_groups: int) -> str:
     return kernels.backward(equations(cell), cell.hidden_size, threads, row_groups)
 
 
-def sharing(threads: int, num_rows: int, matrix_bytes: int, panels: int) -> tuple[int, int]:
+def split_work(threads: int, num_rows: int, matrix_bytes: int, panels: int) -> tuple[int, int]:
     """Of so many threads at the most, how many to use, and into how many groups they split the rows.
 
     As many groups as leave each thread enough rows, and a part of the matrices that stays in a core's own cache from step
@@ -209,4 +209,4 @@ def sharing(threads: int, num_rows: int, matrix_bytes: int, panels: int) -> tupl
 def _sharing(cell: Equations, threads: int, num_rows: int) -> tuple[int, int]:
     hidden, lanes = cell.hidden_size, ffi.machine().lanes
     panels = hidden // (lanes * panel_vectors(hidden, lanes))  # of the backward product, which has fewer
-    return sharing(threads, num_rows, 4 * len(cell.gate_bias) * hidden**2, panels)
+    return split_work(threads, num_rows, 4 * len(cell.gate_bias) * hidden**2, panels)

@@ -13,14 +13,14 @@ from flax import nnx
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.models.non_autoregressive import NonAutoregressiveConfig, NonAutoregressiveGenerator
 from jaxgen.models.sequence import Labels
-from jaxgen.models.sound import SoundConfig, SoundModel
 
 _FLAT = 1e-3  # the sine of an angle from which float32 can bend the way
 
 
 @dataclasses.dataclass(frozen=True)
-class Latents:
+class LatentSampling:
     """How the random numbers are drawn that a clip is made of: from a normal distribution, independently."""
 
     truncation: float = math.inf
@@ -36,7 +36,7 @@ class Latents:
         return jax.random.truncated_normal(key, -self.truncation, self.truncation, (size,))
 
 
-def between(first: jax.Array | np.ndarray, last: jax.Array | np.ndarray, shares: np.ndarray) -> jax.Array:
+def slerp(first: jax.Array | np.ndarray, last: jax.Array | np.ndarray, shares: np.ndarray) -> jax.Array:
     """Latents on the arc from `first` to `last` [Z], at shares [N] of the way from 0 to 1: float32 [N, Z].
 
     Along the arc, the numbers are as large as those that the model was trained with; on the straight way they are not
@@ -52,7 +52,7 @@ def between(first: jax.Array | np.ndarray, last: jax.Array | np.ndarray, shares:
     return weights[0][:, None] * first + weights[1][:, None] * last
 
 
-class NoiseModel(SoundModel):
+class LatentGenerator(NonAutoregressiveGenerator):
     """Makes clips of random numbers, and of labels if it has any."""
 
     latent_size: int
@@ -62,18 +62,18 @@ class NoiseModel(SoundModel):
         """What the critic hears, [B, ...], of latents float32 [B, Z] and labels int32 [B] or shares float32 [B, V]."""
 
     @abc.abstractmethod
-    def clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def to_clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sound, as the critic hears it, as steps of the features [B, N, *step_shape], and how long each clip is in samples,
         int32 [B], at least 1: what comes after it is silence.
         """
 
-    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+    def generate_like(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         """Of the batch, nothing but its labels and how many clips there are."""
         return self(jax.random.normal(key, (len(batch["clip"]), self.latent_size)), batch["labels"])
 
 
-class NoiseConfig(SoundConfig):
-    """Base of the frozen dataclasses that configure a `NoiseModel` and build it."""
+class LatentGeneratorConfig(NonAutoregressiveConfig):
+    """Base of the frozen dataclasses that configure a `LatentGenerator` and build it."""
 
     labels: tuple[str, ...]
     """Names of the labels that condition the model."""
@@ -87,5 +87,5 @@ class NoiseConfig(SoundConfig):
             """Steps of a clip."""
 
     @abc.abstractmethod
-    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> NoiseModel:
+    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> LatentGenerator:
         """As for every model."""

@@ -8,9 +8,9 @@ import scipy.signal
 
 from jaxgen.audio.companding import compand
 from jaxgen.audio.linear_prediction import ORDER, Predictor, late_window
-from jaxgen.nn.recent import _RISE, Foretold, LinearPrediction, Window, fitted
+from jaxgen.nn.sample_context import _RISE, LinearPrediction, PlannedPrediction, Window, fit_lpc
 
-PREDICTION = LinearPrediction(window=6, fitted_to=64, hop=4)
+PREDICTION = LinearPrediction(window=6, analysis_window=64, hop=4)
 
 
 def resonance(num_samples, seed=0):
@@ -25,19 +25,19 @@ def test_the_predictor_solves_the_normal_equations():
     weighted = past.astype(np.float64) * late_window(256, _RISE)
     correlation = np.array([weighted[lag:] @ weighted[: 256 - lag] for lag in range(ORDER + 1)])
     error = np.append(correlation[0] * 1.0001 + 1e-6, correlation[1:ORDER])
-    np.testing.assert_allclose(jax.jit(fitted)(past), scipy.linalg.solve_toeplitz(error, correlation[1:]), atol=2e-3)
+    np.testing.assert_allclose(jax.jit(fit_lpc)(past), scipy.linalg.solve_toeplitz(error, correlation[1:]), atol=2e-3)
 
 
 def test_the_predictor_of_a_resonance_is_found():
     samples, coefficients = resonance(20_000)
-    found = np.asarray(jax.jit(fitted)(samples))
+    found = np.asarray(jax.jit(fit_lpc)(samples))
     np.testing.assert_allclose(found[:2], coefficients, atol=0.05)
     np.testing.assert_allclose(found[2:], 0, atol=0.05)
 
 
 def test_silence_is_predicted_to_go_on():
-    assert not np.any(jax.jit(fitted)(np.zeros((2, 64), np.float32)))
-    features, _ = jax.jit(PREDICTION.next)(np.zeros((2, 64), np.float32), PREDICTION.init(2), np.array(False))
+    assert not np.any(jax.jit(fit_lpc)(np.zeros((2, 64), np.float32)))
+    features, _ = jax.jit(PREDICTION.step)(np.zeros((2, 64), np.float32), PREDICTION.init(2), np.array(False))
     assert features.shape == (2, PREDICTION.num_features)
     np.testing.assert_array_equal(np.flatnonzero(features[0]), [31, 32])  # 0 lies between the two places in the middle
 
@@ -45,7 +45,7 @@ def test_silence_is_predicted_to_go_on():
 def test_features_say_what_is_expected_and_how_far_off_it_was():
     samples, _ = resonance(100)
     features, predictor = (
-        np.asarray(a)[0] for a in jax.jit(PREDICTION.next)(samples[None], PREDICTION.init(1), np.array(True))
+        np.asarray(a)[0] for a in jax.jit(PREDICTION.step)(samples[None], PREDICTION.init(1), np.array(True))
     )
     places, again, errors, last = np.split(features, [64, 65, 65 + PREDICTION.window])
     expected = [predictor @ samples[t - ORDER : t][::-1] for t in range(94, 101)]
@@ -62,9 +62,11 @@ def test_what_is_foretold_is_expected_and_a_period_later_what_that_left():
     pulses = np.zeros(200, np.float32)
     pulses[::20] = 0.1
     samples = scipy.signal.lfilter([1.0], [1.0, *-coefficients], pulses).astype(np.float32)
-    told = Predictor(np.pad(coefficients, (0, ORDER - 2)).astype(np.float32), np.float32(20), np.float32(1))
-    told = jax.tree.map(lambda each: np.broadcast_to(each, (1, 3, *each.shape)), told)  # three stretches of 20
-    features, _ = jax.jit(Foretold(30).over, static_argnums=1)(samples[None], 60, told)
+    conditioning = Predictor(np.pad(coefficients, (0, ORDER - 2)).astype(np.float32), np.float32(20), np.float32(1))
+    conditioning = jax.tree.map(
+        lambda each: np.broadcast_to(each, (1, 3, *each.shape)), conditioning
+    )  # three stretches of 20
+    features, _ = jax.jit(PlannedPrediction(30).unroll, static_argnums=1)(samples[None], 60, conditioning)
     places, again = np.asarray(features)[0, :, :64], np.asarray(features)[0, :, 64]
     near = np.array([0.25, 0.5, 0.25])
     left = np.convolve(pulses, near, "same")[120:180]  # of a pulse a period ago, smoothed
@@ -73,14 +75,14 @@ def test_what_is_foretold_is_expected_and_a_period_later_what_that_left():
     np.testing.assert_allclose(places @ np.linspace(-1, 1, 64), compand(expected.astype(np.float32)), atol=2e-3)
 
 
-@pytest.mark.parametrize("recent", [Window(6), PREDICTION], ids=lambda recent: type(recent).__name__)
+@pytest.mark.parametrize("context", [Window(6), PREDICTION], ids=lambda context: type(context).__name__)
 @pytest.mark.parametrize("ahead", [0, 3])
-def test_all_samples_at_once_are_one_after_another(recent, ahead):
+def test_all_samples_at_once_are_one_after_another(context, ahead):
     """Whatever lies before the past that is read changes nothing."""
-    samples = np.stack([resonance(recent.lookback + 12, seed)[0] for seed in (0, 1)])
-    at_once, last = jax.jit(recent.over, static_argnums=1)(np.pad(samples, ((0, 0), (ahead, 0))), 12)
-    state, following = recent.init(2), jax.jit(recent.next)
+    samples = np.stack([resonance(context.lookback + 12, seed)[0] for seed in (0, 1)])
+    at_once, last = jax.jit(context.unroll, static_argnums=1)(np.pad(samples, ((0, 0), (ahead, 0))), 12)
+    state, following = context.init(2), jax.jit(context.step)
     for t in range(12):
-        features, state = following(samples[:, t : recent.lookback + t], state, np.array(t % recent.hop == 0))
+        features, state = following(samples[:, t : context.lookback + t], state, np.array(t % context.hop == 0))
         np.testing.assert_allclose(features, at_once[:, t], atol=2e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), last, state)

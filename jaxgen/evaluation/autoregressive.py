@@ -13,23 +13,30 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation import baselines
-from jaxgen.evaluation.findings import EvaluationConfig, Evaluator, Findings, even, known_labels, spread
-from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOut
+from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOutSet
 from jaxgen.evaluation.metrics import log_spectral_distance_db, mean, multi_resolution_stft_distance
+from jaxgen.evaluation.result import (
+    EvaluationConfig,
+    EvaluationResult,
+    Evaluator,
+    balanced,
+    evenly_spaced,
+    known_labels,
+)
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
-from jaxgen.inference.generation import Generated, Generator
+from jaxgen.inference.generation import GeneratedClips, Generator
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.nn.distributions import Sampling
-from jaxgen.objectives.likelihood import LikelihoodTraining
-from jaxgen.objectives.objective import Training
+from jaxgen.objectives.likelihood import LikelihoodTask
+from jaxgen.objectives.objective import TrainTask
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation(EvaluationConfig):
+class AutoregressiveEvaluation(EvaluationConfig):
     """Likelihood of held-out clips, and clips that the model draws freely."""
 
     seconds: float | None = None
@@ -44,24 +51,27 @@ class Evaluation(EvaluationConfig):
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--evaluation.seconds is {self.seconds:g}, expected a length above 0.")
 
-    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "SequenceEvaluator":
-        if not isinstance(training, LikelihoodTraining) or not isinstance(model, SequenceConfig):
+    def evaluator(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any
+    ) -> "AutoregressiveEvaluator":
+        if not isinstance(task, LikelihoodTask) or not isinstance(model, SequenceConfig):
             raise UserError(
-                f"Evaluation scores models that predict the next step, but --model is {type(model).__name__}; use "
-                "--evaluation CopySynthesis for one that turns frames into sound, FromNoise for one that makes clips of noise."
+                "AutoregressiveEvaluation scores models that predict the next step, but --model is "
+                f"{type(model).__name__}; use --evaluation CopySynthesis for one that turns frames into sound, "
+                "LatentEvaluation for one that makes clips of noise."
             )
-        return SequenceEvaluator(training, model, spec, self, **options)
+        return AutoregressiveEvaluator(task, model, spec, self, **options)
 
 
-class SequenceEvaluator(Evaluator):
+class AutoregressiveEvaluator(Evaluator):
     """Likelihood, and free-running clips."""
 
     def __init__(
         self,
-        training: LikelihoodTraining,
+        task: LikelihoodTask,
         model: SequenceConfig,
         spec: DataSpec,
-        evaluation: Evaluation,
+        evaluation: AutoregressiveEvaluation,
         *,
         batch_size: int,
         seq_len: int,
@@ -75,40 +85,42 @@ class SequenceEvaluator(Evaluator):
                 f"--evaluation.sampling.voiced-sharpness is {evaluation.sampling.voiced_sharpness:g}, but the model plans no "
                 "voices, as PlannedRNN does; set it to 0."
             )
-        if evaluation.sampling.guidance and not model.guidable:
+        if evaluation.sampling.guidance and not model.supports_guidance:
             raise UserError(
                 f"--evaluation.sampling.guidance is {evaluation.sampling.guidance:g}, but the model has no labels to be "
                 "guided by, or never trains without them; set it to 0, or name --model.labels and a --model.label-dropout."
             )
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
-        self._scorer = Scorer(training, model, spec, batch_size=batch_size, seq_len=seq_len)
-        self._generator = Generator(training.module, model, spec, decoder)
+        self._scorer = Scorer(task, model, spec, batch_size=batch_size, seq_len=seq_len)
+        self._generator = Generator(task.module, model, spec, decoder)
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
-        return self._scorer(params, store, spread(clips, most)).metrics, self._previews(params, store, clips)
+        return self._scorer(params, store, evenly_spaced(clips, most)).metrics, self._previews(params, store, clips)
 
-    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+    def evaluate(
+        self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
+    ) -> EvaluationResult:
         """Measures `params` on held-out clips of `store`, beside the data trained on, an untrained model and noise.
 
         Raises UserError without held-out clips.
         """
-        held_out = HeldOut(self._evaluation.metrics, training, store, clips, self._cache_dir)
+        held_out = HeldOutSet(self._evaluation.metrics, training, store, clips, self._cache_dir)
         features = self._spec.features
         most = features.num_steps(round(EXCERPT_SECONDS * features.sample_rate))
-        scores = self._scorer(params, store, clips, predict=spread(clips, _RECONSTRUCTED), most=most)
-        train_scores = self._scorer(params, training, spread(training.indices("train"), len(clips)))
+        scores = self._scorer(params, store, clips, predict=evenly_spaced(clips, _RECONSTRUCTED), most=most)
+        train_scores = self._scorer(params, training, evenly_spaced(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
         metrics |= _floors(features, training, store, clips)
         metrics |= _reconstruction(features, store, scores.predictions)
 
-        chosen = held_out.chosen(self._model.labels, self._evaluation.num_clips)
+        chosen = held_out.choose(self._model.labels, self._evaluation.num_clips)
         labels = known_labels(self._spec, self._model.labels, store, chosen)
         generated = self._generate(params, labels)
-        return held_out.findings(
+        return held_out.result(
             chosen,
             labels,
             generated.clips,
@@ -120,12 +132,12 @@ class SequenceEvaluator(Evaluator):
         )
 
     def _previews(self, params: Any, store: Store, clips: Sequence[int]) -> Iterator[np.ndarray]:
-        shown = even(store, clips, self._model.labels, self._evaluation.num_previews)
+        shown = balanced(store, clips, self._model.labels, self._evaluation.num_previews)
         yield from self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
 
-    def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> Generated:
+    def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> GeneratedClips:
         options = self._evaluation
-        seconds = options.seconds or min(self._generator.usual_seconds, EXCERPT_SECONDS)
+        seconds = options.seconds or min(self._generator.default_seconds, EXCERPT_SECONDS)
         return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
 
 
@@ -148,7 +160,7 @@ def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequenc
             return (np.asarray(law.encode(features.decode(s))) for s in steps)
 
         unigram, bigram = baselines.bits_per_sample(lambda: coded(train_steps()), lambda: coded(test_steps()), law)
-        sums = [(law.bits_within()[codes].sum(), len(codes)) for codes in coded(test_steps())]
+        sums = [(law.bits_within_code()[codes].sum(), len(codes)) for codes in coded(test_steps())]
         within = sum(bits for bits, _ in sums) / sum(count for _, count in sums)
         return {
             "unigram_bits_per_16_bit_sample": unigram + within,

@@ -7,11 +7,11 @@ from jaxgen.core.errors import UserError
 from jaxgen.features import FeatureSpec, LogMel
 from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.vocoder import Vocoder
-from jaxgen.runs.run import Run, bind
-from jaxgen.storage import copied
+from jaxgen.runs.run import Run, build_task
+from jaxgen.storage import open_run_copy
 
 
-def refined(run: Run, refinements: int | None) -> Run:
+def with_refinements(run: Run, refinements: int | None) -> Run:
     """The run of a vocoder with so many iterations of Griffin-Lim behind it; None leaves its own.
 
     Raises UserError for a number that cannot be, or a run of something else.
@@ -21,7 +21,7 @@ def refined(run: Run, refinements: int | None) -> Run:
     if refinements < 0 or not isinstance(run.config.model, Vocoder):
         raise UserError(f"--refinements is {refinements}, expected at least 0, and a vocoder whose sound is refined.")
     config = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, refinements=refinements))
-    return dataclasses.replace(run, config=config, training=bind(config, run.spec))
+    return dataclasses.replace(run, config=config, task=build_task(config, run.spec))
 
 
 def open_vocoder(
@@ -32,7 +32,7 @@ def open_vocoder(
     refinements: iterations of Griffin-Lim that follow; None takes the vocoder's own. Raises UserError for a run of something
     else, or of other frames.
     """
-    with copied(name, cache_dir, "--vocoder") as folder:
+    with open_run_copy(name, cache_dir, "--vocoder") as folder:
         run = Run.open(folder, option="--vocoder")
     if not isinstance(run.config.model, Vocoder) or not isinstance(run.spec.features, LogMel):
         raise UserError(
@@ -50,5 +50,5 @@ def open_vocoder(
             f"'{name}' makes sound of other frames than the model of --workdir makes: {'; '.join(changed)}. Pass "
             "--vocoder one that was trained with the same features."
         )
-    run = refined(run, refinements)
-    return run, Renderer(run.training.module, features, run.params)
+    run = with_refinements(run, refinements)
+    return run, Renderer(run.task.module, features, run.params)

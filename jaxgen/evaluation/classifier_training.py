@@ -30,13 +30,13 @@ from jaxgen.evaluation.classifier import (
     N_MELS,
     RANGE_DB,
     ROWS,
-    Judge,
-    JudgeTraining,
+    ClassifierTraining,
+    LabelClassifier,
     Levels,
-    first_params,
-    graph_of,
+    graph_definition,
+    init_params,
     mel_levels,
-    padded,
+    pad_rows,
 )
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
@@ -55,7 +55,7 @@ class _State(NamedTuple):
     opt_state: Any
 
 
-def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
+def classifiable_labels(store: Store) -> dict[str, tuple[str, ...]]:
     """The labels of a data set that can be judged, with their values, sorted.
 
     They are the fields that all its training clips have, with at least two values and at most 100, all of which validation
@@ -77,18 +77,18 @@ def judged_labels(store: Store) -> dict[str, tuple[str, ...]]:
     return labels
 
 
-def labels_to_judge(store: Store) -> dict[str, tuple[str, ...]]:
+def require_labels(store: Store) -> dict[str, tuple[str, ...]]:
     """As `judged_labels`. Raises UserError where there is none."""
-    labels = judged_labels(store)
+    labels = classifiable_labels(store)
     if not labels:
         raise UserError(
             "there is no label to judge: no field of the training clips has 2 to 100 values that validation clips share; "
-            "name fields in --data.pattern or the manifest, or leave Judged out of the config's evaluation.metrics."
+            "name fields in --data.pattern or the manifest, or leave ClassifierMetrics out of the config's evaluation.metrics."
         )
     return labels
 
 
-def judge_path(store: Store, training: JudgeTraining, cache_dir: str | Path) -> Path:
+def classifier_path(store: Store, training: ClassifierTraining, cache_dir: str | Path) -> Path:
     """Where the judge of a data set and settings is kept."""
     settings = [FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
     return Path(expand(cache_dir)) / "judges" / f"{content_hash(settings)[:24]}.npz"
@@ -100,39 +100,39 @@ def data_hash(store: Store) -> str:
     return content_hash(clips)
 
 
-def judge_of(store: Store, cache_dir: str | Path, training: JudgeTraining | None = None) -> Judge:
+def load_or_train(store: Store, cache_dir: str | Path, training: ClassifierTraining | None = None) -> LabelClassifier:
     """The judge of a data set from the cache, or trained now, which is said, and kept there. So is a damaged one.
 
     Raises UserError where the data has no label to judge or no validation clip, or the file cannot be read.
     """
-    training = training or JudgeTraining()
-    path = judge_path(store, training, cache_dir)
+    training = training or ClassifierTraining()
+    path = classifier_path(store, training, cache_dir)
     if path.exists():
         try:
-            return _of(store, training, Judge.load(path), path)
+            return _of(store, training, LabelClassifier.load(path), path)
         except Corrupt as damage:
             print(f"jaxgen: {damage}", file=sys.stderr)
     print("training a judge of this data's labels on its real training recordings", file=sys.stderr)
-    judge = train_judge(store, training)
+    classifier = train_classifier(store, training)
     try:
-        judge.save(path)
+        classifier.save(path)
     except UserError as error:
         print(f"jaxgen: {error} The next evaluation trains a judge again.", file=sys.stderr)
-    return judge
+    return classifier
 
 
-def _of(store: Store, training: JudgeTraining, judge: Judge, path: Path) -> Judge:
-    if judge.about["data_sha256"] != data_hash(store) or judge.training != training:
+def _of(store: Store, training: ClassifierTraining, classifier: LabelClassifier, path: Path) -> LabelClassifier:
+    if classifier.about["data_sha256"] != data_hash(store) or classifier.training != training:
         raise Corrupt(f"'{path}' is a judge of other recordings or settings.")
-    return judge
+    return classifier
 
 
-def train_judge(store: Store, training: JudgeTraining) -> Judge:
+def train_classifier(store: Store, training: ClassifierTraining) -> LabelClassifier:
     """Trains a judge on the training clips of a store, and counts what it hears rightly of them and of validation.
 
     Raises UserError where the data has no label to judge, or no validation clip.
     """
-    labels = labels_to_judge(store)
+    labels = require_labels(store)
     train, validation = _thinned(store.indices("train"), _MOST_CLIPS), store.indices("validation")
     if not validation:
         raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
@@ -151,11 +151,11 @@ def train_judge(store: Store, training: JudgeTraining) -> Judge:
         "data_sha256": data_hash(store),
         "versions": {"jaxgen": __version__, "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__},
     }
-    judge = Judge(training, about, params)
+    classifier = LabelClassifier(training, about, params)
     held_out = [mel_levels(_heard(store, i), rate) for i in validation]
-    judge.about["training_clips"] = _counts(judge, clean, targets)
-    judge.about["validation"] = _counts(judge, held_out, _targets(store, validation, labels))
-    return judge
+    classifier.about["training_clips"] = _counts(classifier, clean, targets)
+    classifier.about["validation"] = _counts(classifier, held_out, _targets(store, validation, labels))
+    return classifier
 
 
 def _heard(store: Store, clip: int) -> Samples:
@@ -173,9 +173,11 @@ def _targets(store: Store, clips: Sequence[int], labels: Mapping[str, Sequence[s
     }
 
 
-def _counts(judge: Judge, levels: Sequence[Levels], targets: Mapping[str, NDArray[np.int32]]) -> dict[str, list[int]]:
+def _counts(
+    classifier: LabelClassifier, levels: Sequence[Levels], targets: Mapping[str, NDArray[np.int32]]
+) -> dict[str, list[int]]:
     """By label, how many clips it hears rightly, and of how many."""
-    heard = judge.hear(levels).probabilities
+    heard = classifier.classify(levels).probabilities
     return {name: [int((heard[name].argmax(1) == right).sum()), len(right)] for name, right in targets.items()}
 
 
@@ -207,7 +209,7 @@ def _worn(clips: Sequence[Samples], rate: int, seed: int) -> list[list[Levels]]:
 
 
 def _trained(
-    training: JudgeTraining,
+    training: ClassifierTraining,
     labels: Mapping[str, Sequence[str]],
     clean: Sequence[Levels],
     worn: Sequence[Sequence[Levels]],
@@ -215,7 +217,7 @@ def _trained(
 ) -> Any:
     """Parameters after training. Half of what is heard is as recorded; all of it is changed by `_changed`."""
     steps = min(training.steps, math.ceil(_MOST_HEARD * len(clean) / training.batch_size))
-    graph, params = graph_of(training, labels), jax.jit(lambda: first_params(training, labels))()
+    graph, params = graph_definition(training, labels), jax.jit(lambda: init_params(training, labels))()
     optimizer = training.optimizer.make(steps)
     keys = random_key(training.seed)
 
@@ -241,7 +243,7 @@ def _trained(
         drawn = random.integers(len(clean), size=training.batch_size).tolist()
         heard = [clean[i] if not worn[i] or random.random() < 0.5 else random.choice(worn[i]) for i in drawn]
         rows = [_shifted(levels, frames, random) for levels in heard]
-        state, _ = step(state, *padded(rows, frames, len(rows)), {name: t[drawn] for name, t in targets.items()})
+        state, _ = step(state, *pad_rows(rows, frames, len(rows)), {name: t[drawn] for name, t in targets.items()})
     return state.params
 
 

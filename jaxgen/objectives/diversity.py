@@ -11,28 +11,28 @@ _WINDOW = 256  # samples of the spectra that are compared
 _NOTHING = 1e-3  # of a spread: what is left of it by rounding
 
 
-def spread_of(sounds: jax.Array) -> jax.Array:
+def diversity(sounds: jax.Array) -> jax.Array:
     """How much sounds differ, samples float32 [B, T] or frames [B, N, D]: the deviation over rows of their mean spectra, of
     samples their logarithms; float32 []."""
     return _spectra(sounds).std(axis=0).mean() + 1e-6
 
 
-def share_within(made: jax.Array, real: jax.Array, labels: Mapping[str, jax.Array]) -> jax.Array:
+def diversity_within_labels(generated: jax.Array, real: jax.Array, labels: Mapping[str, jax.Array]) -> jax.Array:
     """How much what is made for the same labels differs, as a share of what real sound with them does; float32 [].
 
     labels: int32 [B] each, of both. NaN where no two rows share all of them, or only rows that are one recording.
     """
-    alike = jnp.ones((len(made), len(made)), bool)
+    alike = jnp.ones((len(generated), len(generated)), bool)
     for values in labels.values():
         alike &= values[:, None] == values
     shares = alike / alike.sum(axis=1, keepdims=True)
 
-    def spread(sounds: jax.Array) -> jax.Array:
+    def deviation(sounds: jax.Array) -> jax.Array:
         spectra = _spectra(sounds)
         return jnp.sqrt(jnp.square(spectra - shares @ spectra).mean(axis=0)).mean()
 
-    usual = spread(real)
-    return jnp.where(usual > _NOTHING, spread(made) / jnp.maximum(usual, _NOTHING), jnp.nan)
+    usual = deviation(real)
+    return jnp.where(usual > _NOTHING, deviation(generated) / jnp.maximum(usual, _NOTHING), jnp.nan)
 
 
 def _spectra(sounds: jax.Array) -> jax.Array:

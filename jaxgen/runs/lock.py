@@ -18,14 +18,14 @@ import jax
 
 from jaxgen import __version__
 from jaxgen.core.errors import TryAgain
-from jaxgen.core.files import append_whole, writing
+from jaxgen.core.files import append_atomic, explain_write_errors
 
 _STARTS = "starts.jsonl"
 _PACKAGES = ("jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def run_lock(workdir: Path) -> Iterator[None]:
     """While entered, no other process trains in this folder, which it makes; a process that dies lets go of it.
 
     Raises TryAgain where one does.
@@ -33,7 +33,7 @@ def locked(workdir: Path) -> Iterator[None]:
     import filelock
 
     lock = filelock.FileLock(workdir / ".lock", timeout=0)
-    with writing(workdir):
+    with explain_write_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -60,8 +60,8 @@ def note_start(workdir: Path) -> None:
         "pid": os.getpid(),
     }
     path = workdir / _STARTS
-    with writing(path), path.open("ab", buffering=0) as file:
-        append_whole(file, (json.dumps(start) + "\n").encode())
+    with explain_write_errors(path), path.open("ab", buffering=0) as file:
+        append_atomic(file, (json.dumps(start) + "\n").encode())
 
 
 def _holder(workdir: Path) -> str:

@@ -16,28 +16,33 @@ from jaxgen.cli import evaluate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset
 from jaxgen.data.store import AudioPolicy, prepare
-from jaxgen.data.synthetic import Plucked
-from jaxgen.evaluation import judge, judge_training
+from jaxgen.data.synthetic import PluckedStrings
+from jaxgen.evaluation import classifier_training, judge
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params, graph_of
-from jaxgen.evaluation.judge_training import judge_of, judge_path, judged_labels, train_judge
-from jaxgen.evaluation.judged import (
-    Judged,
+from jaxgen.evaluation.classifier import ClassifierTraining, LabelClassifier, graph_definition, init_params
+from jaxgen.evaluation.classifier_metrics import (
+    ClassifierMetrics,
     am_score,
     inception_score,
-    least_recognised,
+    lowest_recognition_rate,
     modified_inception_score,
-    recognised,
+    recognition_rate,
     within_labels_distance,
 )
+from jaxgen.evaluation.classifier_training import classifiable_labels, classifier_path, load_or_train, train_classifier
 from jaxgen.evaluation.prosody import Prosody, seconds_distance
 from jaxgen.features import MuLaw
 from jaxgen.objectives.optimizer import AdamW
 
 pytestmark = pytest.mark.slow
 
-SMALL = JudgeTraining(
-    steps=100, batch_size=32, channels=32, embedding_size=8, dropout=0.0, optimizer=AdamW(peak=3e-3, warmup_steps=5)
+SMALL = ClassifierTraining(
+    steps=100,
+    batch_size=32,
+    channels=32,
+    embedding_size=8,
+    dropout=0.0,
+    optimizer=AdamW(learning_rate=3e-3, warmup_steps=5),
 )
 
 
@@ -75,7 +80,7 @@ def store(cache):
 
 @pytest.fixture(scope="module")
 def small(store):
-    return train_judge(store, SMALL)
+    return train_classifier(store, SMALL)
 
 
 def _samples(store, split):
@@ -83,7 +88,7 @@ def _samples(store, split):
 
 
 def test_labels_are_fields_that_validation_can_be_checked_for(store):
-    assert judged_labels(store) == {"sound": ("bright", "dull"), "way": ("down", "up")}  # not the running number
+    assert classifiable_labels(store) == {"sound": ("bright", "dull"), "way": ("down", "up")}  # not the running number
 
 
 def test_a_few_seconds_of_training_beat_chance_by_far(small):
@@ -105,44 +110,44 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
     learned = []
     samples, read = store.samples, []
     monkeypatch.setattr(store, "samples", lambda i, **part: (read.append(i), samples(i, **part))[1])
-    monkeypatch.setattr(judge_training, "_worn", lambda clips, rate, seed: [[]] * len(clips))
+    monkeypatch.setattr(classifier_training, "_worn", lambda clips, rate, seed: [[]] * len(clips))
     monkeypatch.setattr(
-        judge_training,
+        classifier_training,
         "_trained",
-        lambda training, labels, *heard: (learned.extend(read), first_params(training, labels))[1],
+        lambda training, labels, *heard: (learned.extend(read), init_params(training, labels))[1],
     )
-    train_judge(store, SMALL)
+    train_classifier(store, SMALL)
     assert sorted(learned) == sorted(store.indices("train"))  # all that was read before training ended
     assert set(read) - set(learned) == set(store.indices("validation"))
 
 
 def test_the_same_seed_trains_the_same_judge(small, store):
     clips = _samples(store, "validation")
-    np.testing.assert_array_equal(train_judge(store, SMALL)(clips).embedding, small(clips).embedding)
+    np.testing.assert_array_equal(train_classifier(store, SMALL)(clips).embedding, small(clips).embedding)
 
 
 def test_what_it_learns_does_not_hang_on_how_it_is_compiled():
     """A maximum's gradient does, where the compiler computes what is compared with it once more."""
     labels = {"digit": ("a", "b")}
-    training = JudgeTraining()
+    training = ClassifierTraining()
     levels = np.random.default_rng(0).normal(-0.5, 1, (60, 64, 40)).astype(np.float32)
     real = np.broadcast_to(np.arange(64) < 50, (60, 64)).astype(np.float32)
-    graph = graph_of(training, labels)
+    graph = graph_definition(training, labels)
 
     def loss(params):
         logits, _ = nnx.merge(graph, params)(levels, real, jax.random.key(0))
         return -jax.nn.log_softmax(logits["digit"])[:, 0].mean()
 
-    lowered = jax.jit(jax.grad(loss)).lower(first_params(training, labels))
+    lowered = jax.jit(jax.grad(loss)).lower(init_params(training, labels))
     quick, plain = (
-        lowered.compile({"xla_backend_optimization_level": level})(first_params(training, labels)) for level in (3, 0)
+        lowered.compile({"xla_backend_optimization_level": level})(init_params(training, labels)) for level in (3, 0)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), quick, plain)
 
 
 def test_a_saved_judge_is_the_same_judge(small, store, tmp_path):
     small.save(tmp_path / "a" / "judge.npz")
-    loaded = Judge.load(tmp_path / "a" / "judge.npz")
+    loaded = LabelClassifier.load(tmp_path / "a" / "judge.npz")
     assert loaded.about == small.about
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["judge.npz"]
     clips = _samples(store, "validation")
@@ -164,12 +169,12 @@ def test_a_damaged_or_foreign_file_is_told(damage, small, tmp_path):
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         path.write_bytes({"cut": whole[:middle], "flipped": flipped, "foreign": b"RIFF" * 9, "empty": b""}[damage])
     with pytest.raises(UserError, match="no whole judge"):
-        Judge.load(path)
+        LabelClassifier.load(path)
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(UserError, match="there is no judge at"):
-        Judge.load(tmp_path / "none.npz")
+        LabelClassifier.load(tmp_path / "none.npz")
 
 
 def test_neither_padding_nor_company_nor_loudness_changes_a_verdict(small, store):
@@ -190,21 +195,21 @@ def test_clips_without_sound_are_judged_without_complaint(count, small):
 
 def test_data_without_labels_is_told_before_anything_is_trained(cache):
     unlabelled = prepare(Glides(num_clips=8), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
-    assert judged_labels(unlabelled) == {"way": ("down", "up")}  # all eight sound dull
+    assert classifiable_labels(unlabelled) == {"way": ("down", "up")}  # all eight sound dull
     few = prepare(Glides(num_clips=1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
-    for told in (lambda: Judged().check(few), lambda: train_judge(few, SMALL)):
+    for told in (lambda: ClassifierMetrics().check(few), lambda: train_classifier(few, SMALL)):
         with pytest.raises(UserError, match="no label to judge"):
             told()
 
 
 def test_the_cache_keeps_a_judge_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
-    first = judge_of(store, tmp_path, SMALL)
+    first = load_or_train(store, tmp_path, SMALL)
     assert "training a judge" in capsys.readouterr().err
-    again = judge_of(store, tmp_path, SMALL)
+    again = load_or_train(store, tmp_path, SMALL)
     assert "training a judge" not in capsys.readouterr().err
     assert first.about == again.about
     paths = {
-        judge_path(data, training, tmp_path)
+        classifier_path(data, training, tmp_path)
         for data in (store, mel_store)
         for training in (SMALL, dataclasses.replace(SMALL, seed=1))
     }
@@ -235,16 +240,16 @@ def test_modified_inception_score_is_the_mean_over_pairs():
 def test_recognised_counts_only_clips_that_were_asked_for_a_known_value():
     values = ("a", "b")
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
-    assert recognised(p, values, ["a", "b", "b", None]) == pytest.approx(2 / 3)
-    assert recognised(p[:1], values, ["elsewhere"]) != recognised(p[:1], values, ["elsewhere"])  # NaN
+    assert recognition_rate(p, values, ["a", "b", "b", None]) == pytest.approx(2 / 3)
+    assert recognition_rate(p[:1], values, ["elsewhere"]) != recognition_rate(p[:1], values, ["elsewhere"])  # NaN
 
 
 def test_the_least_recognised_value_is_one_that_was_asked_for():
     values = ("a", "b", "c")
     p = np.array([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.2, 0.8, 0.0]])
-    assert least_recognised(p, values, [None, "b", "b", None]) == 0.5
-    assert least_recognised(p, values, ["a", "a", "b", "c"]) == 0.0
-    assert math.isnan(least_recognised(p, values, ["elsewhere"] * 4))
+    assert lowest_recognition_rate(p, values, [None, "b", "b", None]) == 0.5
+    assert lowest_recognition_rate(p, values, ["a", "a", "b", "c"]) == 0.0
+    assert math.isnan(lowest_recognition_rate(p, values, ["elsewhere"] * 4))
 
 
 def test_a_running_number_is_no_label_where_validation_has_the_same_numbers(cache):
@@ -258,7 +263,7 @@ def test_a_running_number_is_no_label_where_validation_has_the_same_numbers(cach
 
     store = prepare(Anywhere(), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
     assert len({clip.fields["index"] for clip in store.clips}) == 24
-    assert tuple(judged_labels(store)) == ("sound", "way")
+    assert tuple(classifiable_labels(store)) == ("sound", "way")
 
 
 def test_halves_and_samples_are_alike_in_their_labels():
@@ -268,9 +273,9 @@ def test_halves_and_samples_are_alike_in_their_labels():
     first, second = clips.halves(("x", "y"))
     assert sorted(first + second) == list(range(24))
     for places in (first, second, clips.sample(12, ("x", "y"))):
-        assert {label: len(found) for label, found in clips.some(places).places(("x", "y")).items()} == dict.fromkeys(
-            itertools.product("abc", "de"), 2
-        )
+        assert {
+            label: len(found) for label, found in clips.select(places).group_by(("x", "y")).items()
+        } == dict.fromkeys(itertools.product("abc", "de"), 2)
     assert len(clips.sample(100, ())) == 24
 
 
@@ -278,20 +283,20 @@ def test_distance_within_labels():
     clips = ClipSet([np.zeros(1)] * 4, 8_000, [{"x": "a"}, {"x": "a"}, {"x": "b"}, {}])
     embedding = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0], [7.0, 7.0]])
     assert within_labels_distance(embedding, clips, ("x",)) == pytest.approx(5.0)
-    assert math.isnan(within_labels_distance(embedding, clips.some([0, 2]), ("x",)))
+    assert math.isnan(within_labels_distance(embedding, clips.select([0, 2]), ("x",)))
 
 
 def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tmp_path):
     small.save(tmp_path / "judge.npz")
     indices = [*store.indices("validation"), *store.indices("train")[:16]]
     real = ClipSet([store.samples(i) for i in indices], 8_000, [store.clips[i].fields for i in indices])
-    measure = Judged(judge=str(tmp_path / "judge.npz")).prepare(Reference(store, real, tmp_path))
+    measure = ClassifierMetrics(classifier=str(tmp_path / "judge.npz")).prepare(Reference(store, real, tmp_path))
     noise = np.random.default_rng(0).normal(0, 0.1, (40, 2_000)).astype(np.float32)
     ceiling, floor = measure(real), measure(ClipSet(list(noise), 8_000, real.labels))
-    assert ceiling["judged_clips"] == floor["judged_clips"] == 40
+    assert ceiling["classified_clips"] == floor["classified_clips"] == 40
     assert ceiling["way_recognised_of_real"] == 1.0
-    assert ceiling["judge_frechet_clips"] == floor["judge_frechet_clips"] == 20
-    assert floor["judge_frechet_distance"] > 3 * ceiling["judge_frechet_distance"]
+    assert ceiling["classifier_frechet_clips"] == floor["classifier_frechet_clips"] == 20
+    assert floor["classifier_frechet_distance"] > 3 * ceiling["classifier_frechet_distance"]
     assert floor["way_recognised"] < ceiling["way_recognised"]
     assert floor["way_least_recognised"] < ceiling["way_least_recognised"] <= ceiling["way_recognised"]
     same = measure(ClipSet([real.samples[0]] * 40, 8_000, real.labels))
@@ -299,7 +304,7 @@ def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tm
     assert same["way_inception_score"] == pytest.approx(1.0, abs=1e-3)
     other_rate = Reference(store, dataclasses.replace(real, sample_rate=16_000), tmp_path)
     with pytest.raises(UserError, match="hears 8000 Hz"):
-        Judged(judge=str(tmp_path / "judge.npz")).prepare(other_rate)
+        ClassifierMetrics(classifier=str(tmp_path / "judge.npz")).prepare(other_rate)
 
 
 # Lengths and pitches
@@ -342,27 +347,27 @@ def test_bad_pitch_range(change):
 
 CONFIG = """
 from jaxgen.config import Config
-from jaxgen.data.synthetic import Plucked
-from jaxgen.evaluation.judged import Judged
+from jaxgen.data.synthetic import PluckedStrings
+from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.prosody import Prosody
-from jaxgen.evaluation.runner import Evaluation
+from jaxgen.evaluation.autoregressive import Evaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.recurrent import GRU
 from jaxgen.training.loop import Train
 
 CONFIG = Config(
-    data=Plucked(num_clips=30, seconds=0.3),
+    data=PluckedStrings(num_clips=30, seconds=0.3),
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20),
     model=MelRNN(cell=GRU(8), num_layers=1, labels=("timbre", "tempo")),
     train=Train(steps=2, batch_size=2, seq_len=8, eval_every=2, checkpoint_every=2, log_every=1),
-    evaluation=Evaluation(num_clips=12, num_previews=2, metrics=(Judged(), Prosody())),
+    evaluation=Evaluation(num_clips=12, num_previews=2, metrics=(ClassifierMetrics(), Prosody())),
 )
 """
 
 
 def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
+    monkeypatch.setattr(classifier_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
     shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
     code, out, _ = command(judge.main, *shared)
@@ -375,16 +380,20 @@ def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monk
     assert "timbre_recognised: " in out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     held_out, made = report["table"]["held-out data"], report["table"]["generated"]
-    assert held_out["judged_clips"] == 3
-    assert made["judged_clips"] == 12
+    assert held_out["classified_clips"] == 3
+    assert made["classified_clips"] == 12
     assert held_out["timbre_recognised_of_real"] == 1.0
     assert {"tempo_inception_score", "pitch_p50_hz", "seconds_distance"} <= made.keys()
-    assert "at least 2" in report["absent"]["table"]["generated"]["judge_frechet_distance"]  # a half of three is one
+    assert (
+        "at least 2" in report["absent"]["table"]["generated"]["classifier_frechet_distance"]
+    )  # a half of three is one
     page = (tmp_path / "run" / "report.html").read_text()
     assert "By timbre and tempo" in page
     pairs = page.split("By timbre and tempo")[-1].split("</table>")[0].count("<audio")
     places = {
-        (c.fields["timbre"], c.fields["tempo"]) for c in Plucked(num_clips=30).clips() if c.fields["split"] != "train"
+        (c.fields["timbre"], c.fields["tempo"])
+        for c in PluckedStrings(num_clips=30).clips()
+        if c.fields["split"] != "train"
     }
     assert pairs == 2 * len(places)
     code, _, err = command(

@@ -13,14 +13,14 @@ from jax.sharding import PartitionSpec
 T = TypeVar("T")
 
 
-def whole(tree: T) -> T:
+def replicate(tree: T) -> T:
     """The same arrays, put together on each device if they were split."""
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
-def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+def shard_map_batch(function: Callable[..., Any]) -> Callable[..., Any]:
     """function(first, *rows), of which each device computes its own rows: for what jit cannot split.
 
     first: arrays that are whole on each device. rows and results: arrays [B, ...]; no row may depend on another.

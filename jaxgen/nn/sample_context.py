@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.audio.companding import compand
-from jaxgen.audio.fourier import framed, sliding_windows
-from jaxgen.audio.linear_prediction import ORDER, Predictor, features, late_window, num_features, solved
+from jaxgen.audio.fourier import frame_signal, sliding_windows
+from jaxgen.audio.linear_prediction import ORDER, Predictor, features, late_window, levinson_durbin, num_features
 from jaxgen.core.errors import UserError
 
 _RISE = 0.9  # of the window that a predictor is fitted behind
 
 
 @dataclasses.dataclass(frozen=True)
-class Recent(abc.ABC):
+class SampleContext(abc.ABC):
     """The contract. Samples are float32, full scale 1.0; the state is what serves for several samples."""
 
     window: int = 160
@@ -32,7 +32,7 @@ class Recent(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise UserError(f"--model.recent.window is {self.window}, expected at least 1 sample.")
+            raise UserError(f"--model.context.window is {self.window}, expected at least 1 sample.")
 
     @property
     @abc.abstractmethod
@@ -49,21 +49,25 @@ class Recent(abc.ABC):
         """A state before the first sample, for `batch_size` rows."""
 
     @abc.abstractmethod
-    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, Any]:
+    def unroll(
+        self, samples: jax.Array, num_samples: int, conditioning: Predictor | None = None
+    ) -> tuple[jax.Array, Any]:
         """Features [B, num_samples, num_features] of the last of samples [B, at least lookback + num_samples], from those
         before each, with a new state at every `hop`-th; and the last state. told: predictors [B, N, ...] of N stretches of
         as many samples each, if somebody tells them.
         """
 
     @abc.abstractmethod
-    def next(self, past: jax.Array, state: Any, due: jax.Array, told: Predictor | None = None) -> tuple[jax.Array, Any]:
+    def step(
+        self, past: jax.Array, state: Any, due: jax.Array, conditioning: Predictor | None = None
+    ) -> tuple[jax.Array, Any]:
         """Features [B, num_features] of the sample after `past` [B, at least lookback], and the state they came by; due:
         bool [], whether the state is to be a new one. told: predictors [B, ...], if somebody tells them.
         """
 
 
 @dataclasses.dataclass(frozen=True)
-class Window(Recent):
+class Window(SampleContext):
     """The samples themselves, on the mu-law scale."""
 
     @property
@@ -77,39 +81,41 @@ class Window(Recent):
     def init(self, batch_size: int) -> tuple[()]:
         return ()
 
-    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, tuple[()]]:
-        del told
+    def unroll(
+        self, samples: jax.Array, num_samples: int, conditioning: Predictor | None = None
+    ) -> tuple[jax.Array, tuple[()]]:
+        del conditioning
         first = samples.shape[1] - num_samples
         return sliding_windows(compand(samples[:, first - self.window : -1]), self.window), ()
 
-    def next(
-        self, past: jax.Array, state: tuple[()], due: jax.Array, told: Predictor | None = None
+    def step(
+        self, past: jax.Array, state: tuple[()], due: jax.Array, conditioning: Predictor | None = None
     ) -> tuple[jax.Array, tuple[()]]:
-        del told
+        del conditioning
         return compand(past[:, -self.window :]), state
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearPrediction(Recent):
+class LinearPrediction(SampleContext):
     """What a linear predictor expects that is fitted to the samples before, how far it was off for these, and the last of
     them."""
 
-    fitted_to: int = 256
+    analysis_window: int = 256
     """Samples that a predictor is fitted to."""
     hop: int = 16
     """Samples that it serves for; a divisor of the slowest tier's frame."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fitted_to < 2 or self.hop < 1:
+        if self.analysis_window < 2 or self.hop < 1:
             raise UserError(
-                f"--model.recent.fitted-to is {self.fitted_to} and --model.recent.hop {self.hop}; expected at least 2 samples "
-                "to fit a predictor to, and 1 that it serves for."
+                f"--model.context.analysis-window is {self.analysis_window} and --model.context.hop {self.hop}; expected at "
+                "least 2 samples to fit a predictor to, and 1 that it serves for."
             )
 
     @property
     def lookback(self) -> int:
-        return max(self.fitted_to, self.window + ORDER)
+        return max(self.analysis_window, self.window + ORDER)
 
     @property
     def num_features(self) -> int:
@@ -118,22 +124,26 @@ class LinearPrediction(Recent):
     def init(self, batch_size: int) -> jax.Array:
         return jnp.zeros((batch_size, ORDER))
 
-    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, jax.Array]:
-        del told
-        num_blocks, first = num_samples // self.hop, samples.shape[1] - num_samples
-        predictors = fitted(framed(samples[:, first - self.fitted_to :], self.fitted_to, self.hop, num_blocks))
-        return _over(samples, num_samples, _without_period(predictors), self.window), predictors[:, -1]
-
-    def next(
-        self, past: jax.Array, state: jax.Array, due: jax.Array, told: Predictor | None = None
+    def unroll(
+        self, samples: jax.Array, num_samples: int, conditioning: Predictor | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        del told
-        state = jax.lax.cond(due, lambda: fitted(past[:, -self.fitted_to :]), lambda: state)
-        return _next(past, _without_period(state), self.window), state
+        del conditioning
+        num_blocks, first = num_samples // self.hop, samples.shape[1] - num_samples
+        predictors = fit_lpc(
+            frame_signal(samples[:, first - self.analysis_window :], self.analysis_window, self.hop, num_blocks)
+        )
+        return _unroll(samples, num_samples, _without_period(predictors), self.window), predictors[:, -1]
+
+    def step(
+        self, past: jax.Array, state: jax.Array, due: jax.Array, conditioning: Predictor | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        del conditioning
+        state = jax.lax.cond(due, lambda: fit_lpc(past[:, -self.analysis_window :]), lambda: state)
+        return _step(past, _without_period(state), self.window), state
 
 
 @dataclasses.dataclass(frozen=True)
-class Foretold(Recent):
+class PlannedPrediction(SampleContext):
     """What a predictor expects that is told with the plan of a PlannedRNN, how far it was off for the samples before, and the
     last of these. Who follows it makes the sound that was planned, whatever the samples before were like.
     """
@@ -149,26 +159,28 @@ class Foretold(Recent):
     def init(self, batch_size: int) -> tuple[()]:
         return ()
 
-    def over(self, samples: jax.Array, num_samples: int, told: Predictor | None = None) -> tuple[jax.Array, tuple[()]]:
-        assert told is not None
-        return _over(samples, num_samples, told, self.window), ()
-
-    def next(
-        self, past: jax.Array, state: tuple[()], due: jax.Array, told: Predictor | None = None
+    def unroll(
+        self, samples: jax.Array, num_samples: int, conditioning: Predictor | None = None
     ) -> tuple[jax.Array, tuple[()]]:
-        assert told is not None
-        return _next(past, told, self.window), state
+        assert conditioning is not None
+        return _unroll(samples, num_samples, conditioning, self.window), ()
+
+    def step(
+        self, past: jax.Array, state: tuple[()], due: jax.Array, conditioning: Predictor | None = None
+    ) -> tuple[jax.Array, tuple[()]]:
+        assert conditioning is not None
+        return _step(past, conditioning, self.window), state
 
 
-def _over(samples: jax.Array, num_samples: int, predictors: Predictor, window: int) -> jax.Array:
+def _unroll(samples: jax.Array, num_samples: int, predictors: Predictor, window: int) -> jax.Array:
     """Features [B, num_samples, F] of the last samples, by predictors [B, N, ...] of N stretches of them."""
     num_stretches, first = predictors.lag.shape[1], samples.shape[1] - num_samples
     stretch = num_samples // num_stretches
-    blocks = framed(samples[:, first - window - ORDER :], window + ORDER + stretch - 1, stretch, num_stretches)
+    blocks = frame_signal(samples[:, first - window - ORDER :], window + ORDER + stretch - 1, stretch, num_stretches)
     return features(blocks, predictors, window).reshape(len(samples), num_samples, -1)
 
 
-def _next(past: jax.Array, predictor: Predictor, window: int) -> jax.Array:
+def _step(past: jax.Array, predictor: Predictor, window: int) -> jax.Array:
     """Features [B, F] of the sample after `past`, by predictors [B, ...]."""
     return features(past[:, -window - ORDER :], predictor, window)[:, 0]
 
@@ -178,11 +190,11 @@ def _without_period(coefficients: jax.Array) -> Predictor:
     return Predictor(coefficients, none + 2, none)
 
 
-def fitted(past: jax.Array) -> jax.Array:
+def fit_lpc(past: jax.Array) -> jax.Array:
     """The coefficients [..., ORDER] of a predictor of samples float32 [..., W] by their past, with the least squared error.
 
     Autocorrelation method (Makhoul 1975), behind a window that rises slowly and falls fast. In silence all are 0.
     """
     length = past.shape[-1]
     spectrum = jnp.fft.rfft(past * late_window(length, _RISE), length + ORDER)
-    return solved(jnp.fft.irfft(jnp.square(jnp.abs(spectrum)), length + ORDER)[..., : ORDER + 1])
+    return levinson_durbin(jnp.fft.irfft(jnp.square(jnp.abs(spectrum)), length + ORDER)[..., : ORDER + 1])

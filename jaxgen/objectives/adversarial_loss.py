@@ -11,65 +11,65 @@ import jax.numpy as jnp
 from jaxgen.core.errors import UserError
 
 
-class Contest(abc.ABC):
+class AdversarialLoss(abc.ABC):
     """The losses, by the scores [...] that a critic gives; high is real. Frozen dataclasses, without arrays."""
 
     needs_penalty: ClassVar[bool] = False
     """Whether the critic's slope must be held."""
 
     @abc.abstractmethod
-    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
+    def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
         """What the critic minimises, []."""
 
     @abc.abstractmethod
-    def generator(self, made: jax.Array) -> jax.Array:
+    def generator_loss(self, generated: jax.Array) -> jax.Array:
         """What the generator minimises, []."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastSquares(Contest):
+class LeastSquares(AdversarialLoss):
     """Least squares (Mao et al. 2017, eq. 9 with a = 0, b = c = 1, without the halves)."""
 
-    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
-        return jnp.square(real - 1).mean() + jnp.square(made).mean()
+    def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
+        return jnp.square(real - 1).mean() + jnp.square(generated).mean()
 
-    def generator(self, made: jax.Array) -> jax.Array:
-        return jnp.square(made - 1).mean()
+    def generator_loss(self, generated: jax.Array) -> jax.Array:
+        return jnp.square(generated - 1).mean()
 
 
 @dataclasses.dataclass(frozen=True)
-class Hinge(Contest):
+class Hinge(AdversarialLoss):
     """The hinge (Lim and Ye 2017)."""
 
-    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
-        return jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + made).mean()
+    def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
+        return jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + generated).mean()
 
-    def generator(self, made: jax.Array) -> jax.Array:
-        return -made.mean()
+    def generator_loss(self, generated: jax.Array) -> jax.Array:
+        return -generated.mean()
 
 
 @dataclasses.dataclass(frozen=True)
-class Logistic(Contest):
+class Logistic(AdversarialLoss):
     """The logistic loss (Goodfellow et al. 2014, section 3), where the generator makes what is scored as real likelier."""
 
-    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
-        return jax.nn.softplus(-real).mean() + jax.nn.softplus(made).mean()
+    def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
+        return jax.nn.softplus(-real).mean() + jax.nn.softplus(generated).mean()
 
-    def generator(self, made: jax.Array) -> jax.Array:
-        return jax.nn.softplus(-made).mean()
+    def generator_loss(self, generated: jax.Array) -> jax.Array:
+        return jax.nn.softplus(-generated).mean()
 
 
 @dataclasses.dataclass(frozen=True)
-class Wasserstein(Contest):
+class Wasserstein(AdversarialLoss):
     """The Wasserstein distance (Arjovsky et al. 2017); the critic's slope is held by a `GradientPenalty`."""
 
     needs_penalty = True
 
-    def critic(self, real: jax.Array, made: jax.Array) -> jax.Array:
-        return made.mean() - real.mean()
+    def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
+        return generated.mean() - real.mean()
 
-    def generator(self, made: jax.Array) -> jax.Array:
-        return -made.mean()
+    def generator_loss(self, generated: jax.Array) -> jax.Array:
+        return -generated.mean()
 
 
 Score = Callable[[jax.Array], jax.Array]
@@ -91,7 +91,7 @@ class Penalty(abc.ABC):
             raise UserError(f"a penalty needs a weight above 0 and every of at least 1, got {self}.")
 
     @abc.abstractmethod
-    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
+    def compute(self, score: Score, real: jax.Array, generated: jax.Array, key: jax.Array) -> jax.Array:
         """The penalty [], without its weight, at sounds [B, ...]."""
 
 
@@ -99,17 +99,17 @@ class Penalty(abc.ABC):
 class GradientPenalty(Penalty):
     """(|slope| - 1)^2 between real and made sounds (Gulrajani et al. 2017, eq. 3)."""
 
-    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
+    def compute(self, score: Score, real: jax.Array, generated: jax.Array, key: jax.Array) -> jax.Array:
         share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
-        return jnp.square(jnp.sqrt(_squared_slopes(score, share * real + (1 - share) * made) + 1e-12) - 1).mean()
+        return jnp.square(jnp.sqrt(_squared_slopes(score, share * real + (1 - share) * generated) + 1e-12) - 1).mean()
 
 
 @dataclasses.dataclass(frozen=True)
 class R1(Penalty):
     """|slope|^2 / 2 at real sounds (Mescheder et al. 2018, eq. 9)."""
 
-    def of(self, score: Score, real: jax.Array, made: jax.Array, key: jax.Array) -> jax.Array:
-        del made, key
+    def compute(self, score: Score, real: jax.Array, generated: jax.Array, key: jax.Array) -> jax.Array:
+        del generated, key
         return _squared_slopes(score, real).mean() / 2
 
 

@@ -19,11 +19,11 @@ from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
 from jaxgen.features import Decoder
 from jaxgen.models.config import ModelConfig
-from jaxgen.objectives.objective import Training
+from jaxgen.objectives.objective import TrainTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
+class ClipGroup:
     """A set of clips that the table describes."""
 
     name: str
@@ -34,12 +34,12 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class EvaluationResult:
     """All that a report says."""
 
     metrics: dict[str, float]
     """Figures of the model, by unit-bearing name; `Absent` where they cannot be computed, here and in the table."""
-    columns: tuple[Column, ...]
+    groups: tuple[ClipGroup, ...]
     """Training data, held-out data, generated clips, clips of the untrained model, noise."""
     table: dict[str, dict[str, float]]
     """Figures by column name, then by unit-bearing name."""
@@ -52,7 +52,7 @@ class Findings:
     real_time_factor: float
     side_by_side: str = "Clips side by side have the same labels"
     """What a held-out and a generated clip at the same place have in common."""
-    loss_compares: bool = True
+    losses_are_comparable: bool = True
     """Whether the losses of training and of validation are of one kind."""
 
 
@@ -76,7 +76,7 @@ class EvaluationConfig(abc.ABC):
         if min(self.num_clips, self.num_previews) < 1:
             raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
         if strangers := [
-            type(metric).__name__ for metric in self.metrics if metric.of_copies and not self.makes_copies
+            type(metric).__name__ for metric in self.metrics if metric.compares_copies and not self.makes_copies
         ]:
             raise UserError(
                 f"{strangers[0]} compares copies with the recordings they were made of, and {type(self).__name__} makes none; "
@@ -86,7 +86,7 @@ class EvaluationConfig(abc.ABC):
     @abc.abstractmethod
     def evaluator(
         self,
-        training: Training,
+        task: TrainTask,
         model: ModelConfig,
         spec: DataSpec,
         *,
@@ -114,23 +114,25 @@ class Evaluator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
+    def evaluate(
+        self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
+    ) -> EvaluationResult:
         """Measures `params` on held-out clips of `store`, beside the data trained on and an untrained model.
 
         Raises UserError without held-out clips.
         """
 
 
-def describe(column: Column, sample_rate: int) -> dict[str, float]:
+def describe(group: ClipGroup, sample_rate: int) -> dict[str, float]:
     """What the clips are like, by unit-bearing name."""
     return {
-        "clipping_rate": mean([clipping_rate(clip) for clip in column.clips], NO_CLIPS),
-        "silence_rate": mean([silence_rate(clip, sample_rate) for clip in column.clips], NO_CLIPS),
-        "seconds_per_clip": mean([len(clip) / sample_rate for clip in column.clips], NO_CLIPS),
+        "clipping_rate": mean([clipping_rate(clip) for clip in group.clips], NO_CLIPS),
+        "silence_rate": mean([silence_rate(clip, sample_rate) for clip in group.clips], NO_CLIPS),
+        "seconds_per_clip": mean([len(clip) / sample_rate for clip in group.clips], NO_CLIPS),
     }
 
 
-def timed_on() -> str:
+def describe_hardware() -> str:
     """What a time is measured on, in words."""
     if jax.default_backend() != "cpu":
         return f"on one {jax.devices()[0].device_kind}"
@@ -138,13 +140,13 @@ def timed_on() -> str:
     return f"on {cores} processor core{'s' * (cores > 1)}"
 
 
-def spread(items: Sequence[int], count: int) -> list[int]:
+def evenly_spaced(items: Sequence[int], count: int) -> list[int]:
     """At most `count` of the items, evenly spread over them."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
 
 
-def even(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
+def balanced(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
     """Exactly `count` of the clips, as evenly as can be over the combinations of labels; in no order of those, so that
     the first few are of many.
     """
@@ -171,4 +173,4 @@ def known_labels(
 
 def _repeated(items: Sequence[int], count: int) -> list[int]:
     """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
-    return list(itertools.islice(itertools.cycle(spread(items, count)), count))
+    return list(itertools.islice(itertools.cycle(evenly_spaced(items, count)), count))

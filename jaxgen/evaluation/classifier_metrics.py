@@ -16,8 +16,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.names import UserPath
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
-from jaxgen.evaluation.classifier import Judge, Verdict
-from jaxgen.evaluation.judge_training import judge_of, labels_to_judge
+from jaxgen.evaluation.classifier import LabelClassifier, Predictions
+from jaxgen.evaluation.classifier_training import load_or_train, require_labels
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, frechet_distance, mean
 
 Probabilities = NDArray[np.floating]
@@ -28,77 +28,77 @@ _LEAST = 1e-6  # probability that counts as none: a judge's certainty beyond it 
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged(AudioMetric):
+class ClassifierMetrics(AudioMetric):
     """What a judge of the data's labels says, for each label that it knows (digit, speaker, ...):
 
-    judged_clips: clips that were heard; what is recognised rests on those of them whose label is known.
+    classified_clips: clips that were heard; what is recognised rests on those of them whose label is known.
     {label}_recognised: share of the clips asked for a value of that label in which the judge hears it.
     {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
     {label}_least_recognised: the share of the value that is recognised least; above chance, all values are there.
     {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
-    judge_frechet_distance: of the judge's embeddings to those of half the held-out real recordings, at equal counts, mean
+    classifier_frechet_distance: of the judge's embeddings to those of half the held-out real recordings, at equal counts, mean
       over both halves; for the recordings themselves, of one half to the other. Unitless.
-    judge_frechet_clips: the count on either side. Below 49, the distance is only indicative.
+    classifier_frechet_clips: the count on either side. Below 49, the distance is only indicative.
     within_labels_distance: mean distance of the embeddings of two clips with all labels equal: how varied they are.
     """
 
-    judge: UserPath = ""
+    classifier: UserPath = ""
     """File of a judge; none takes the one of the training data from the cache, or trains it."""
 
     def check(self, training: Store) -> None:
-        if self.judge:
+        if self.classifier:
             self._given(training.features.sample_rate)
         else:
-            labels_to_judge(training)
+            require_labels(training)
 
     def prepare(self, reference: Reference) -> Measure:
         rate = reference.real.sample_rate
-        judge = self._given(rate) if self.judge else judge_of(reference.training, reference.cache_dir)
-        return _Prepared(judge, reference.real, judge(reference.real.samples))
+        classifier = self._given(rate) if self.classifier else load_or_train(reference.training, reference.cache_dir)
+        return _Prepared(classifier, reference.real, classifier(reference.real.samples))
 
-    def _given(self, sample_rate: int) -> Judge:
-        judge = Judge.load(Path(self.judge))
-        if judge.sample_rate != sample_rate:
+    def _given(self, sample_rate: int) -> LabelClassifier:
+        classifier = LabelClassifier.load(Path(self.classifier))
+        if classifier.sample_rate != sample_rate:
             raise UserError(
-                f"the judge '{self.judge}' hears {judge.sample_rate} Hz, these clips have {sample_rate} Hz; change "
-                "Judged(judge=...) in the config, or leave it out."
+                f"the judge '{self.classifier}' hears {classifier.sample_rate} Hz, these clips have {sample_rate} Hz; change "
+                "ClassifierMetrics(classifier=...) in the config, or leave it out."
             )
-        return judge
+        return classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
-    judge: Judge
+    classifier: LabelClassifier
     real: ClipSet
-    heard: Verdict
+    heard: Predictions
     """Of the real recordings."""
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         is_real = clips is self.real
-        heard = self.heard if is_real else self.judge(clips.samples)
-        figures: dict[str, float] = {"judged_clips": len(clips.samples)}
-        for name, values in self.judge.labels.items():
-            probabilities, trained_on = heard.probabilities[name], self.judge.about["frequencies"][name]
-            share = recognised(probabilities, values, _asked(clips, name))
-            ceiling = recognised(self.heard.probabilities[name], values, _asked(self.real, name))
+        heard = self.heard if is_real else self.classifier(clips.samples)
+        figures: dict[str, float] = {"classified_clips": len(clips.samples)}
+        for name, values in self.classifier.labels.items():
+            probabilities, trained_on = heard.probabilities[name], self.classifier.about["frequencies"][name]
+            share = recognition_rate(probabilities, values, _asked(clips, name))
+            ceiling = recognition_rate(self.heard.probabilities[name], values, _asked(self.real, name))
             figures |= {
                 f"{name}_recognised": share,
                 f"{name}_recognised_of_real": _of_real(share, ceiling),
-                f"{name}_least_recognised": least_recognised(probabilities, values, _asked(clips, name)),
+                f"{name}_least_recognised": lowest_recognition_rate(probabilities, values, _asked(clips, name)),
                 f"{name}_inception_score": inception_score(probabilities),
                 f"{name}_modified_inception_score": modified_inception_score(probabilities),
                 f"{name}_am_score": am_score(probabilities, np.asarray(trained_on)),
             }
-        labels = tuple(self.judge.labels)
+        labels = tuple(self.classifier.labels)
         halves = self.real.halves(labels)
         count = min(len(clips.samples), len(halves[1]))
         ours = halves[0][:count] if is_real else clips.sample(count, labels)
         others = halves[1:] if is_real else halves
         return figures | {
-            "judge_frechet_distance": mean(
+            "classifier_frechet_distance": mean(
                 [self._distance(heard.embedding[ours], half, count) for half in others], NO_CLIPS
             ),
-            "judge_frechet_clips": count,
+            "classifier_frechet_clips": count,
             "within_labels_distance": within_labels_distance(heard.embedding, clips, labels),
         }
 
@@ -108,7 +108,7 @@ class _Prepared:
         return frechet_distance(embedding, self.heard.embedding[np.asarray(half, int)[some]])
 
 
-def recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
+def recognition_rate(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
     """Share of clips whose most likely value is the one asked for; `Absent` where none is asked for one of `values`.
 
     asked: of each clip; None or a value that the judge does not know leaves the clip out.
@@ -117,10 +117,10 @@ def recognised(probabilities: Probabilities, values: Sequence[str], asked: Seque
     return mean(right, _NONE_ASKED)
 
 
-def least_recognised(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
+def lowest_recognition_rate(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
     """The lowest `recognised` of a single value, of those that are asked for; `Absent` where none is."""
     shares = [
-        recognised(probabilities, values, [value if each == value else None for each in asked])
+        recognition_rate(probabilities, values, [value if each == value else None for each in asked])
         for value in values
         if value in asked
     ]
@@ -162,7 +162,7 @@ def am_score(probabilities: Probabilities, frequencies: NDArray[np.floating]) ->
 
 def within_labels_distance(embedding: NDArray[np.floating], clips: ClipSet, names: Sequence[str]) -> float:
     """Mean Euclidean distance of the embeddings [n, D] of two clips whose labels `names` are all equal; `Absent` without two."""
-    groups = clips.places(names).values()
+    groups = clips.group_by(names).values()
     distances = [
         np.linalg.norm(embedding[a] - embedding[b]) for group in groups for a, b in itertools.combinations(group, 2)
     ]

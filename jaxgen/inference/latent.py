@@ -12,8 +12,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
-from jaxgen.inference.generation import Generated
-from jaxgen.models.noise import Latents, NoiseConfig, NoiseModel, between
+from jaxgen.inference.generation import GeneratedClips
+from jaxgen.models.latent import LatentGenerator, LatentGeneratorConfig, LatentSampling, slerp
 
 BATCH = 32
 """Clips that are made together; fewer are filled up, so that a clip does not depend on how many are made with it."""
@@ -24,17 +24,17 @@ LabelRows = Sequence[Mapping[str, str]]
 """Of each clip, label name to value."""
 
 
-class NoiseGenerator:
+class LatentSampler:
     """Makes clips of noise; compiled programs are kept from call to call."""
 
     def __init__(
         self,
-        module: Callable[[Any], NoiseModel],
-        model: NoiseConfig,
+        module: Callable[[Any], LatentGenerator],
+        model: LatentGeneratorConfig,
         spec: DataSpec,
         decoder: Decoder | None = None,
     ):
-        """module: puts parameters into the model that `model` configures (`Training.module`). decoder: makes sound of its
+        """module: puts parameters into the model that `model` configures (`TrainTask.module`). decoder: makes sound of its
         steps; none takes the features.
         """
         self._decoder = decoder or spec.features
@@ -42,8 +42,14 @@ class NoiseGenerator:
         self._make = jax.jit(lambda params, latents, labels: _clips(module(params), latents, labels))
 
     def __call__(
-        self, params: Any, labels: LabelRows, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
-    ) -> Generated:
+        self,
+        params: Any,
+        labels: LabelRows,
+        *,
+        latents: LatentSampling = LatentSampling(),
+        seed: int = 0,
+        first: int = 0,
+    ) -> GeneratedClips:
         """One clip for each mapping in `labels`, of label name to value, or to values mixed (`DataSpec.label_shares`).
 
         Clip n depends on its labels, the seed and its place, `first` + n, not on how many are drawn (but for rounding, where
@@ -53,15 +59,22 @@ class NoiseGenerator:
         drawn = self._drawn(latents, first + np.arange(len(labels)), seed)
         return self._sound(params, drawn, self._shares(labels))
 
-    def way(
-        self, params: Any, labels: LabelRows, steps: int, *, latents: Latents = Latents(), seed: int = 0, first: int = 0
+    def interpolate(
+        self,
+        params: Any,
+        labels: LabelRows,
+        steps: int,
+        *,
+        latents: LatentSampling = LatentSampling(),
+        seed: int = 0,
+        first: int = 0,
     ) -> list[np.ndarray]:
         """The clips of a call with these arguments, and `steps` - 1 on the way from each to the next, in their noise and
         labels alike: [(clips - 1) * steps + 1] of float32 [nsamp]."""
         drawn, shares = self._drawn(latents, first + np.arange(len(labels)), seed), self._shares(labels)
         places = np.arange(steps) / steps
         pairs = list(itertools.pairwise(range(len(labels))))
-        on_the_way = [np.asarray(between(drawn[a], drawn[b], places)) for a, b in pairs]
+        on_the_way = [np.asarray(slerp(drawn[a], drawn[b], places)) for a, b in pairs]
         mixed = {
             name: [row[a] + places[:, None].astype(np.float32) * (row[b] - row[a]) for a, b in pairs]
             for name, row in shares.items()
@@ -69,12 +82,12 @@ class NoiseGenerator:
         every = np.concatenate([*on_the_way, drawn[-1:]])
         return self._sound(params, every, {n: np.concatenate([*mixed[n], shares[n][-1:]]) for n in shares}).clips
 
-    def joined(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+    def concatenate(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Clips one after another, with a little silence between them."""
         gap = np.zeros(round(_GAP_SECONDS * self._spec.features.sample_rate), np.float32)
         return np.concatenate([piece for clip in clips for piece in (clip, gap)][:-1])
 
-    def _drawn(self, latents: Latents, places: np.ndarray, seed: int) -> np.ndarray:
+    def _drawn(self, latents: LatentSampling, places: np.ndarray, seed: int) -> np.ndarray:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), places)
         return np.asarray(jax.vmap(lambda key: latents.draw(key, self._model.latent_size))(keys))
 
@@ -86,14 +99,14 @@ class NoiseGenerator:
         shares = [{name: self._spec.label_shares(name, value) for name, value in row.items()} for row in labels]
         return {name: np.stack([row[name] for row in shares]) for name in self._model.labels}
 
-    def _sound(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> Generated:
+    def _sound(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> GeneratedClips:
         started = time.perf_counter()
         clips = [
             clip
             for start in range(0, len(latents), BATCH)
             for clip in self._batch(params, *(_filled(each, start) for each in (latents, shares)))
         ]
-        return Generated(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
+        return GeneratedClips(clips[: len(latents)], self._spec.features.sample_rate, time.perf_counter() - started)
 
     def _batch(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         steps, lengths = map(np.asarray, self._make(params, latents, shares))
@@ -102,8 +115,8 @@ class NoiseGenerator:
         return [sound[:length] for sound, length in zip(sounds, lengths, strict=True)]
 
 
-def _clips(model: NoiseModel, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return model.clips(model(latents, labels))
+def _clips(model: LatentGenerator, latents: jax.Array, labels: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return model.to_clips(model(latents, labels))
 
 
 def _filled(arrays: Any, start: int) -> Any:

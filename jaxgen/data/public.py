@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import unfinished
+from jaxgen.core.files import partial_folder
 from jaxgen.core.names import UserPath, expand
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
-from jaxgen.data.folder import Folder, fetched_root
+from jaxgen.data.folder import Folder, fetch_root
 
 _RETRIES = 2
 
@@ -32,13 +32,13 @@ class SpeakerShare(SplitRule):
     stop: float = 10.0
     """First per cent that no longer does."""
 
-    def holds(self, fields: Mapping[str, str], digest: str) -> bool:
+    def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         if self.field not in fields:
             raise UserError(f"the split is decided by the field '{self.field}', which a clip lacks; see data.pattern.")
         place = int(hashlib.sha1(fields[self.field].encode()).hexdigest(), 16) % 2**27
         return self.start <= place * 100 / (2**27 - 1) < self.stop
 
-    def after(self, other: SplitRule) -> SplitRule:
+    def excluding(self, other: SplitRule) -> SplitRule:
         if not isinstance(other, SpeakerShare) or other.field != self.field:
             return self
         if self.start < other.stop and other.start < self.stop:
@@ -108,7 +108,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Named(Dataset):
+class PublicDataset(Dataset):
     """A public data set: fsdd, speech_commands, yesno or ljspeech. Downloaded on first use, unless `root` is given."""
 
     name: str = "fsdd"
@@ -128,15 +128,15 @@ class Named(Dataset):
     def pattern(self) -> str | None:
         return SOURCES[self.name].pattern
 
-    def fetched(self, cache_dir: str | Path) -> "Named":
-        return dataclasses.replace(self, root=fetched_root(self.root, cache_dir))
+    def fetch(self, cache_dir: str | Path) -> "PublicDataset":
+        return dataclasses.replace(self, root=fetch_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
         """The recordings; other sounds of the archive, such as background noise, are named otherwise and left out.
 
         Raises UserError where they can neither be downloaded nor found.
         """
-        folder = self._folder(self._local_root() if self.root else self._fetched())
+        folder = self._folder(self._local_root() if self.root else self._download_root())
         wanted = set(re.findall(r"{(\w+)}", SOURCES[self.name].pattern))
         clips = [clip for clip in folder.clips() if wanted <= clip.fields.keys()]
         if not clips:
@@ -146,10 +146,10 @@ class Named(Dataset):
             )
         return clips
 
-    def left_out(self) -> list[tuple[str, str]]:
+    def list_skipped(self) -> list[tuple[str, str]]:
         """As of a `Folder`, and the other sounds of the archive."""
-        folder = self._folder(self._local_root() if self.root else self._fetched())
-        return folder.left_out() + [(clip.name, clip.refused) for clip in folder.clips() if clip.refused]
+        folder = self._folder(self._local_root() if self.root else self._download_root())
+        return folder.list_skipped() + [(clip.name, clip.refused) for clip in folder.clips() if clip.refused]
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         return self._folder(Path(self.root)).split_of(fields, digest)
@@ -170,7 +170,7 @@ class Named(Dataset):
         inside = root / SOURCES[self.name].folder
         return inside if inside.is_dir() else root
 
-    def _fetched(self) -> Path:
+    def _download_root(self) -> Path:
         """The folder of recordings in the cache, downloaded and unpacked on first use."""
         source = SOURCES[self.name]
         cache = Path(expand(self.cache_dir))
@@ -214,7 +214,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     Raises UserError where it cannot be, or has a member that would lead out of the folder.
     """
     try:
-        with unfinished(folder.parent) as partial:
+        with partial_folder(folder.parent) as partial:
             with tarfile.open(archive) as tar:
                 tar.extractall(partial / "content", filter="data")
             os.replace(partial / "content", folder)

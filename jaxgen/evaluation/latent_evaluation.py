@@ -10,43 +10,51 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.evaluation.findings import Column, EvaluationConfig, Evaluator, Findings, known_labels, spread, timed_on
-from jaxgen.evaluation.held_out import HeldOut
+from jaxgen.evaluation.held_out import HeldOutSet
+from jaxgen.evaluation.result import (
+    ClipGroup,
+    EvaluationConfig,
+    EvaluationResult,
+    Evaluator,
+    describe_hardware,
+    evenly_spaced,
+    known_labels,
+)
 from jaxgen.features import Decoder
-from jaxgen.inference.noise_clips import BATCH, NoiseGenerator
+from jaxgen.inference.latent import BATCH, LatentSampler
 from jaxgen.models.config import ModelConfig
-from jaxgen.models.noise import Latents, NoiseConfig
-from jaxgen.objectives.adversarial import AdversarialTraining
-from jaxgen.objectives.objective import Training
+from jaxgen.models.latent import LatentGeneratorConfig, LatentSampling
+from jaxgen.objectives.adversarial import AdversarialTask
+from jaxgen.objectives.objective import TrainTask
 
 
 @dataclasses.dataclass(frozen=True)
-class FromNoise(EvaluationConfig):
+class LatentEvaluation(EvaluationConfig):
     """Clips that a model makes of noise, with the labels of held-out ones."""
 
-    latents: Latents = Latents()
+    latents: LatentSampling = LatentSampling()
     """How the noise is drawn."""
 
     next_command = "python -m jaxgen.generate --workdir {workdir} --num 8 --interpolate 5"
 
-    def evaluator(self, training: Training, model: ModelConfig, spec: DataSpec, **options: Any) -> "NoiseEvaluator":
-        if not isinstance(training, AdversarialTraining) or not isinstance(model, NoiseConfig):
+    def evaluator(self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any) -> "LatentEvaluator":
+        if not isinstance(task, AdversarialTask) or not isinstance(model, LatentGeneratorConfig):
             raise UserError(
-                f"FromNoise measures models that make sound of noise, but --model is {type(model).__name__}; use "
+                f"LatentEvaluation measures models that make sound of noise, but --model is {type(model).__name__}; use "
                 "--evaluation Evaluation for one that predicts the next step, CopySynthesis for a vocoder."
             )
-        return NoiseEvaluator(training, model, spec, self, **options)
+        return LatentEvaluator(task, model, spec, self, **options)
 
 
-class NoiseEvaluator(Evaluator):
+class LatentEvaluator(Evaluator):
     """Distances and judges of clips made freely. `loss` is the Frechet distance: a generator has no likelihood."""
 
     def __init__(
         self,
-        training: AdversarialTraining,
-        model: NoiseConfig,
+        task: AdversarialTask,
+        model: LatentGeneratorConfig,
         spec: DataSpec,
-        evaluation: FromNoise,
+        evaluation: LatentEvaluation,
         *,
         batch_size: int,
         seq_len: int,
@@ -57,9 +65,9 @@ class NoiseEvaluator(Evaluator):
         del batch_size, seq_len
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
-        # `model` configures what `training` trains
-        self._generator = NoiseGenerator(training.module, model, spec, decoder)  # type: ignore[arg-type]
-        self._held_out: HeldOut | None = None
+        # `model` configures what `task` trains
+        self._generator = LatentSampler(task.module, model, spec, decoder)  # type: ignore[arg-type]
+        self._held_out: HeldOutSet | None = None
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
@@ -69,33 +77,37 @@ class NoiseEvaluator(Evaluator):
         Their `loss` is the Frechet distance.
         """
         if self._held_out is None:  # the same throughout a training
-            self._held_out = HeldOut(self._evaluation.metrics, store, store, spread(clips, most), self._cache_dir)
-        chosen = self._held_out.chosen(self._model.labels, min(most, self._evaluation.num_clips))
+            self._held_out = HeldOutSet(
+                self._evaluation.metrics, store, store, evenly_spaced(clips, most), self._cache_dir
+            )
+        chosen = self._held_out.choose(self._model.labels, min(most, self._evaluation.num_clips))
         labels, made = self._labels(store, chosen), self._generate(params, store, chosen)
-        figures = self._held_out.figures(Column("generated", made, labels))
+        figures = self._held_out.measure(ClipGroup("generated", made, labels))
         return figures | {"loss": figures["frechet_distance_db2"]}, made[: self._evaluation.num_previews]
 
-    def evaluate(self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]) -> Findings:
-        held_out = HeldOut(self._evaluation.metrics, training, store, clips, self._cache_dir)
-        chosen = held_out.chosen(self._model.labels, self._evaluation.num_clips)
+    def evaluate(
+        self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
+    ) -> EvaluationResult:
+        held_out = HeldOutSet(self._evaluation.metrics, training, store, clips, self._cache_dir)
+        chosen = held_out.choose(self._model.labels, self._evaluation.num_clips)
         generated = self._generate(params, store, chosen)
         fast = self._generator(params, self._labels(store, (chosen * BATCH)[:BATCH]), seed=self._seed)
-        return held_out.findings(
+        return held_out.result(
             chosen,
             self._labels(store, chosen),
             generated,
             self._generate(untrained, store, chosen),
             seed=self._seed,
             metrics={"real_time_factor": fast.real_time_factor},
-            notes={"real-time factor": f"{BATCH} clips together, after compilation, {timed_on()}"},
+            notes={"real-time factor": f"{BATCH} clips together, after compilation, {describe_hardware()}"},
             real_time_factor=fast.real_time_factor,
-            loss_compares=False,
+            losses_are_comparable=False,
         )
 
     def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:
         """Labels of the clips; those that the model does not know are drawn."""
         names = self._model.labels
-        return self._spec.drawn_labels(names, known_labels(self._spec, names, store, chosen), self._seed)
+        return self._spec.draw_labels(names, known_labels(self._spec, names, store, chosen), self._seed)
 
     def _generate(self, params: Any, store: Store, chosen: Sequence[int]) -> list[np.ndarray]:
         labels = self._labels(store, chosen)

@@ -9,10 +9,10 @@ import jax
 from jax._src import compilation_cache  # there is no public way to say how programs are kept
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import Corrupt, read_sealed, write_sealed
+from jaxgen.core.files import Corrupt, read_checksummed, write_checksummed
 
 
-def keep_programs(folder: Path) -> None:
+def set_compilation_cache(folder: Path) -> None:
     """Has jax keep every program that it compiles in a folder, and load it from there.
 
     What cannot be written there is left alone. The folder may be moved: its path is no part of what a program is known by.
@@ -41,7 +41,7 @@ class _Programs:
     def get(self, key: str) -> bytes | None:
         place = self._place(key)
         try:
-            return read_sealed(place)
+            return read_checksummed(place)
         except FileNotFoundError:
             pass
         except Corrupt as damage:
@@ -56,7 +56,7 @@ class _Programs:
         place = self._place(key)
         if os.access(self._path, os.W_OK) and not place.exists():
             try:
-                write_sealed(place, value)
+                write_checksummed(place, value)
             except UserError as error:
                 print(f"jaxgen: {error}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import Labels
 
 
-class SoundModel(nnx.Module):
+class NonAutoregressiveGenerator(nnx.Module):
     """Makes sound as a whole, not step by step."""
 
     def real(self, batch: Mapping[str, Any]) -> jax.Array:
@@ -23,15 +23,15 @@ class SoundModel(nnx.Module):
         return batch["samples"]
 
     @abc.abstractmethod
-    def imitate(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+    def generate_like(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         """Sound in the manner of `real(batch)`, of the same shape, from no more of the batch than generation has.
 
         key: draws what is left to chance; a model without noise does not use it.
         """
 
 
-class SoundConfig(ModelConfig):
-    """Base of the frozen dataclasses that configure a `SoundModel` and build it."""
+class NonAutoregressiveConfig(ModelConfig):
+    """Base of the frozen dataclasses that configure a `NonAutoregressiveGenerator` and build it."""
 
     def sound_size(self, data: DataSpec) -> int:
         """Values of a step of the sound that the critic hears: D of frames [B, N, D], 0 of samples [B, T]."""
@@ -39,11 +39,11 @@ class SoundConfig(ModelConfig):
         return 0
 
     @abc.abstractmethod
-    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SoundModel:
+    def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> NonAutoregressiveGenerator:
         """As for every model. Raises UserError for data that it cannot make sound of."""
 
 
-class View(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What one part of a critic says of sounds."""
 
     scores: jax.Array
@@ -56,7 +56,7 @@ class CriticModule(nnx.Module):
     """Hears whether a sound is real (the discriminator)."""
 
     @abc.abstractmethod
-    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[View, ...]:
+    def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[DiscriminatorOutput, ...]:
         """What each part says of sounds [B, ...] that are said to have these labels, int32 [B] each.
 
         key: draws what a critic leaves to chance, so that it does not learn recordings by heart.
@@ -68,7 +68,8 @@ class Critic(abc.ABC):
 
     @abc.abstractmethod
     def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> CriticModule:
-        """Builds the module; parameters are float32. labels: names of those that it is told. size: `SoundConfig.sound_size`.
+        """Builds the module; parameters are float32. labels: names of those that it is told. size:
+        `NonAutoregressiveConfig.sound_size`.
 
         Raises UserError where it cannot hear such sound, or labels.
         """
