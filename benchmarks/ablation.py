@@ -61,7 +61,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "no noise on the plan": ("--model.conditioning-noise", "0"),
         "no noise on the past": ("--model.past-noise", "0"),
         "past noise 0.016": ("--model.past-noise", "0.016"),
-        "hold 1": ("--model.samples.conditioning-repeat", "1"),
+        "conditioning repeat 1": ("--model.samples.conditioning-repeat", "1"),
         "three tiers": ("--model.samples.frame-sizes", "80", "16"),
         "64 levels": _QUANTISATION["64 levels"],
         "16 bits, two bytes": ("--features", "Pcm16", "--model.samples.output", "CoarseFine"),

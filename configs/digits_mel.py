@@ -3,8 +3,8 @@
 python -m jaxgen.train --config configs/digits_mel.py --data.root DIR
 
 25 min on one of 2 CPU cores, beside other work. Validation, best likelihood at step 3,000 of 9,000: 11.05 nats/frame where
-copying the previous frame scores 37.63. Of 300 generated clips the judge hears 96.7 % of the digits (99.0 % of real ones) and
-96.7 % of the speakers (docs/results/digits_mel.md, 2026-11-28).
+copying the previous frame scores 37.63. Of 300 generated clips the classifier hears 96.7 % of the digits (99.0 % of real ones)
+and 96.7 % of the speakers (docs/results/digits_mel.md, 2026-11-28).
 """
 
 from jaxgen.config import Config

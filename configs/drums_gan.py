@@ -4,8 +4,8 @@ python -m jaxgen.train --config configs/drums_gan.py
 
 The drums are synthesised by jaxgen.data.drums: no network. For a folder of one-shots take configs/oneshots_gan.py.
 
-11 min of processor time of one of 2 CPU cores. Validation: of 140 clips the judge hears the drum in all (99.3 % in real ones);
-Frechet distance of its embeddings 0.52, of real ones 0.41 (docs/results/drums_gan.md, 2026-11-25).
+11 min of processor time of one of 2 CPU cores. Validation: of 140 clips the classifier hears the drum in all (99.3 % in real
+ones); Frechet distance of its embeddings 0.52, of real ones 0.41 (docs/results/drums_gan.md, 2026-11-25).
 """
 
 from jaxgen.config import Config

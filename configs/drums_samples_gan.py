@@ -2,8 +2,9 @@
 
 python -m jaxgen.train --config configs/drums_samples_gan.py
 
-28 min on one of 2 CPU cores, beside other work. Validation: of 140 clips the judge hears the drum in 63 % (all of the real ones),
-and was still getting better: frames (configs/drums_gan.py) have all after 2 min (docs/results/drums_samples_gan.md, 2026-11-27).
+28 min on one of 2 CPU cores, beside other work. Validation: of 140 clips the classifier hears the drum in 63 % (all of the real
+ones), and was still getting better: frames (configs/drums_gan.py) have all after 2
+min (docs/results/drums_samples_gan.md, 2026-11-27).
 """
 
 from jaxgen.config import Config

@@ -6,8 +6,8 @@ Of each sound the first second is learned. Where file names say what they are, -
 --model.labels kind.
 
 29 min on one of 2 CPU cores, beside other work. Validation, on 2,700 spoken digits without labels, update 1,000: inception score
-4.2 (of real ones 6.9), Frechet distance of a judge's embeddings 5.9 (1.3). With labels, on 1,400 drums, 1,000 updates (4 min)
-suffice: of 100 clips the judge hears the kind in all (docs/results/oneshots_gan.md, 2026-11-28).
+4.2 (of real ones 6.9), Frechet distance of a classifier's embeddings 5.9 (1.3). With labels, on 1,400 drums, 1,000 updates
+(4 min) suffice: of 100 clips the classifier hears the kind in all (docs/results/oneshots_gan.md, 2026-11-28).
 """
 
 from jaxgen.config import Config

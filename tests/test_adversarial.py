@@ -300,7 +300,7 @@ def test_a_collapse_shows_in_the_spread(mel_store):
     assert float(found) == pytest.approx(deviations[0] / deviations[1], rel=1e-4)
 
 
-def test_what_is_wrong_with_a_contest_is_told(mel_store):
+def test_what_is_wrong_with_adversarial_training_is_told(mel_store):
     task, _, _ = _bound(mel_store)
     alone, _, _ = _bound(mel_store, dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),)))
     fine = {"diversity": 0.9, "diversity_within_labels": 0.8, "critic_accuracy": 0.9}

@@ -127,7 +127,7 @@ def test_numbers_that_no_array_holds_are_refused(option):
 
 def test_a_property_is_no_option():
     config = load(Path(__file__).parent.parent / "configs" / "digits_sample.py")
-    with pytest.raises(UserError, match=r"unknown option --model\.samples\.recent\.hop"):
+    with pytest.raises(UserError, match=r"unknown option --model\.samples\.context\.hop"):
         parse(Config, config, ["--model.samples.context.hop", "7"], "test")
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"recipes", "runs"},
     {"inference.vocoder_run", "inference.sampling"},
     {"cli"},
-    {"train", "generate", "evaluate", "prepare", "judge"},
+    {"train", "generate", "evaluate", "prepare", "classifier"},
 ]
 """Packages of jaxgen, and modules that are not with their package, from the bottom up."""
 

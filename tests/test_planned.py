@@ -244,7 +244,7 @@ def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
 
 
 def test_a_plan_is_guided_by_labels_and_drawn_as_asked(made):
-    """Guidance without labels changes nothing, the spread moves the frames, and a mixed label is its value."""
+    """Guidance without labels changes nothing, the noise scale moves the frames, and a mixed label is its value."""
     guided, barely, narrow = Sampling(guidance=3.0), Sampling(guidance=1e-9), Sampling(guidance=3.0, noise_scale=0.1)
     some, one = [{}, {}], [{"digit": "one"}, {}]
     plain = made(some, seconds=0.02, sampling=barely)[0]

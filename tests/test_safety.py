@@ -98,20 +98,20 @@ def assert_same(one, other):
 def test_the_guard_is_welfords_moments_with_decay():
     losses = np.random.default_rng(0).normal(3.0, 0.5, 400).astype(np.float32)
     guard = Guard.new()
-    judge = jax.jit(lambda guard, loss: guard.update(loss, jnp.float32(1.0), 4.0))
+    update = jax.jit(lambda guard, loss: guard.update(loss, jnp.float32(1.0), 4.0))
     for loss in losses:
-        good, guard = judge(guard, loss)
+        good, guard = update(guard, loss)
         assert good or loss > 3.0 + 3 * 0.5
     assert guard.mean == pytest.approx(3.0, abs=0.15)
     assert np.sqrt(guard.variance) == pytest.approx(0.5, abs=0.15)
     before = guard
     for bad in (np.nan, np.inf, 3.0 + 10 * 0.5):
-        good, guard = judge(guard, jnp.float32(bad))
+        good, guard = update(guard, jnp.float32(bad))
         assert not good
     assert (guard.skipped - before.skipped, guard.in_row) == (3, 3)
     assert (guard.mean, guard.variance) == (before.mean, before.variance)
-    assert judge(guard, jnp.float32(3.0))[1].in_row == 0
-    early, _ = judge(Guard.new(), jnp.float32(1e6))  # nothing is usual yet
+    assert update(guard, jnp.float32(3.0))[1].in_row == 0
+    early, _ = update(Guard.new(), jnp.float32(1e6))  # nothing is usual yet
     assert early
 
 

@@ -63,14 +63,14 @@ def _running(work: StepWork) -> tuple[dict[str, Any], Callable[[int], dict[str, 
 
 def split_over(devices: Sequence[jax.Device], work: StepWork) -> tuple[Callable[..., Any], TrainState, Batch]:
     """The step of (state, batch), which it donates the state of, and both of them, as `jaxgen.train` spreads them."""
-    training, spread = work.bound(), Devices(work.batch_size, devices=devices)
-    state = spread.start(lambda _: start(training), jax.random.key(0))
-    batch = jax.tree.map(lambda array: np.asarray(array)[None, spread.rows], work.batch())
+    task, mesh = work.bound(), Devices(work.batch_size, devices=devices)
+    state = mesh.start(lambda _: start(task), jax.random.key(0))
+    batch = jax.tree.map(lambda array: np.asarray(array)[None, mesh.rows], work.batch())
 
     def update(state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
-        return training.train_step(state, jax.tree.map(lambda array: array[0], batches))
+        return task.train_step(state, jax.tree.map(lambda array: array[0], batches))
 
-    return spread.compile(update, state), state, spread.place(batch)
+    return mesh.compile(update, state), state, mesh.place(batch)
 
 
 def _meet(address: str, processes: int, rank: int) -> None:

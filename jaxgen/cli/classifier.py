@@ -1,6 +1,6 @@
-"""Trains a judge of a data set's labels: `python -m jaxgen.classifier --data.name fsdd [--data.root DIR]`.
+"""Trains the classifier of a data set's labels: `python -m jaxgen.classifier --data.name fsdd [--data.root DIR]`.
 
-It takes the options of `jaxgen.train` and the data that they name. The judge is kept in the cache, where
+It takes the options of `jaxgen.train` and the data that they name. The classifier is kept in the cache, where
 `jaxgen.evaluate` finds it.
 """
 
@@ -27,10 +27,10 @@ def main() -> int:
         right, total = classifier.about["validation"][name]
         known, of = classifier.about["training_clips"][name]
         print(
-            f"{name} ({len(values)} values): hears {right / total:.1%} of {total} real validation recordings rightly, "
+            f"{name} ({len(values)} values): recognises {right / total:.1%} of {total} real validation recordings, "
             f"{known / of:.1%} of {of} training ones"
         )
-    print(f"judge: {classifier_path(store, ClassifierTraining(), config.cache_dir)}")
+    print(f"classifier: {classifier_path(store, ClassifierTraining(), config.cache_dir)}")
     return ExitCode.DONE
 
 

@@ -43,8 +43,9 @@ class Options(SamplingOverrides):
     data: Data = Data()
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
-    """Further metrics beside the run's own, by class: ClassifierMetrics, Prosody; PocketSphinx and DNSMOS, judges of speech from
-    `pip install 'jaxgen[judges]'`; for a vocoder also PitchErrors, and Pesq and Stoi from `pip install 'jaxgen[copies]'`."""
+    """Further metrics beside the run's own, by class: ClassifierMetrics, Prosody; PocketSphinx and DNSMOS, for speech, from
+    `pip install 'jaxgen[speech-metrics]'`; for a vocoder also PitchErrors, and Pesq and Stoi from
+    `pip install 'jaxgen[copies]'`."""
     out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
@@ -60,7 +61,7 @@ class Options(SamplingOverrides):
     config: str | None = None
     """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
     cache_dir: str = "~/.cache/jaxgen"
-    """Folder of decoded data, judges and compiled programs, and of the local copy of a run in an object store."""
+    """Folder of decoded data, classifiers and compiled programs, and of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:
         if self.num_clips is not None and self.num_clips < 1:

@@ -1,4 +1,4 @@
-"""A judge of labelled sound: a small network that hears a clip's labels, trained on real recordings alone.
+"""A classifier of labelled sound: a small network that recognises a clip's labels, trained on real recordings alone.
 
 Frames of mel levels pass through convolutions over time; what they find is pooled by mean and maximum over the clip's
 own frames, made an embedding, and each label has a head of its own. Nothing that a generator made is ever learned from.
@@ -28,22 +28,22 @@ Levels = NDArray[np.float32]
 """Mel levels of a clip, [nframe, N_MELS]."""
 
 LONGEST_SECONDS = 4.0
-"""What is heard of a clip: its beginning."""
+"""Of a clip only its beginning is read."""
 N_MELS = 40
 RANGE_DB = 50.0
 """Levels are told from one another down to this below the clip's loudest, so that neither loudness nor a faint hum counts."""
 
-FORMAT = 3  # of a judge's file and of how it is trained; a change trains every judge anew
-ROWS = 64  # clips that are heard at a time
+FORMAT = 4  # of a classifier's file and of how it is trained; a change trains every classifier anew
+ROWS = 64  # clips that are classified at a time
 FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTraining:
-    """How a judge is trained."""
+    """How a classifier is trained."""
 
     steps: int = 1_000
-    """Updates; fewer where each clip would be heard more than 100 times."""
+    """Updates; fewer where each clip would be trained on more than 100 times."""
     batch_size: int = 64
     """Clips in an update."""
     channels: int = 96
@@ -55,11 +55,11 @@ class ClassifierTraining:
     optimizer: AdamW = AdamW(learning_rate=2e-3, warmup_steps=50, weight_decay=0.05)
     """Who changes the parameters."""
     seed: int = 0
-    """The same seed trains the same judge."""
+    """The same seed trains the same classifier."""
 
 
 class Predictions(NamedTuple):
-    """What a judge says of n clips."""
+    """A classifier's outputs for n clips."""
 
     probabilities: dict[str, NDArray[np.float32]]
     """By label [n, K], in the order of its values."""
@@ -116,7 +116,7 @@ def _dropped(x: jax.Array, share: float, key: jax.Array | None) -> jax.Array:
 
 
 class LabelClassifier:
-    """A trained judge. `about` is what its file says beside the parameters."""
+    """A trained classifier. `about` is what its file says beside the parameters."""
 
     def __init__(self, training: ClassifierTraining, about: Mapping[str, Any], params: Any):
         self.about = dict(about)
@@ -128,7 +128,7 @@ class LabelClassifier:
         self._classify = jax.jit(lambda params, levels, real: nnx.merge(graph, params)(levels, real))
 
     def __call__(self, clips: Sequence[Samples]) -> Predictions:
-        """Judges clips of any lengths, float32 [nsamp] at `sample_rate` Hz; of each at most the first 4 s."""
+        """Classifies clips of any lengths, float32 [nsamp] at `sample_rate` Hz; of each at most the first 4 s."""
         return self.classify([mel_levels(clip, self.sample_rate) for clip in clips])
 
     def classify(self, levels: Sequence[Levels]) -> Predictions:
@@ -159,7 +159,7 @@ class LabelClassifier:
 
     @staticmethod
     def load(path: Path) -> "LabelClassifier":
-        """The judge in a file. Raises UserError where there is none, or it cannot be read; Corrupt where it is damaged."""
+        """The classifier in a file. Raises UserError where there is none, or it cannot be read; Corrupt where it is damaged."""
         try:
             with np.load(
                 io.BytesIO(read_checksummed(path)), allow_pickle=False
@@ -178,7 +178,7 @@ class LabelClassifier:
             leaves = [jnp.asarray(arrays[name]) for name in _named(expected)]
             return LabelClassifier(training, about, jax.tree.unflatten(jax.tree.structure(expected), leaves))
         except FileNotFoundError:
-            raise UserError(f"there is no judge at '{path}'; `python -m jaxgen.classifier` trains one.") from None
+            raise UserError(f"there is no classifier at '{path}'; `python -m jaxgen.classifier` trains one.") from None
         except (
             Corrupt,
             OSError,
@@ -190,7 +190,7 @@ class LabelClassifier:
             zipfile.BadZipFile,
         ) as error:
             raise Corrupt(
-                f"'{path}' is no whole judge of this version ({error}); `python -m jaxgen.classifier` trains one."
+                f"'{path}' is no whole classifier of this version ({error}); `python -m jaxgen.classifier` trains one."
             ) from None
 
 
@@ -210,7 +210,7 @@ def _named(params: Any) -> dict[str, Any]:
 
 
 def mel_levels(samples: Samples, sample_rate: int) -> Levels:
-    """What a judge hears: float32 [nframe, N_MELS], 10 ms apart, from -1 (`RANGE_DB` below the loudest) to 1 (the loudest).
+    """The classifier's input: float32 [nframe, N_MELS], 10 ms apart, from -1 (`RANGE_DB` below the loudest) to 1 (the loudest).
 
     samples: float32 [nsamp], full scale 1.0; at most the first 4 s count. A clip without sound is -1 throughout.
     """

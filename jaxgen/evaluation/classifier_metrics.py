@@ -1,4 +1,4 @@
-"""Figures of a judge that was trained on real recordings alone: are labels recognised, are clips varied and like real ones?
+"""Figures of a classifier that was trained on real recordings alone: are labels recognised, are clips varied and like real ones?
 
 Each is read against the same figure of held-out real recordings, and holds for the number of clips beside it.
 """
@@ -21,29 +21,29 @@ from jaxgen.evaluation.classifier_training import load_or_train, require_labels
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, frechet_distance, mean
 
 Probabilities = NDArray[np.floating]
-"""What a judge says of n clips, [n, K]; rows sum to 1."""
+"""A classifier's probabilities for n clips, [n, K]; rows sum to 1."""
 
-_NONE_ASKED = "no clip has a label that the judge knows"
-_LEAST = 1e-6  # probability that counts as none: a judge's certainty beyond it must not decide a score
+_NONE_ASKED = "no clip has a label that the classifier knows"
+_LEAST = 1e-6  # probability that counts as none: a classifier's certainty beyond it must not decide a score
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierMetrics(AudioMetric):
-    """What a judge of the data's labels says, for each label that it knows (digit, speaker, ...):
+    """What a classifier of the data's labels says, for each label that it knows (digit, speaker, ...):
 
-    classified_clips: clips that were heard; what is recognised rests on those of them whose label is known.
-    {label}_recognised: share of the clips asked for a value of that label in which the judge hears it.
+    classified_clips: clips that were classified; what is recognised rests on those of them whose label is known.
+    {label}_recognised: share of the clips asked for a value of that label that the classifier recognises.
     {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
     {label}_least_recognised: the share of the value that is recognised least; above chance, all values are there.
     {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
-    classifier_frechet_distance: of the judge's embeddings to those of half the held-out real recordings, at equal counts, mean
-      over both halves; for the recordings themselves, of one half to the other. Unitless.
+    classifier_frechet_distance: of the classifier's embeddings to those of half the held-out real recordings, at equal counts,
+      mean over both halves; for the recordings themselves, of one half to the other. Unitless.
     classifier_frechet_clips: the count on either side. Below 49, the distance is only indicative.
     within_labels_distance: mean distance of the embeddings of two clips with all labels equal: how varied they are.
     """
 
     classifier: UserPath = ""
-    """File of a judge; none takes the one of the training data from the cache, or trains it."""
+    """File of a classifier; none takes the one of the training data from the cache, or trains it."""
 
     def check(self, training: Store) -> None:
         if self.classifier:
@@ -60,8 +60,8 @@ class ClassifierMetrics(AudioMetric):
         classifier = LabelClassifier.load(Path(self.classifier))
         if classifier.sample_rate != sample_rate:
             raise UserError(
-                f"the judge '{self.classifier}' hears {classifier.sample_rate} Hz, these clips have {sample_rate} Hz; change "
-                "ClassifierMetrics(classifier=...) in the config, or leave it out."
+                f"the classifier '{self.classifier}' is for {classifier.sample_rate} Hz, these clips have {sample_rate} Hz; "
+                "change ClassifierMetrics(classifier=...) in the config, or leave it out."
             )
         return classifier
 
@@ -70,17 +70,17 @@ class ClassifierMetrics(AudioMetric):
 class _Prepared:
     classifier: LabelClassifier
     real: ClipSet
-    heard: Predictions
+    predictions: Predictions
     """Of the real recordings."""
 
     def __call__(self, clips: ClipSet) -> dict[str, float]:
         is_real = clips is self.real
-        heard = self.heard if is_real else self.classifier(clips.samples)
+        predictions = self.predictions if is_real else self.classifier(clips.samples)
         figures: dict[str, float] = {"classified_clips": len(clips.samples)}
         for name, values in self.classifier.labels.items():
-            probabilities, trained_on = heard.probabilities[name], self.classifier.about["frequencies"][name]
+            probabilities, trained_on = predictions.probabilities[name], self.classifier.about["frequencies"][name]
             share = recognition_rate(probabilities, values, _asked(clips, name))
-            ceiling = recognition_rate(self.heard.probabilities[name], values, _asked(self.real, name))
+            ceiling = recognition_rate(self.predictions.probabilities[name], values, _asked(self.real, name))
             figures |= {
                 f"{name}_recognised": share,
                 f"{name}_recognised_of_real": _of_real(share, ceiling),
@@ -96,22 +96,22 @@ class _Prepared:
         others = halves[1:] if is_real else halves
         return figures | {
             "classifier_frechet_distance": mean(
-                [self._distance(heard.embedding[ours], half, count) for half in others], NO_CLIPS
+                [self._distance(predictions.embedding[ours], half, count) for half in others], NO_CLIPS
             ),
             "classifier_frechet_clips": count,
-            "within_labels_distance": within_labels_distance(heard.embedding, clips, labels),
+            "within_labels_distance": within_labels_distance(predictions.embedding, clips, labels),
         }
 
     def _distance(self, embedding: NDArray[np.float32], half: Sequence[int], count: int) -> float:
         """Frechet distance to `count` real recordings of a half."""
         some = np.linspace(0, len(half) - 1, count).round().astype(int)
-        return frechet_distance(embedding, self.heard.embedding[np.asarray(half, int)[some]])
+        return frechet_distance(embedding, self.predictions.embedding[np.asarray(half, int)[some]])
 
 
 def recognition_rate(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
     """Share of clips whose most likely value is the one asked for; `Absent` where none is asked for one of `values`.
 
-    asked: of each clip; None or a value that the judge does not know leaves the clip out.
+    asked: of each clip; None or a value that the classifier does not know leaves the clip out.
     """
     right = [values[row.argmax()] == value for row, value in zip(probabilities, asked, strict=True) if value in values]
     return mean(right, _NONE_ASKED)

@@ -1,4 +1,4 @@
-"""How a judge is trained: on the real training recordings of a store, and on nothing else."""
+"""How a classifier is trained: on the real training recordings of a store, and on nothing else."""
 
 import dataclasses
 import math
@@ -41,10 +41,10 @@ from jaxgen.evaluation.classifier import (
 from jaxgen.evaluation.metrics import Samples
 from jaxgen.features import LogMel, MuLaw
 
-_MOST_VALUES = 100  # of a label that is judged
+_MOST_VALUES = 100  # of a label that is classified
 _MOST_CLIPS = 10_000  # that are learned from
 _MOST_HEARD = 100  # times that a clip is learned from
-_WORN_SECONDS = 2_000.0  # of recordings that are also heard as codecs leave them
+_WORN_SECONDS = 2_000.0  # of recordings that are also used as codecs leave them
 
 
 class _State(NamedTuple):
@@ -56,7 +56,7 @@ class _State(NamedTuple):
 
 
 def classifiable_labels(store: Store) -> dict[str, tuple[str, ...]]:
-    """The labels of a data set that can be judged, with their values, sorted.
+    """The labels of a data set that can be classified, with their values, sorted.
 
     They are the fields that all its training clips have, with at least two values and at most 100, all of which validation
     can be checked for. A running number is none: one that has values there that training lacks, or the numbers with most
@@ -78,20 +78,20 @@ def classifiable_labels(store: Store) -> dict[str, tuple[str, ...]]:
 
 
 def require_labels(store: Store) -> dict[str, tuple[str, ...]]:
-    """As `judged_labels`. Raises UserError where there is none."""
+    """As `classifiable_labels`. Raises UserError where there is none."""
     labels = classifiable_labels(store)
     if not labels:
         raise UserError(
-            "there is no label to judge: no field of the training clips has 2 to 100 values that validation clips share; "
+            "there is no label to classify: no field of the training clips has 2 to 100 values that validation clips share; "
             "name fields in --data.pattern or the manifest, or leave ClassifierMetrics out of the config's evaluation.metrics."
         )
     return labels
 
 
 def classifier_path(store: Store, training: ClassifierTraining, cache_dir: str | Path) -> Path:
-    """Where the judge of a data set and settings is kept."""
+    """Where the classifier of a data set and settings is kept."""
     settings = [FORMAT, data_hash(store), store.features.sample_rate, dataclasses.asdict(training)]
-    return Path(expand(cache_dir)) / "judges" / f"{content_hash(settings)[:24]}.npz"
+    return Path(expand(cache_dir)) / "classifiers" / f"{content_hash(settings)[:24]}.npz"
 
 
 def data_hash(store: Store) -> str:
@@ -101,9 +101,9 @@ def data_hash(store: Store) -> str:
 
 
 def load_or_train(store: Store, cache_dir: str | Path, training: ClassifierTraining | None = None) -> LabelClassifier:
-    """The judge of a data set from the cache, or trained now, which is said, and kept there. So is a damaged one.
+    """The classifier of a data set from the cache, or trained now, which is said, and kept there. So is a damaged one.
 
-    Raises UserError where the data has no label to judge or no validation clip, or the file cannot be read.
+    Raises UserError where the data has no label to classify or no validation clip, or the file cannot be read.
     """
     training = training or ClassifierTraining()
     path = classifier_path(store, training, cache_dir)
@@ -112,30 +112,30 @@ def load_or_train(store: Store, cache_dir: str | Path, training: ClassifierTrain
             return _of(store, training, LabelClassifier.load(path), path)
         except Corrupt as damage:
             print(f"jaxgen: {damage}", file=sys.stderr)
-    print("training a judge of this data's labels on its real training recordings", file=sys.stderr)
+    print("training a classifier of this data's labels on its real training recordings", file=sys.stderr)
     classifier = train_classifier(store, training)
     try:
         classifier.save(path)
     except UserError as error:
-        print(f"jaxgen: {error} The next evaluation trains a judge again.", file=sys.stderr)
+        print(f"jaxgen: {error} The next evaluation trains one again.", file=sys.stderr)
     return classifier
 
 
 def _of(store: Store, training: ClassifierTraining, classifier: LabelClassifier, path: Path) -> LabelClassifier:
     if classifier.about["data_sha256"] != data_hash(store) or classifier.training != training:
-        raise Corrupt(f"'{path}' is a judge of other recordings or settings.")
+        raise Corrupt(f"'{path}' is a classifier of other recordings or settings.")
     return classifier
 
 
 def train_classifier(store: Store, training: ClassifierTraining) -> LabelClassifier:
-    """Trains a judge on the training clips of a store, and counts what it hears rightly of them and of validation.
+    """Trains a classifier on the training clips of a store, and counts what it recognises of them and of validation.
 
-    Raises UserError where the data has no label to judge, or no validation clip.
+    Raises UserError where the data has no label to classify, or no validation clip.
     """
     labels = require_labels(store)
     train, validation = _thinned(store.indices("train"), _MOST_CLIPS), store.indices("validation")
     if not validation:
-        raise UserError("there is no validation clip to check a judge on; set some aside (data.validation).")
+        raise UserError("there is no validation clip to check a classifier on; set some aside (data.validation).")
     rate = store.features.sample_rate
     clips = [_heard(store, i) for i in train]
     targets = _targets(store, train, labels)
@@ -176,7 +176,7 @@ def _targets(store: Store, clips: Sequence[int], labels: Mapping[str, Sequence[s
 def _counts(
     classifier: LabelClassifier, levels: Sequence[Levels], targets: Mapping[str, NDArray[np.int32]]
 ) -> dict[str, list[int]]:
-    """By label, how many clips it hears rightly, and of how many."""
+    """By label, how many clips it recognises, and of how many."""
     heard = classifier.classify(levels).probabilities
     return {name: [int((heard[name].argmax(1) == right).sum()), len(right)] for name, right in targets.items()}
 
@@ -184,7 +184,7 @@ def _counts(
 def _worn(clips: Sequence[Samples], rate: int, seed: int) -> list[list[Levels]]:
     """The levels of each clip after 8-bit mu-law, and after a mel spectrogram made sound again by Griffin-Lim.
 
-    A generated clip bears these traces whatever it says; a judge that never heard them could take them for a cue. Clips
+    A generated clip bears these traces whatever it says; a classifier that never saw them could take them for a cue. Clips
     beyond `_WORN_SECONDS` in all have none.
     """
     window = 1 << (rate // 32).bit_length()  # 32 to 64 ms
@@ -215,7 +215,7 @@ def _trained(
     worn: Sequence[Sequence[Levels]],
     targets: Mapping[str, NDArray[np.int32]],
 ) -> Any:
-    """Parameters after training. Half of what is heard is as recorded; all of it is changed by `_changed`."""
+    """Parameters after training. Half of the examples are as recorded; all of it is changed by `_changed`."""
     steps = min(training.steps, math.ceil(_MOST_HEARD * len(clean) / training.batch_size))
     graph, params = graph_definition(training, labels), jax.jit(lambda: init_params(training, labels))()
     optimizer = training.optimizer.make(steps)
@@ -238,7 +238,7 @@ def _trained(
     state = _State(jnp.int32(0), params, jax.jit(optimizer.init)(params))
     random = np.random.default_rng(training.seed)
     frames = math.ceil(1.1 * np.percentile([len(each) for each in clean], 95))
-    bar = tqdm(range(steps), unit="step", desc="judge", disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(range(steps), unit="step", desc="classifier", disable=not sys.stderr.isatty(), leave=False)
     for _ in bar:
         drawn = random.integers(len(clean), size=training.batch_size).tolist()
         heard = [clean[i] if not worn[i] or random.random() < 0.5 else random.choice(worn[i]) for i in drawn]

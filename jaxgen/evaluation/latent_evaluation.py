@@ -47,7 +47,7 @@ class LatentEvaluation(EvaluationConfig):
 
 
 class LatentEvaluator(Evaluator):
-    """Distances and judges of clips made freely. `loss` is the Frechet distance: a generator has no likelihood."""
+    """Distances, and other metrics, of clips made freely. `loss` is the Frechet distance: a generator has no likelihood."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Critics of waveforms: one hears every p-th sample (HiFi-GAN, Kong 2020), one spectrograms (UnivNet, Jang 2021)."""
+"""Critics of waveforms: one reads every p-th sample (HiFi-GAN, Kong 2020), one spectrograms (UnivNet, Jang 2021)."""
 
 import dataclasses
 import itertools
@@ -21,10 +21,10 @@ _FAINTEST = 1e-7  # power; the slope of a magnitude is infinite at 0
 
 @dataclasses.dataclass(frozen=True)
 class WaveCritic(Critic):
-    """Multi-period and multi-resolution critics, each of which judges by itself."""
+    """Multi-period and multi-resolution critics, each of which scores by itself."""
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    """Each hears the waveform folded to rows of so many samples, and along the columns; none for no such critic."""
+    """Each reads the waveform folded to rows of so many samples, and along the columns; none for no such critic."""
     windows: tuple[int, ...] = (512, 256, 128)
     """Samples of the Hann window of each critic of magnitude spectrograms, a quarter apart; none for no such critic."""
     channels: int = 16
@@ -35,7 +35,7 @@ class WaveCritic(Critic):
     def __post_init__(self) -> None:
         if not self.periods and not self.windows:
             raise UserError(
-                "a WaveCritic without periods and windows hears nothing; give it one of --objective.critic.*."
+                "a WaveCritic without periods and windows reads nothing; give it one of --objective.critic.*."
             )
         if min((*self.periods, self.channels, self.spectral_channels)) < 1 or min(self.windows, default=8) < 8:
             raise UserError(
@@ -43,15 +43,15 @@ class WaveCritic(Critic):
             )
 
     def make(self, data: DataSpec, labels: tuple[str, ...], size: int, *, rngs: nnx.Rngs) -> "WaveCriticModule":
-        """Raises UserError for frames, and where there are labels: it would not hear whether a sound has them."""
+        """Raises UserError for frames, and where there are labels: it does not read them."""
         if size:
             raise UserError(
-                f"a WaveCritic hears samples, but the model makes {type(data.features).__name__} frames; use "
+                f"a WaveCritic reads samples, but the model makes {type(data.features).__name__} frames; use "
                 "--objective.critic ShuffleCritic."
             )
         if labels:
             raise UserError(
-                f"a WaveCritic is deaf to labels, but the model has {', '.join(labels)}; use --objective.critic ShuffleCritic, "
+                f"a WaveCritic does not read labels, but the model has {', '.join(labels)}; use --objective.critic ShuffleCritic, "
                 "or leave --model.labels out."
             )
         return WaveCriticModule(self, rngs)

@@ -59,11 +59,11 @@ class LatentGenerator(NonAutoregressiveGenerator):
 
     @abc.abstractmethod
     def __call__(self, latents: jax.Array, labels: Labels) -> jax.Array:
-        """What the critic hears, [B, ...], of latents float32 [B, Z] and labels int32 [B] or shares float32 [B, V]."""
+        """What the critic reads, [B, ...], of latents float32 [B, Z] and labels int32 [B] or shares float32 [B, V]."""
 
     @abc.abstractmethod
     def to_clips(self, sound: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Sound, as the critic hears it, as steps of the features [B, N, *step_shape], and how long each clip is in samples,
+        """Sound, as the critic reads it, as steps of the features [B, N, *step_shape], and how long each clip is in samples,
         int32 [B], at least 1: what comes after it is silence.
         """
 

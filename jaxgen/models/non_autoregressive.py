@@ -1,6 +1,6 @@
-"""What adversarial training asks of its two sides: a model that makes sound as a whole, and a critic that hears it.
+"""The two sides of adversarial training: a generator that makes sound as a whole, and a critic, its discriminator.
 
-Sound is what the critic hears: samples float32 [B, T], or frames float32 [B, N, D].
+Sound is what the critic reads: samples float32 [B, T], or frames float32 [B, N, D].
 """
 
 import abc
@@ -19,7 +19,7 @@ class NonAutoregressiveGenerator(nnx.Module):
     """Makes sound as a whole, not step by step."""
 
     def real(self, batch: Mapping[str, Any]) -> jax.Array:
-        """What is real of a batch (`jaxgen.data.excerpts`), as the critic hears it: by default its samples [B, T]."""
+        """What is real of a batch (`jaxgen.data.excerpts`), as the critic reads it: by default its samples [B, T]."""
         return batch["samples"]
 
     @abc.abstractmethod
@@ -34,7 +34,7 @@ class NonAutoregressiveConfig(ModelConfig):
     """Base of the frozen dataclasses that configure a `NonAutoregressiveGenerator` and build it."""
 
     def sound_size(self, data: DataSpec) -> int:
-        """Values of a step of the sound that the critic hears: D of frames [B, N, D], 0 of samples [B, T]."""
+        """Values of a step of the sound that the critic reads: D of frames [B, N, D], 0 of samples [B, T]."""
         del data
         return 0
 
@@ -44,20 +44,20 @@ class NonAutoregressiveConfig(ModelConfig):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What one part of a critic says of sounds."""
+    """The output of one part of a critic, for a batch of sounds."""
 
     scores: jax.Array
     """float32 [B, N]: high is real."""
     features: tuple[jax.Array, ...]
-    """[B, ...] each: what its layers heard, the first layer first."""
+    """[B, ...] each: the activations of its layers, the first layer first."""
 
 
 class CriticModule(nnx.Module):
-    """Hears whether a sound is real (the discriminator)."""
+    """Scores whether a sound is real: the discriminator."""
 
     @abc.abstractmethod
     def __call__(self, sound: jax.Array, labels: Labels, key: jax.Array) -> tuple[DiscriminatorOutput, ...]:
-        """What each part says of sounds [B, ...] that are said to have these labels, int32 [B] each.
+        """The output of each part for sounds [B, ...] with these labels, int32 [B] each.
 
         key: draws what a critic leaves to chance, so that it does not learn recordings by heart.
         """
@@ -71,5 +71,5 @@ class Critic(abc.ABC):
         """Builds the module; parameters are float32. labels: names of those that it is told. size:
         `NonAutoregressiveConfig.sound_size`.
 
-        Raises UserError where it cannot hear such sound, or labels.
+        Raises UserError where it cannot read such sound, or labels.
         """

@@ -1,9 +1,9 @@
-"""Frames of sound first, then their samples: a MelRNN draws what the next frame is to sound like, a SampleRNN fills it.
+"""Frames of sound first, then their samples: a MelRNN samples the next frame, a SampleRNN the samples in it.
 
-What a sample is follows nearly from those just before it, so that a model of samples alone learns the word last, if at all.
-Here the word has a likelihood of its own, that of frames of the samples to come (`SourceFilter`), and the samples are told
-what the frame lets expect of each. Nothing need be annotated. Text is made speech so by two models (Shen et al. 2018),
-which here are one and trained at once.
+A sample follows nearly from those just before it, so a model of samples alone learns the word last, if at all. Here the word
+has a likelihood of its own: that of frames of the samples to come (`SourceFilter`). The samples are conditioned on the frame,
+and on the prediction of each sample that follows from it. Nothing has to be annotated. Two models make speech of text like
+this (Shen et al. 2018); here they are one, and trained at once.
 """
 
 import contextlib
@@ -46,10 +46,10 @@ class PlannedRNN(SequenceConfig):
     plan: MelRNN = MelRNN()
     """The model of frames; it says where a clip ends."""
     samples: SampleRNN = SampleRNN(frame_sizes=(80,), context=PlannedPrediction())
-    """The model of samples; its slowest tier is told the frame, its network over samples what the frame lets expect."""
+    """The model of samples. Its slowest tier reads the frame, its network over samples the prediction from the frame."""
     conditioning_noise: float = 0.1
-    """Deviation of the noise that training adds to what is told, in deviations of the frames: what is drawn is never quite
-    like what was heard."""
+    """Deviation of the noise that training adds to the conditioning, in deviations of the frames: frames that are drawn are
+    never quite like recorded ones."""
     past_noise: float = 0.008
     """Deviation of the noise that training adds to the past samples on the mu-law scale, where 0.0078 is one of 256 codes: the
     model learns not to hand on the noise of what it drew."""
@@ -196,7 +196,7 @@ class PlannedModule(SequenceModel):
         return jax.lax.cond(self._place(carry) == 0, draw, lambda: carry)
 
     def start_frame(self, carry: Carry, planned: jax.Array, frame: jax.Array) -> Carry:
-        """The carry of who is to fill `frame` [B, D], which was drawn from `planned` [B, P]."""
+        """The carry before the first sample of `frame` [B, D], which was drawn from `planned` [B, P]."""
         return carry | self._filling(frame, self.plan.frame_log_prob(planned, frame), self.plan.end_logit(planned))
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
@@ -251,7 +251,7 @@ class PlannedModule(SequenceModel):
         return self.samples.samples_since_start(carry["samples"]) % self.stride
 
     def _sample_inputs(self, x: jax.Array) -> jax.Array:
-        """What the model of samples reads of x [B, lookback + T]."""
+        """The part of x [B, lookback + T] that the model of samples reads."""
         return x[:, self.lookback - self.samples.lookback :]
 
     def _with_plan(

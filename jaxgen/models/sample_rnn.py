@@ -1,10 +1,10 @@
 """SampleRNN: tiers of recurrent networks over frames of samples, and a network over samples (Mehri et al. 2017).
 
-A tier reads the frame of samples before it and what the tier above says, and tells the tier below, for each of its steps,
-what it knows; the lowest, a feed-forward network, reads the last few samples and names the next one. A tier works once a
+A tier reads the frame of samples before it and the vectors of the tier above. It gives the tier below a vector for each of
+its steps. The lowest, a feed-forward network, reads the last few samples and predicts the next one. A tier works once a
 frame, so that it can be wide, and its recurrence reaches far in few steps. The last tier's frame may be one sample: that
-is a WaveRNN which the tiers above tell what to say. Unlike the paper's, tiers read an embedding of the last code too:
-numbers alone, most of them near 0, teach a recurrence slowly.
+is a WaveRNN conditioned on the tiers above. Unlike the paper's, tiers read an embedding of the last code too: numbers
+alone, most of them near 0, teach a recurrence slowly.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class SampleRNN(SequenceConfig):
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     conditioning_repeat: int = 1
-    """Samples in a row that the last tier tells the same; a divisor of the last of `frame_sizes`."""
+    """Samples in a row that share one vector of the last tier; a divisor of the last of `frame_sizes`."""
     sample_size: int = 256
     """Hidden units of the network over samples."""
     embedding_size: int = 64
@@ -110,8 +110,8 @@ class SampleRNN(SequenceConfig):
     def make(
         self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs, conditioning_size: int = 0
     ) -> "SampleModule":
-        """told: numbers that are told of each of the slowest tier's frames. Raises UserError where the data's features are not
-        samples, or nobody tells what is to be foretold.
+        """conditioning_size: numbers that condition each of the slowest tier's frames. Raises UserError where the data's
+        features are not samples, or where `PlannedPrediction` has no plan.
         """
         if isinstance(self.context, PlannedPrediction) and not conditioning_size:
             raise UserError(
@@ -127,7 +127,7 @@ class SampleRNN(SequenceConfig):
 
 
 class FrameConditioning(NamedTuple):
-    """What is told of samples before they are drawn: by who plans them."""
+    """What a plan gives for samples before they are drawn."""
 
     frames: jax.Array
     """Float32 [B, N, F], of each of the slowest tier's N frames; [B, F] of the one that the next sample is in."""
@@ -136,10 +136,10 @@ class FrameConditioning(NamedTuple):
 
 
 class Tier(nnx.Module):
-    """A recurrence over frames of `frame_size` samples, which tells those below a vector for each `below` samples."""
+    """A recurrence over frames of `frame_size` samples, which gives the tier below a vector for each `below` samples."""
 
     def __init__(self, config: SampleRNN, frame_size: int, below: int, in_features: int, dtype: Any, rngs: nnx.Rngs):
-        """below: samples that a vector is for: a frame of the tier below, or what the last tier holds. in_features: what is read
+        """below: samples that a vector is for: a frame of the tier below, or `conditioning_repeat`. in_features: what is read
         beside the frame.
         """
         self.frame_size, self.below, self.out_features = frame_size, below, config.sample_size
@@ -180,8 +180,8 @@ class Tier(nnx.Module):
 class SampleModule(SampleSequenceModel):
     """The module that `SampleRNN` configures. Steps are integer codes; outputs are those of its head.
 
-    The carry holds that of each tier, what each tier has said last, the state of what is recent, and the samples since the
-    clip began. The place in the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole
+    The carry holds that of each tier, the last vectors of each tier, the state of the context, and the samples since the clip
+    began. The place in the slowest tier's frame is the same in all rows: clips start, and chunks are cut, at whole
     frames.
     """
 
@@ -239,7 +239,7 @@ class SampleModule(SampleSequenceModel):
         key: jax.Array | None = None,
         conditioning: FrameConditioning | None = None,
     ) -> tuple[jax.Array, Carry]:
-        """As of every model, of samples of which something may be told."""
+        """As of every model; conditioning: of a plan, where there is one."""
         batch_size, num_steps = reset.shape
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
@@ -278,7 +278,7 @@ class SampleModule(SampleSequenceModel):
     def step(
         self, x: jax.Array, labels: Labels, carry: Carry, conditioning: FrameConditioning | None = None
     ) -> tuple[jax.Array, Carry]:
-        """As of every model, of samples of which something may be told."""
+        """As of every model; conditioning: of a plan, where there is one."""
         exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
         slowest, states, last_vectors = self.tiers[0].frame_size, [], []
@@ -318,7 +318,7 @@ class SampleModule(SampleSequenceModel):
         self, excerpt: jax.Array, since: jax.Array, known: jax.Array | None, conditioning: jax.Array | None
     ) -> jax.Array:
         """What the slowest tier reads beside its frame [..., F]: for the last samples [..., spectrum], the frames since the
-        clip began [...], the labels' vectors, and what others tell, if there are any.
+        clip began [...], the labels' vectors, and the conditioning, if there is any.
         """
         power = jnp.square(jnp.abs(jnp.fft.rfft(excerpt * hann(self.spectrum, None))))
         level = 0.1 * jnp.log(power + 1e-3)
@@ -327,9 +327,7 @@ class SampleModule(SampleSequenceModel):
         return concatenate_features(*(None if each is None else each.astype(self.dtype) for each in numbers), known)
 
     def _next(self, last: jax.Array, features: jax.Array, vector: jax.Array) -> jax.Array:
-        """Outputs [..., P] for the last codes [...], what is read of the samples before the next one [..., F] and what the
-        last tier says of it [..., D].
-        """
+        """Outputs [..., P] for the last codes [...], the context's features [..., F] and the last tier's vector [..., D]."""
         assert self.first.bias is not None
         by_code, by_features = jnp.split(self.first.kernel[...], [self.embedding.features])
         # What a code adds may be tabled (LPCNet, Valin and Skoglund 2019, section 3.6): less work where there are fewer codes.

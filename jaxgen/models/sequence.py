@@ -40,7 +40,7 @@ class SequenceModel(nnx.Module):
     lookback: int
     labels: tuple[str, ...]
     num_unguided_outputs: ClassVar[int] = 0
-    """Last output parameters that guidance leaves alone: those of where a clip ends, or some would go on for too long."""
+    """Last output parameters that guidance does not change: those of where a clip ends. Else some would go on too long."""
 
     @abc.abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -57,8 +57,8 @@ class SequenceModel(nnx.Module):
         """
 
     def before_step(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
-        """The carry of who is to `step`: a model that plans several steps at once draws its plan here from `noise` [B, N], of
-        which `sample` takes the rest.
+        """Runs before `step`, and returns the carry for it. A model that plans several steps at once samples its next plan here,
+        from `noise` [B, N], of which `sample` takes the rest.
         """
         del labels, noise, sampling
         return carry
@@ -157,12 +157,12 @@ class SequenceConfig(ModelConfig):
 
     @property
     def supports_guidance(self) -> bool:
-        """Whether the model knows both what labels say and what it would say without them."""
+        """Whether the model can be run with and without its labels, which guidance needs."""
         return bool(self.labels) and self.label_dropout > 0
 
     @property
     def plans_voices(self) -> bool:
-        """Whether the model says before a sample how periodic it is: what `Sampling.voiced_sharpness` goes by."""
+        """Whether the model plans how periodic the next samples are, which `Sampling.voiced_sharpness` needs."""
         return False
 
     @property
@@ -252,7 +252,7 @@ def end_log_prob(logit: jax.Array, end: jax.Array) -> jax.Array:
 
 def apply_guidance(outputs: jax.Array, guidance: float, num_unguided_outputs: int) -> jax.Array:
     """Outputs [2 B, P] of pairs of rows, with and without labels, further apart by `guidance`, alike for both; the last
-    `unguided` of P are what they are with labels."""
+    `num_unguided_outputs` of P are what they are with labels."""
     if guidance == 0:
         return outputs
     pairs = outputs.reshape(-1, 2, outputs.shape[-1])

@@ -83,7 +83,7 @@ class VocoderModule(NonAutoregressiveGenerator):
         """Frames before and after it that the spectrum of a frame depends on."""
         seen = config.kernel_size - 1 if config.causal else config.kernel_size // 2
         self.apart = max(seen, -(-features.n_fft // (2 * features.hop_length)))
-        """Frames that are not real between clips, so that these do not hear one another."""
+        """Frames that are not real between clips, so that these do not affect one another."""
 
     def generate_like(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
         """The waveform of the frames of the samples, whose number is a multiple of the hop, not refined."""

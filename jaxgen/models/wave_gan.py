@@ -72,7 +72,7 @@ class WaveGAN(LatentGeneratorConfig):
 
 
 class WaveGANModule(LatentGenerator):
-    """The module that `WaveGAN` configures. What the critic hears are samples, or frames standardised by the training
+    """The module that `WaveGAN` configures. What the critic reads are samples, or frames standardised by the training
     data's mean and deviation; behind the end of a clip these lie below silence, so that it is seen where a clip ends.
     """
 
@@ -193,12 +193,12 @@ class ShuffleCritic(Critic):
     depth: int = 0
     """Further convolutions behind each layer, which add to what they are given."""
     shuffle: int = 2
-    """Phase shuffle: what a layer hears is moved by up to so many steps, at random (Donahue et al. 2019, section 3.3)."""
+    """Phase shuffle: what a layer reads is moved by up to so many steps, at random (Donahue et al. 2019, section 3.3)."""
     shift: int = 0
-    """Steps by which a clip is moved at random before it is heard at all, so that the critic learns none by heart (Zhao et
+    """Steps by which a clip is moved at random before any layer reads it, so that the critic learns none by heart (Zhao et
     al. 2020)."""
     width: int = 256
-    """Features that a clip is judged by in the end."""
+    """Features of a clip that the score is computed from."""
 
     def __post_init__(self) -> None:
         sizes = (*self.factors, *self.channels, self.kernel_size, self.width)
@@ -263,7 +263,7 @@ def phase_shuffle(x: jax.Array, key: jax.Array, reach: int) -> jax.Array:
         return x
     if reach >= x.shape[1]:
         raise UserError(
-            f"a critic hears {x.shape[1]} steps, too few to move them by {reach}; lower --objective.critic.shuffle or shift, "
+            f"a critic reads {x.shape[1]} steps, too few to move them by {reach}; lower --objective.critic.shuffle or shift, "
             "or give it fewer --objective.critic.factors."
         )
     move = jax.random.randint(key, (len(x), 1, 1), 0, 2 * reach + 1)

@@ -1,8 +1,8 @@
 """What the network over samples reads of the samples before the next one.
 
-Either these samples themselves, or, too, what a predictor expects. That is fitted again and again to the samples just heard
-("backward adaptation", as in LD-CELP, Chen et al. 1992), so that nothing need be told or generated for it; or it is
-foretold, by who plans the sound.
+It reads these samples themselves, and, if it is so configured, a linear prediction of the next one. The predictor is fitted
+again and again to the latest samples ("backward adaptation", as in LD-CELP, Chen et al. 1992), so that nothing has to be
+generated for it. Or it comes with the plan of a `PlannedRNN`.
 """
 
 import abc
@@ -22,11 +22,10 @@ _RISE = 0.9  # of the window that a predictor is fitted behind
 
 @dataclasses.dataclass(frozen=True)
 class SampleContext(abc.ABC):
-    """The contract. Samples are float32, full scale 1.0; the state is what serves for several samples."""
+    """The contract. Samples are float32, full scale 1.0. The state is what serves for several samples."""
 
     window: int = 160
-    """Past samples that are read, or of which is read how far the predictor was off; a period of the voice is worth
-    having."""
+    """Past samples that are read, or whose prediction errors are read; best at least a period of the voice."""
     hop = 1
     """Samples that a state serves for."""
 
@@ -53,16 +52,16 @@ class SampleContext(abc.ABC):
         self, samples: jax.Array, num_samples: int, conditioning: Predictor | None = None
     ) -> tuple[jax.Array, Any]:
         """Features [B, num_samples, num_features] of the last of samples [B, at least lookback + num_samples], from those
-        before each, with a new state at every `hop`-th; and the last state. told: predictors [B, N, ...] of N stretches of
-        as many samples each, if somebody tells them.
+        before each, with a new state at every `hop`-th; and the last state. conditioning: predictors [B, N, ...] of N
+        stretches of as many samples each, where there is a plan.
         """
 
     @abc.abstractmethod
     def step(
         self, past: jax.Array, state: Any, due: jax.Array, conditioning: Predictor | None = None
     ) -> tuple[jax.Array, Any]:
-        """Features [B, num_features] of the sample after `past` [B, at least lookback], and the state they came by; due:
-        bool [], whether the state is to be a new one. told: predictors [B, ...], if somebody tells them.
+        """Features [B, num_features] of the sample after `past` [B, at least lookback], and the state they came by. due:
+        bool [], whether to compute a new state. conditioning: predictors [B, ...], where there is a plan.
         """
 
 
@@ -97,7 +96,7 @@ class Window(SampleContext):
 
 @dataclasses.dataclass(frozen=True)
 class LinearPrediction(SampleContext):
-    """What a linear predictor expects that is fitted to the samples before, how far it was off for these, and the last of
+    """The prediction of a linear predictor that is fitted to the samples before, its errors for these, and the last of
     them."""
 
     analysis_window: int = 256
@@ -144,8 +143,8 @@ class LinearPrediction(SampleContext):
 
 @dataclasses.dataclass(frozen=True)
 class PlannedPrediction(SampleContext):
-    """What a predictor expects that is told with the plan of a PlannedRNN, how far it was off for the samples before, and the
-    last of these. Who follows it makes the sound that was planned, whatever the samples before were like.
+    """The prediction of a predictor that comes with the plan of a `PlannedRNN`, its errors for the samples before, and the
+    last of these. A model that follows it makes the sound that was planned, whatever the samples before were like.
     """
 
     @property

@@ -39,7 +39,7 @@ from jaxgen.objectives.optimizer import AdamW, current_learning_rate, moving_ave
 from jaxgen.objectives.state import TrainState
 from jaxgen.objectives.terms import FeatureMatching, LossInputs, MelDistance, StftDistance, Term
 
-_COLLAPSED = 0.3  # of the spread of real sound
+_COLLAPSED = 0.3  # of the diversity of real sound
 _WON = 0.99  # of the pairs of which a critic tells the real one
 
 _ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.8, b2=0.99, clip_norm=10.0)
@@ -50,13 +50,13 @@ class Adversarial(Objective):
     """Config of the objective."""
 
     loss: AdversarialLoss = LeastSquares()
-    """What the two play for: LeastSquares, Hinge, Logistic or Wasserstein."""
+    """The adversarial loss: LeastSquares, Hinge, Logistic or Wasserstein."""
     weight: float = 1.0
-    """How much the critic's verdict counts in the generator's loss."""
+    """Weight of the adversarial loss in the generator's loss."""
     terms: tuple[Term, ...] = (FeatureMatching(weight=2.0), MelDistance(weight=15.0), StftDistance(weight=2.0))
-    """What else counts in it."""
+    """Further terms of the generator's loss."""
     critic: Critic = WaveCritic()
-    """Who hears whether sound is real."""
+    """The discriminator."""
     penalties: tuple[Penalty, ...] = ()
     """What keeps the critic smooth: GradientPenalty, which Wasserstein needs, or R1."""
     critic_steps: int = 1
@@ -89,7 +89,7 @@ class Adversarial(Objective):
             raise UserError(f"each kind of term may stand once in objective.terms, got {', '.join(names)}.")
         if self.loss.needs_penalty and not self.penalties:
             raise UserError(
-                f"{type(self.loss).__name__} needs a critic whose slope is held; add GradientPenalty() to "
+                f"{type(self.loss).__name__} needs a gradient penalty on the critic; add GradientPenalty() to "
                 "objective.penalties in the config file, or use --objective.loss LeastSquares."
             )
 
@@ -318,7 +318,7 @@ class AdversarialTask(TrainTask):
         teaches = self.config.loss.needs_penalty or self.has_distance_terms
         if not teaches and (accuracy := figures.get("critic_accuracy", math.nan)) > _WON:
             return (
-                f"the critic tells real sound from made in {accuracy:.1%} of pairs: it has won, and its verdict may teach the "
+                f"the critic tells real sound from made in {accuracy:.1%} of pairs: it has won, and its loss may teach the "
                 f"generator nothing; {advice}"
             )
         return ""
@@ -393,7 +393,7 @@ def _unchanged(
 
 
 def _halves(output: DiscriminatorOutput) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-    """What was said of the real sounds and of those made, which were heard together."""
+    """The outputs for real and for generated sounds, which the critic read together."""
     half = len(output.scores) // 2
     parts = [jax.tree.map(lambda array, part=part: array[part], output) for part in (slice(half), slice(half, None))]
     return parts[0], parts[1]

@@ -1,4 +1,4 @@
-"""What a generator and its critic play for: the losses of both, and penalties that keep the critic smooth."""
+"""Adversarial losses of a generator and its critic, and penalties that keep the critic smooth."""
 
 import abc
 import dataclasses
@@ -12,10 +12,10 @@ from jaxgen.core.errors import UserError
 
 
 class AdversarialLoss(abc.ABC):
-    """The losses, by the scores [...] that a critic gives; high is real. Frozen dataclasses, without arrays."""
+    """Losses of both sides, by the critic's scores [...]; high is real. Frozen dataclasses, without arrays."""
 
     needs_penalty: ClassVar[bool] = False
-    """Whether the critic's slope must be held."""
+    """Whether the critic needs a gradient penalty."""
 
     @abc.abstractmethod
     def critic_loss(self, real: jax.Array, generated: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ class Penalty(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class GradientPenalty(Penalty):
-    """(|slope| - 1)^2 between real and made sounds (Gulrajani et al. 2017, eq. 3)."""
+    """(|slope| - 1)^2 between real and generated sounds (Gulrajani et al. 2017, eq. 3)."""
 
     def compute(self, score: Score, real: jax.Array, generated: jax.Array, key: jax.Array) -> jax.Array:
         share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)))

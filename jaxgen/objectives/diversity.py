@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxgen.models.critics import magnitudes
 
 _WINDOW = 256  # samples of the spectra that are compared
-_NOTHING = 1e-3  # of a spread: what is left of it by rounding
+_NOTHING = 1e-3  # of a deviation: what is left of it by rounding
 
 
 def diversity(sounds: jax.Array) -> jax.Array:

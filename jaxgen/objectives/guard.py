@@ -10,7 +10,7 @@ _SETTLED = 100  # good updates after which the moments mean something
 
 
 class Guard(NamedTuple):
-    """What the updates so far were like; part of the train state, so that a resumed run judges alike."""
+    """What the updates so far were like; part of the train state, so that a resumed run decides alike."""
 
     skipped: jax.Array
     """int32 []: updates skipped so far."""

@@ -23,11 +23,11 @@ class TrainTask(abc.ABC):
     """An objective for one model, data spec, run length and batch size: pure functions, to be jitted by the caller."""
 
     learning_rate_options: ClassVar[str]
-    """The options to lower where training diverges."""
+    """Names of the options to lower where training diverges."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> TrainState:
-        """The state before the first step; `average` is what an untrained run is measured and heard with."""
+        """The state before the first step; `average` is what an untrained run is measured with."""
 
     @abc.abstractmethod
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -41,7 +41,7 @@ class TrainTask(abc.ABC):
         """The model with these parameters, those of `TrainState.average`."""
 
     def diagnose(self, figures: Mapping[str, float]) -> str:
-        """What is wrong with a training whose updates have these metrics, as a sentence; empty where nothing is.
+        """What is wrong with a run whose updates have these metrics, as a sentence; empty where nothing is.
 
         figures: means over a few updates; NaN where none of them has the metric.
         """
@@ -54,7 +54,7 @@ class Objective(abc.ABC):
 
     @property
     def num_microbatches(self) -> int:
-        """Parts that a batch is computed in, one after another; each has rows of every device."""
+        """Microbatches that a batch is computed in, one after another; each has rows of every device."""
         return 1
 
     @abc.abstractmethod
@@ -83,7 +83,7 @@ class Objective(abc.ABC):
 
 
 class ModuleTemplate(Generic[M]):
-    """How to build a module, apart from its parameters: the graph and what is not trained do not depend on the seed."""
+    """A module without its parameters: the graph, and what is not trained. Neither depends on the seed."""
 
     def __init__(self, build: Callable[[nnx.Rngs], M]):
         self._build = build

@@ -1,4 +1,4 @@
-"""What a generator's loss has beside the critic's verdict: how far what it makes is from what was recorded."""
+"""Terms of a generator's loss beside the adversarial one: distances of what it generates from what was recorded."""
 
 import abc
 import dataclasses
@@ -16,7 +16,7 @@ from jaxgen.models.non_autoregressive import DiscriminatorOutput
 
 
 class LossInputs(NamedTuple):
-    """Two sets of sounds, row by row, and what the critic says of them."""
+    """Real and generated sounds, row by row, and the critic's outputs for them."""
 
     real: jax.Array
     """float32 [B, ...]: for distances of sounds, samples [B, T]."""
@@ -36,7 +36,7 @@ class Term(abc.ABC):
     name: ClassVar[str]
     """Of the figure in metrics.jsonl."""
     uses_critic: ClassVar[bool] = False
-    """Whether it compares what the critic heard; otherwise it is a distance of sounds, which validation measures too."""
+    """Whether it compares the critic's activations; otherwise it is a distance of sounds, which validation measures too."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -49,8 +49,8 @@ class Term(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMatching(Term):
-    """Mean absolute difference of what the critic's layers hear, as a share of what they hear of the real sound: layers
-    count alike (Larsen et al. 2016; as a share, Defossez et al. 2022, eq. 5)."""
+    """Mean absolute difference of the critic's activations, as a share of those for the real sound, so that layers count
+    alike (Larsen et al. 2016; as a share, Defossez et al. 2022, eq. 5)."""
 
     name = "feature_matching"
     uses_critic = True

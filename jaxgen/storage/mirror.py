@@ -149,7 +149,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """While entered, no other process of this machine is within this for the same folder; waits for it."""
+        """Holds a lock of this folder among the processes of this machine; waits for the process that has it."""
         import filelock
 
         lock = self.folder.with_name(f".{self.folder.name}.lock")

@@ -29,7 +29,12 @@ from jaxgen.training.seals import About, Damaged, Hashes, describe_arrays, diges
 
 T = TypeVar("T")
 
-_FORMAT = 2  # of a checkpoint's folder
+_FORMAT = 3  # of a checkpoint's folder
+_OPENED_BY = {
+    **dict.fromkeys((1, 2), "jaxgen at commit 0c8cc64 or before"),
+    3: "jaxgen 0.2.0",
+}
+"""Which version of jaxgen opens a format."""
 _HASHES = "hashes.json"
 _ROOM = 1.5  # times the state's own size, for the files around it
 
@@ -179,10 +184,10 @@ class Checkpoints:
         """What `save` was given as `run`. Raises Damaged, and UserError where another version saved it."""
         run = self._sealed(step, "run/metadata")
         if not isinstance(run, dict) or run.get("format") != _FORMAT:
+            found = run.get("format", 1) if isinstance(run, dict) else 1
             raise UserError(
-                f"the checkpoint of step {step} in '{self.directory}' was saved by another version of jaxgen (its format is "
-                f"{run.get('format', 1) if isinstance(run, dict) else 1}, this version reads {_FORMAT}); use that version, or "
-                "train again in another --workdir."
+                f"the checkpoint of step {step} in '{self.directory}' was saved by another version of jaxgen: its format is "
+                f"{found}, this version opens {_FORMAT}. Use {_opened_by(found)}, or train again in another --workdir."
             )
         return run.get("of")
 
@@ -342,6 +347,11 @@ def _quieten_closed_loops() -> None:
             tell(unraisable)
 
     sys.unraisablehook = hook
+
+
+def _opened_by(found: Any) -> str:
+    """The version of jaxgen that opens checkpoints of a format."""
+    return _OPENED_BY.get(found, "a later version") if isinstance(found, int) else "the version that saved it"
 
 
 def _newest_whole(directory: Path, state: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""What the device reads, made ahead of it in a thread: the batches of one call, stacked and already on the device."""
+"""Batches are prefetched in a thread: those of one group of updates, stacked and already on the device."""
 
 import collections
 import concurrent.futures
@@ -13,12 +13,12 @@ from jaxgen.data.batches import Batch, Stream
 
 T = TypeVar("T")
 
-_AHEAD = 2  # calls that wait while one runs
+_AHEAD = 2  # groups that wait while one runs
 
 
 @dataclasses.dataclass(frozen=True)
 class StepGroup:
-    """Some updates that the device does in one go."""
+    """Updates that the device does in one call."""
 
     last: int
     """The step they end with."""
@@ -36,7 +36,7 @@ class StepGroup:
 def prefetch_groups(
     stream: Stream, first: int, group_ends: Iterable[int], place: Callable[[Batch], Batch] = jax.device_put
 ) -> Generator[StepGroup]:
-    """Calls that end with the steps `lasts`, the first of them at step `first`, made in a thread ahead of use.
+    """Groups that end with the steps `group_ends`, the first of them from step `first`, made in a thread ahead of use.
 
     place: puts stacked batches on the devices. To be closed (`contextlib.closing`), which ends the thread.
     """

@@ -39,10 +39,10 @@ class Safety:
     devices: Devices
 
     def check(self, state: TrainState, group: StepGroup) -> TrainState:
-        """The state after a call: as it is, or with the last checkpoint's parameters and optimiser where too many updates
-        in a row were skipped. Step, data and schedule of checks go on, so that other batches follow.
+        """The state after a group of updates: as it is, or with the last checkpoint's parameters and optimiser where too many
+        updates in a row were skipped. Step, data and schedule of checks go on, so that other batches follow.
 
-        It is decided at the steps that are logged, so that it does not depend on which steps are one call. Raises
+        It is decided at the steps that are logged, so that it does not depend on how steps are grouped. Raises
         Diverged where going back has not helped.
         """
         limit, last = min(self.train.max_skipped, self.train.steps), group.last == self.train.steps

@@ -81,7 +81,7 @@ def check_seed(seed: int) -> None:
 
 
 def group_ends(start: int, train: Train) -> Iterator[int]:
-    """The step that each call ends with, where `start` steps are done."""
+    """The last step of each group of updates, where `start` steps are done."""
     periods = (train.log_every, train.eval_every, train.checkpoint_every)
     while start < train.steps:
         due = min((start // period + 1) * period for period in periods)

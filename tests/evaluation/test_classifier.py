@@ -1,4 +1,4 @@
-"""The judge: what it learns from, its file, and scores whose values are known."""
+"""The classifier: what it learns from, its file, and scores whose values are known."""
 
 import contextlib
 import dataclasses
@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from jaxgen import audio
-from jaxgen.cli import evaluate, train
+from jaxgen.cli import classifier, evaluate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset
 from jaxgen.data.store import AudioPolicy, prepare
 from jaxgen.data.synthetic import PluckedStrings
-from jaxgen.evaluation import classifier_training, judge
+from jaxgen.evaluation import classifier_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.classifier import ClassifierTraining, LabelClassifier, graph_definition, init_params
 from jaxgen.evaluation.classifier_metrics import (
@@ -121,7 +121,7 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
     assert set(read) - set(learned) == set(store.indices("validation"))
 
 
-def test_the_same_seed_trains_the_same_judge(small, store):
+def test_the_same_seed_trains_the_same_classifier(small, store):
     clips = _samples(store, "validation")
     np.testing.assert_array_equal(train_classifier(store, SMALL)(clips).embedding, small(clips).embedding)
 
@@ -145,11 +145,11 @@ def test_what_it_learns_does_not_hang_on_how_it_is_compiled():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), quick, plain)
 
 
-def test_a_saved_judge_is_the_same_judge(small, store, tmp_path):
-    small.save(tmp_path / "a" / "judge.npz")
-    loaded = LabelClassifier.load(tmp_path / "a" / "judge.npz")
+def test_a_saved_classifier_is_the_same_classifier(small, store, tmp_path):
+    small.save(tmp_path / "a" / "classifier.npz")
+    loaded = LabelClassifier.load(tmp_path / "a" / "classifier.npz")
     assert loaded.about == small.about
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["judge.npz"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["classifier.npz"]
     clips = _samples(store, "validation")
     ours, theirs = small(clips), loaded(clips)
     np.testing.assert_array_equal(ours.embedding, theirs.embedding)
@@ -159,7 +159,7 @@ def test_a_saved_judge_is_the_same_judge(small, store, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty", "other arrays"])
 def test_a_damaged_or_foreign_file_is_told(damage, small, tmp_path):
-    path = tmp_path / "judge.npz"
+    path = tmp_path / "classifier.npz"
     small.save(path)
     whole = path.read_bytes()
     if damage == "other arrays":
@@ -168,16 +168,16 @@ def test_a_damaged_or_foreign_file_is_told(damage, small, tmp_path):
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         path.write_bytes({"cut": whole[:middle], "flipped": flipped, "foreign": b"RIFF" * 9, "empty": b""}[damage])
-    with pytest.raises(UserError, match="no whole judge"):
+    with pytest.raises(UserError, match="no whole classifier"):
         LabelClassifier.load(path)
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(UserError, match="there is no judge at"):
+    with pytest.raises(UserError, match="there is no classifier at"):
         LabelClassifier.load(tmp_path / "none.npz")
 
 
-def test_neither_padding_nor_company_nor_loudness_changes_a_verdict(small, store):
+def test_neither_padding_nor_company_nor_loudness_changes_a_prediction(small, store):
     clips = _samples(store, "validation")
     long = np.concatenate([clips[1]] * 9)
     alone = small([clips[0]])
@@ -187,7 +187,7 @@ def test_neither_padding_nor_company_nor_loudness_changes_a_verdict(small, store
 
 
 @pytest.mark.parametrize("count", [0, 1, 50])
-def test_clips_without_sound_are_judged_without_complaint(count, small):
+def test_clips_without_sound_are_classified_without_complaint(count, small):
     heard = small([np.zeros(count, np.float32)])
     assert heard.probabilities["way"].sum() == pytest.approx(1.0, abs=1e-5)
     assert np.isfinite(heard.embedding).all()
@@ -198,15 +198,15 @@ def test_data_without_labels_is_told_before_anything_is_trained(cache):
     assert classifiable_labels(unlabelled) == {"way": ("down", "up")}  # all eight sound dull
     few = prepare(Glides(num_clips=1), MuLaw(sample_rate=8_000), AudioPolicy(), cache)
     for told in (lambda: ClassifierMetrics().check(few), lambda: train_classifier(few, SMALL)):
-        with pytest.raises(UserError, match="no label to judge"):
+        with pytest.raises(UserError, match="no label to classify"):
             told()
 
 
-def test_the_cache_keeps_a_judge_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
+def test_the_cache_keeps_a_classifier_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
     first = load_or_train(store, tmp_path, SMALL)
-    assert "training a judge" in capsys.readouterr().err
+    assert "training a classifier" in capsys.readouterr().err
     again = load_or_train(store, tmp_path, SMALL)
-    assert "training a judge" not in capsys.readouterr().err
+    assert "training a classifier" not in capsys.readouterr().err
     assert first.about == again.about
     paths = {
         classifier_path(data, training, tmp_path)
@@ -287,10 +287,10 @@ def test_distance_within_labels():
 
 
 def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tmp_path):
-    small.save(tmp_path / "judge.npz")
+    small.save(tmp_path / "classifier.npz")
     indices = [*store.indices("validation"), *store.indices("train")[:16]]
     real = ClipSet([store.samples(i) for i in indices], 8_000, [store.clips[i].fields for i in indices])
-    measure = ClassifierMetrics(classifier=str(tmp_path / "judge.npz")).prepare(Reference(store, real, tmp_path))
+    measure = ClassifierMetrics(classifier=str(tmp_path / "classifier.npz")).prepare(Reference(store, real, tmp_path))
     noise = np.random.default_rng(0).normal(0, 0.1, (40, 2_000)).astype(np.float32)
     ceiling, floor = measure(real), measure(ClipSet(list(noise), 8_000, real.labels))
     assert ceiling["classified_clips"] == floor["classified_clips"] == 40
@@ -304,7 +304,7 @@ def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tm
     assert same["way_inception_score"] == pytest.approx(1.0, abs=1e-3)
     other_rate = Reference(store, dataclasses.replace(real, sample_rate=16_000), tmp_path)
     with pytest.raises(UserError, match="hears 8000 Hz"):
-        ClassifierMetrics(classifier=str(tmp_path / "judge.npz")).prepare(other_rate)
+        ClassifierMetrics(classifier=str(tmp_path / "classifier.npz")).prepare(other_rate)
 
 
 # Lengths and pitches
@@ -366,17 +366,17 @@ CONFIG = Config(
 """
 
 
-def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monkeypatch):
+def test_a_run_is_measured_by_the_classifier_of_its_data(command, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
     shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
-    code, out, _ = command(judge.main, *shared)
+    code, out, _ = command(classifier.main, *shared)
     assert code == 0
     assert "timbre (3 values): hears" in out
     assert out.strip().splitlines()[-1].endswith(".npz")
     code, out, err = command(train.main, *shared)
     assert code == 0
-    assert "training a judge" not in err
+    assert "training a classifier" not in err
     assert "timbre_recognised: " in out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     held_out, made = report["table"]["held-out data"], report["table"]["generated"]
@@ -400,6 +400,6 @@ def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monk
         evaluate.main, "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run", "--out", tmp_path / "again"
     )
     assert code == 0
-    assert "training a judge" not in err
+    assert "training a classifier" not in err
     again = json.loads((tmp_path / "again" / "report.json").read_text())["table"]["generated"]
     assert again == pytest.approx(made, nan_ok=True)

@@ -42,7 +42,7 @@ def test_nothing_with_a_pitch_has_no_pitch_error():
 
 @pytest.mark.parametrize(("metric", "package"), [(Pesq(), "pesq"), (Stoi(), "pystoi")])
 def test_more_noise_is_heard(recordings, metric, package):
-    """Also where each clip is shorter than the package can judge."""
+    """Also where each clip is shorter than the package can measure."""
     pytest.importorskip(package, reason="pip install 'jaxgen[copies]'")
     import soundfile
 

@@ -1,4 +1,4 @@
-"""Judges that others made: real digits are recognised and sound better than noise, each clip for itself."""
+"""Metrics that others made: real digits are recognised and sound better than noise, each clip for itself."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet
 from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_scores, recognise_digits
 
 RATE = 8_000
-EXTRA = "comes with pip install 'jaxgen[judges]'"
+EXTRA = "comes with pip install 'jaxgen[speech-metrics]'"
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def digits(recordings):
 
 def test_pocketsphinx_hears_what_is_said(digits):
     pytest.importorskip("pocketsphinx", reason=EXTRA)
-    judge = PocketSphinx()
-    figures = judge(digits)
+    metric = PocketSphinx()
+    figures = metric(digits)
     assert figures["pocketsphinx_recognised"] >= 0.75
     assert figures["pocketsphinx_clips"] == 20
     in_words = [{"digit": WORDS[int(labels["digit"])]} for labels in digits.labels]
-    assert judge(ClipSet(digits.samples, RATE, in_words)) == figures
+    assert metric(ClipSet(digits.samples, RATE, in_words)) == figures
     others = [{"digit": str((int(labels["digit"]) + 1) % 10)} for labels in digits.labels]
-    assert judge(ClipSet(digits.samples, RATE, others))["pocketsphinx_recognised"] <= 0.2
+    assert metric(ClipSet(digits.samples, RATE, others))["pocketsphinx_recognised"] <= 0.2
 
 
 def test_clips_are_heard_for_themselves_and_whatever_their_loudness(digits):
@@ -83,9 +83,9 @@ def test_dnsmos_hears_some_of_many_clips(monkeypatch):
 
 
 @pytest.mark.parametrize(("metric", "module"), [(PocketSphinx(), "pocketsphinx"), (DNSMOS(), "speechmos.dnsmos")])
-def test_a_judge_that_is_not_installed_says_how_to_get_it(metric, module, monkeypatch):
+def test_a_metric_that_is_not_installed_says_how_to_get_it(metric, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"pip install 'jaxgen\[judges\]'"):
+    with pytest.raises(UserError, match=r"pip install 'jaxgen\[speech-metrics\]'"):
         metric.check(None)
 
 

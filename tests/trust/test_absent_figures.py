@@ -45,22 +45,22 @@ def _set(clips, originals=None):
     return ClipSet(clips, RATE, [{"word": str(place % 2)} for place in range(len(clips))], originals)
 
 
-def _judged(real):
-    """The metric with a judge that knows two words, and says something of any clip."""
+def _classified(real):
+    """The metric with a classifier that knows two words, and says something of any clip."""
 
-    def judge(clips):
+    def classifier(clips):
         heard = np.array([[0.1 + 0.8 * (len(clip) % 2), 0.9 - 0.8 * (len(clip) % 2)] for clip in clips]).reshape(-1, 2)
         return Predictions({"word": heard}, np.array([[len(clip), 1.0] for clip in clips], np.float32).reshape(-1, 2))
 
-    judge.labels, judge.about = {"word": ("0", "1")}, {"frequencies": {"word": [0.5, 0.5]}}
-    return classifier_metrics._Prepared(judge, real, judge(real.samples))
+    classifier.labels, classifier.about = {"word": ("0", "1")}, {"frequencies": {"word": [0.5, 0.5]}}
+    return classifier_metrics._Prepared(classifier, real, classifier(real.samples))
 
 
 def _measured(real, made):
     """All figures of `made`, and of the real clips themselves, by any measure."""
     reference = Reference(None, real, "")  # type: ignore[arg-type]
     melody = Melody(scale_hz=(220.0, 330.0)).prepare(reference)
-    for measure in (_judged(real), PreparedProsody(Prosody(), ("word",), real), melody):
+    for measure in (_classified(real), PreparedProsody(Prosody(), ("word",), real), melody):
         yield measure(made)
         yield measure(real)
     count = min(len(real.samples), len(made.samples))

@@ -415,30 +415,32 @@ def params():
 
 
 @pytest.fixture
-def judge(monkeypatch, made, params) -> LabelClassifier:
+def classifier(monkeypatch, made, params) -> LabelClassifier:
     about = {"format": 3, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
     about["data_sha256"] = classifier_training.data_hash(made)
     small = LabelClassifier(SMALL, about, params)
-    monkeypatch.setattr(classifier_training, "train_judge", lambda *_: small)
+    monkeypatch.setattr(classifier_training, "train_classifier", lambda *_: small)
     return small
 
 
 @settings(repeatedly, max_examples=4)
 @given(damage=damages())
-def test_a_damaged_judge_is_trained_anew(damage, judge, made, tmp_path, capsys):
+def test_a_damaged_classifier_is_trained_anew(damage, classifier, made, tmp_path, capsys):
     path = classifier_training.classifier_path(made, SMALL, tmp_path)
     classifier_training.load_or_train(made, tmp_path, SMALL)
     capsys.readouterr()
     before, changed = path.read_bytes(), _harm(path, damage)
-    assert classifier_training.load_or_train(made, tmp_path, SMALL).about == judge.about
+    assert classifier_training.load_or_train(made, tmp_path, SMALL).about == classifier.about
     assert (path.read_bytes() == before) or not changed
-    assert capsys.readouterr().err.count("no whole judge") == changed
+    assert capsys.readouterr().err.count("no whole classifier") == changed
 
 
-def test_a_judge_of_other_data_is_trained_anew_and_one_that_cannot_be_read_is_not(judge, made, tmp_path, capsys):
+def test_a_classifier_of_other_data_is_trained_anew_and_one_that_cannot_be_read_is_not(
+    classifier, made, tmp_path, capsys
+):
     path = classifier_training.classifier_path(made, SMALL, tmp_path)
-    LabelClassifier(SMALL, judge.about | {"data_sha256": ""}, judge._params).save(path)
-    assert classifier_training.load_or_train(made, tmp_path, SMALL) is judge
+    LabelClassifier(SMALL, classifier.about | {"data_sha256": ""}, classifier._params).save(path)
+    assert classifier_training.load_or_train(made, tmp_path, SMALL) is classifier
     assert "of other recordings" in capsys.readouterr().err
     for number, expected in ((errno.EIO, TryAgain), (errno.EACCES, UserError)):
         with pytest.MonkeyPatch.context() as patch:
@@ -507,7 +509,7 @@ def test_programs_are_found_where_their_folder_is_moved_or_only_read(programs, t
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
-def test_caches_have_the_permissions_of_umask(mask, data, judge, programs, tmp_path):
+def test_caches_have_the_permissions_of_umask(mask, data, classifier, programs, tmp_path):
     cache, before = tmp_path / "shared", os.umask(mask)
     try:
         made = _prepared(data, cache)
@@ -516,12 +518,12 @@ def test_caches_have_the_permissions_of_umask(mask, data, judge, programs, tmp_p
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in cache.rglob("*")}
-    assert {"digests", "store", "judges", "compiled"} <= {path.name for path in modes}
+    assert {"digests", "store", "classifiers", "compiled"} <= {path.name for path in modes}
     wrong = {path: oct(m) for path, m in modes.items() if m != (0o777 if path.is_dir() else 0o666) & ~mask}
     assert wrong == {}
 
 
-def test_a_cache_that_somebody_else_owns_is_read(data, judge, tmp_path, monkeypatch, capsys):
+def test_a_cache_that_somebody_else_owns_is_read(data, classifier, tmp_path, monkeypatch, capsys):
     made = _prepared(data, tmp_path)
     shutil.rmtree(tmp_path / "digests")
 
@@ -530,7 +532,7 @@ def test_a_cache_that_somebody_else_owns_is_read(data, judge, tmp_path, monkeypa
 
     monkeypatch.setattr(files, "write_atomic", refused)
     assert _prepared(data, tmp_path).directory == made.directory
-    assert classifier_training.load_or_train(made, tmp_path, SMALL) is judge
+    assert classifier_training.load_or_train(made, tmp_path, SMALL) is classifier
     assert capsys.readouterr().err.count("Permission denied") == 2
 
 

@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_version_is_told_and_not_moved(copy):
             lambda: checkpoints.best("loss"),
         ):
             with pytest.raises(
-                UserError, match=r"saved by another version of jaxgen .its format is 1, this version reads 2"
+                UserError, match=r"its format is 1, this version opens 3\. Use jaxgen at commit 0c8cc64"
             ):
                 read()
     assert listing(copy.parent) == before

@@ -275,13 +275,13 @@ def test_paths_in_a_config_file_are_expanded_and_what_only_looks_like_one_is_not
         "base = quickstart()\n"
         "CONFIG = dataclasses.replace(\n"
         "    base, data=Folder(root='~/sounds', pattern='~{a}', licence='~'), workdir='~/runs/x',\n"
-        "    evaluation=dataclasses.replace(base.evaluation, metrics=(ClassifierMetrics(classifier='~/judge.npz'),)),\n"
+        "    evaluation=dataclasses.replace(base.evaluation, metrics=(ClassifierMetrics(classifier='~/classifier.npz'),)),\n"
         ")\n"
     )
     config = load_config(["--config", "~/my.py"], "test")
     assert config.workdir == f"{tmp_path}/runs/x"
     assert config.data == Folder(root=f"{tmp_path}/sounds", pattern="~{a}", licence="~")
-    assert config.evaluation.metrics[0].classifier == f"{tmp_path}/judge.npz"
+    assert config.evaluation.metrics[0].classifier == f"{tmp_path}/classifier.npz"
     assert load_config(["--config", "~/my.py", "--workdir=~"], "test").workdir == str(tmp_path)
     assert config.cache_dir == "~/.cache/jaxgen"  # of each machine its own
     assert local_folder("s3://a/b", config.cache_dir).is_relative_to(tmp_path / ".cache")
