@@ -248,7 +248,7 @@ def test_a_batch_is_divided_among_the_critics_updates(mel_store):
         (loss, _), gradient = slope(params, rows, made, {}, jnp.asarray(number), key)
         scores = [task._critic(params)(sounds, {}, key)[0].scores for sounds in (rows, made)]
         losses.append(float(loss))
-        played.append(float(Wasserstein().critic(*scores)))
+        played.append(float(Wasserstein().critic_loss(*scores)))
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, after.params["critic"])
@@ -410,7 +410,7 @@ def test_a_training_that_diverges_names_clips_and_the_options_to_lower(mel_store
         (lambda spec: MelDistance(weight=0.0), "above 0"),
         (lambda spec: StftDistance(windows=()), "at least 8"),
         (lambda spec: R1(every=0), "at least 1"),
-        (lambda spec: WaveCritic(periods=(), windows=()), "hears nothing"),
+        (lambda spec: WaveCritic(periods=(), windows=()), "reads nothing"),
         (lambda spec: WaveCritic(periods=(0,)), "at least 1"),
     ],
 )

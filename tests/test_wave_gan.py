@@ -93,7 +93,7 @@ def test_phase_shuffle_moves_each_row_and_reflects_what_is_missing(reach):
 def test_phase_shuffle_of_none_changes_nothing_and_of_too_few_steps_is_refused():
     x = jnp.ones((2, 3, 1))
     np.testing.assert_array_equal(phase_shuffle(x, jax.random.key(0), 0), x)
-    with pytest.raises(UserError, match="hears 3 steps, too few to move them by 3"):
+    with pytest.raises(UserError, match="reads 3 steps, too few to move them by 3"):
         phase_shuffle(x, jax.random.key(0), 3)
 
 
@@ -278,10 +278,13 @@ def test_a_critic_of_phases_hears_what_a_vocoder_makes():
             lambda: _bound(FRAMES, objective=dataclasses.replace(OBJECTIVE, terms=(FeatureMatching(),))),
             "take the terms out",
         ),
-        (lambda: _bound(SAMPLES, objective=dataclasses.replace(OBJECTIVE, critic=WaveCritic())), "deaf to labels"),
+        (
+            lambda: _bound(SAMPLES, objective=dataclasses.replace(OBJECTIVE, critic=WaveCritic())),
+            "does not read labels",
+        ),
         (
             lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=()), Adversarial(terms=(), critic=WaveCritic())),
-            "a WaveCritic hears samples",
+            "a WaveCritic reads samples",
         ),
         (lambda: _bound(FRAMES, dataclasses.replace(MODEL, labels=("tempo",))), "asks for label 'tempo'"),
     ],

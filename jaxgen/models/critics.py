@@ -51,8 +51,8 @@ class WaveCritic(Critic):
             )
         if labels:
             raise UserError(
-                f"a WaveCritic does not read labels, but the model has {', '.join(labels)}; use --objective.critic ShuffleCritic, "
-                "or leave --model.labels out."
+                f"a WaveCritic does not read labels, but the model has {', '.join(labels)}; use --objective.critic "
+                "ShuffleCritic, or leave --model.labels out."
             )
         return WaveCriticModule(self, rngs)
 

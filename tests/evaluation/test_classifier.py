@@ -303,7 +303,7 @@ def test_real_recordings_are_their_own_ceiling_and_noise_is_far(small, store, tm
     assert same["within_labels_distance"] == pytest.approx(0.0, abs=1e-3) != ceiling["within_labels_distance"]
     assert same["way_inception_score"] == pytest.approx(1.0, abs=1e-3)
     other_rate = Reference(store, dataclasses.replace(real, sample_rate=16_000), tmp_path)
-    with pytest.raises(UserError, match="hears 8000 Hz"):
+    with pytest.raises(UserError, match="is for 8000 Hz"):
         ClassifierMetrics(classifier=str(tmp_path / "classifier.npz")).prepare(other_rate)
 
 
@@ -372,7 +372,7 @@ def test_a_run_is_measured_by_the_classifier_of_its_data(command, cache, tmp_pat
     shared = ["--config", tmp_path / "config.py", "--cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
     code, out, _ = command(classifier.main, *shared)
     assert code == 0
-    assert "timbre (3 values): hears" in out
+    assert "timbre (3 values): recognises" in out
     assert out.strip().splitlines()[-1].endswith(".npz")
     code, out, err = command(train.main, *shared)
     assert code == 0
