@@ -62,7 +62,7 @@ class Program:
         self.devices = Devices(
             ROWS, accumulation=case.objective.num_microbatches, shard_parameters=case.shard, devices=used
         )
-        self.first = self.devices.start(task.init, jax.random.key(0))
+        self.first = self.devices.init_state(task.init, jax.random.key(0))
         self.step = self.devices.compile(lambda s, b: jax.lax.scan(task.train_step, s, b), self.first)
 
     def stream(self) -> Stream:

@@ -293,10 +293,10 @@ def test_who_waits_for_others_says_so_and_heeds_signals(number):
     script = (
         "from jaxgen.core.errors import run\n"
         "from jaxgen.training import distributed\n"
-        "from jaxgen.training.interrupts import preemptible\n"
+        "from jaxgen.training.interrupts import raise_on_signal\n"
         "distributed._SAID_AFTER = 0.5\n"
         "def main():\n"
-        "    with preemptible(), distributed.joined('auto', '', None, None):\n"
+        "    with raise_on_signal(), distributed.join_processes('auto', '', None, None):\n"
         "        print('joined')\n"
         "run(main)\n"
     )

@@ -106,7 +106,7 @@ def test_the_runs_own_validation_clips_are_scored_by_default(quickstart, command
 def test_of_a_long_recording_an_excerpt_is_heard_and_all_of_it_scored(
     quickstart, command, cache, tmp_path, monkeypatch
 ):
-    for module in ("held_out", "runner"):
+    for module in ("held_out", "autoregressive"):
         monkeypatch.setattr(f"jaxgen.evaluation.{module}.EXCERPT_SECONDS", 0.3)
     (tmp_path / "long").mkdir()
     audio.write(tmp_path / "long" / "a.wav", PluckedStrings(seconds=2).clips()[0].load().samples[:, 0], 8_000)

@@ -110,14 +110,14 @@ def test_a_loss_that_is_not_finite_is_told_with_its_own_step(mel_store, tmp_path
     assert told[0] == told[1]
 
 
-def test_a_concern_is_told_once_of_means_between_rows(tmp_path, capsys):
+def test_a_diagnosis_is_told_once_of_means_between_rows(tmp_path, capsys):
     """One bad update in two is none; ten rows of nothing else are. What is not finite is left out of both."""
     good = dict.fromkeys(("skipped", "skipped_in_row", "loss", "gradient_norm"), 0.0)
 
     def diagnose(figures):
         return "all is wrong" if figures["share"] > 0.9 else ""
 
-    options = {"start": 0, "steps": 80, "log_every": 2, "seconds_per_step": 1.0, "concern": diagnose}
+    options = {"start": 0, "steps": 80, "log_every": 2, "seconds_per_step": 1.0, "diagnose": diagnose}
     with Telemetry(tmp_path, **options) as telemetry:
         for step in range(1, 81):
             share = 1.0 if step % 2 == 0 or step > 40 else 0.5 if step > 20 else math.nan

@@ -57,7 +57,7 @@ def test_evaluation_gets_the_whole_average_on_one_device(found):
 
 def test_one_device_is_left_alone():
     devices = Devices(3)
-    state = devices.start(lambda key: jax.random.normal(key, (3,)), jax.random.key(0))
+    state = devices.init_state(lambda key: jax.random.normal(key, (3,)), jax.random.key(0))
     step = devices.compile(lambda state, batch: (state + batch, batch), state)
     ours = step.lower(state, state).as_text()
     assert ours == jax.jit(lambda state, batch: (state + batch, batch), donate_argnums=0).lower(state, state).as_text()

@@ -293,7 +293,7 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
             functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), labels=("key",))),
         ),
         (
-            "recent.window is 100, but a period of the voice may have 133 samples; make it at least 134",
+            "context.window is 100, but a period of the voice may have 133 samples; make it at least 134",
             functools.partial(PlannedRNN, samples=SampleRNN(frame_sizes=(80,), context=PlannedPrediction(100))),
         ),
         ("--model.frames.lowest is 500 and --model.frames.highest 400 Hz", functools.partial(SourceFilter, lowest=500)),

@@ -379,8 +379,8 @@ def test_a_folder_is_trained_in_by_one_process(tmp_path):
     (tmp_path / "starts.jsonl").write_text(json.dumps({"pid": 7, "host": "laptop", "time": "noon"}) + "\n")
     code = f"""
 import pathlib, time
-from jaxgen.runs.lock import locked
-with locked(pathlib.Path({str(tmp_path)!r})):
+from jaxgen.runs.lock import run_lock
+with run_lock(pathlib.Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)
 """

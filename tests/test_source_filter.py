@@ -64,12 +64,14 @@ def test_frames_are_of_the_samples_before_their_end():
     together = np.asarray(frames_of(samples, 5))
     for place in range(5):
         end = 2_000 - (4 - place) * FRAMES.num_samples
-        alone = samples[:, end - FRAMES.num_samples - FRAMES.reach : end]
+        alone = samples[:, end - FRAMES.num_samples - FRAMES.lookback : end]
         np.testing.assert_allclose(frames_of(alone, 1)[:, 0], together[:, place], atol=2e-3)
 
 
 def test_silence_is_a_frame_of_its_own():
-    frame = np.asarray(frames_of(np.zeros((1, FRAMES.reach + FRAMES.num_samples), np.float32), 1))[0, 0].reshape(2, -1)
+    frame = np.asarray(frames_of(np.zeros((1, FRAMES.lookback + FRAMES.num_samples), np.float32), 1))[0, 0].reshape(
+        2, -1
+    )
     np.testing.assert_allclose(frame[:, :-2], np.log(1e-4), rtol=1e-6)
     np.testing.assert_array_equal(frame[:, -1], 0)
     predictor = FRAMES.predictors(jnp.asarray(frame.reshape(1, 1, -1)))

@@ -65,7 +65,7 @@ def test_a_vocoder_gives_as_many_samples_as_it_was_shown():
 def test_a_sample_depends_on_frames_within_reach_alone(causal, refinements):
     task, params, _ = _trained(causal=causal, refinements=refinements)
     module, count, changed = task.module(params), 60, 30
-    before, after = module.reach
+    before, after = module.receptive_field
     frames = _frames(count)
     other = frames.copy()
     other[:, changed] += 1
@@ -91,9 +91,9 @@ def test_a_refinement_sees_a_window_more(hop, window, seen):
         other[:, 30] += 1
         render = jax.jit(module.render)
         moved = np.flatnonzero(np.asarray(render(frames) != render(other))[0])
-        reaches.append(module.reach[1])
+        reaches.append(module.receptive_field[1])
         half = (window or 256) // 2
-        assert (30 - module.reach[1]) * hop - half <= moved.min() < (30 - module.reach[1]) * hop
+        assert (30 - module.receptive_field[1]) * hop - half <= moved.min() < (30 - module.receptive_field[1]) * hop
     assert reaches[1] - reaches[0] == seen
 
 

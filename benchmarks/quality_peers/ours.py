@@ -54,7 +54,7 @@ class _Learner:
         train = dataclasses.replace(config.train, steps=steps)
         config = dataclasses.replace(config, train=train)
         training, self._devices = cast(LikelihoodTask, build_task(config, data)), devices_of(config)
-        self._init = lambda: self._devices.start(training.init, jax.random.key(train.seed))
+        self._init = lambda: self._devices.init_state(training.init, jax.random.key(train.seed))
         self._batches, self._size = training_batches(config, store, data, self._devices.rows), train.steps_per_call
         self._store, self._clips = store, store.indices("validation")
         self._scorer = Scorer(

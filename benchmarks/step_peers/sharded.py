@@ -64,7 +64,7 @@ def _running(work: StepWork) -> tuple[dict[str, Any], Callable[[int], dict[str, 
 def split_over(devices: Sequence[jax.Device], work: StepWork) -> tuple[Callable[..., Any], TrainState, Batch]:
     """The step of (state, batch), which it donates the state of, and both of them, as `jaxgen.train` spreads them."""
     task, mesh = work.bound(), Devices(work.batch_size, devices=devices)
-    state = mesh.start(lambda _: start(task), jax.random.key(0))
+    state = mesh.init_state(lambda _: start(task), jax.random.key(0))
     batch = jax.tree.map(lambda array: np.asarray(array)[None, mesh.rows], work.batch())
 
     def update(state: TrainState, batches: Batch) -> tuple[TrainState, Any]:

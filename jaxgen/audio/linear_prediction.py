@@ -36,7 +36,7 @@ def num_features(window: int) -> int:
     return _PLACES + 1 + window + ORDER
 
 
-def features(samples: jax.Array, predictor: Predictor, window: int) -> jax.Array:
+def prediction_features(samples: jax.Array, predictor: Predictor, window: int) -> jax.Array:
     """Features float32 [..., n, num_features] of n samples in a row, of which `samples` [..., window + ORDER + n - 1] lacks
     only the last: where on the mu-law scale each is expected, as shares of the two places next to it; what of that is there
     again from a period ago; how far the expectations of the `window` samples before were off; and the last samples.

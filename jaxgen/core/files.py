@@ -132,12 +132,12 @@ class Corrupt(UserError):
 
 
 def write_checksummed(path: Path, content: str | bytes) -> None:
-    """As `write_whole`, with a last line that is the SHA-256 of all before it: `read_sealed` checks and removes it."""
-    write_atomic(path, _sealed(content.encode() if isinstance(content, str) else content))
+    """As `write_atomic`, with a last line that is the SHA-256 of all before it: `read_checksummed` checks and removes it."""
+    write_atomic(path, _with_checksum(content.encode() if isinstance(content, str) else content))
 
 
 def read_checksummed(path: Path) -> bytes:
-    """The content that `write_sealed` wrote.
+    """The content that `write_checksummed` wrote.
 
     Raises FileNotFoundError where there is none, Corrupt where the file holds anything else, and another UserError where
     it cannot be read.
@@ -148,8 +148,8 @@ def read_checksummed(path: Path) -> bytes:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:
         raise read_error(path, error) from None
-    content = whole[: -len(_sealed(b""))]
-    if whole != _sealed(content):
+    content = whole[: -len(_with_checksum(b""))]
+    if whole != _with_checksum(content):
         raise Corrupt(f"'{path}' is not what was written there")
     return content
 
@@ -161,7 +161,7 @@ def read_error(path: Path, error: OSError) -> UserError:
     )
 
 
-def _sealed(content: bytes) -> bytes:
+def _with_checksum(content: bytes) -> bytes:
     return content + f"\n{hashlib.sha256(content).hexdigest()}\n".encode()
 
 

@@ -7,7 +7,7 @@ Batch = dict[str, Any]
 """Numpy arrays [B, ...] by name. Whatever the kind, `clip`, int32 [B, ...], says of which clips of the store they are."""
 
 
-def place(value: Any) -> int:
+def check_position(value: Any) -> int:
     """A number of a stream's state. Raises ValueError for what is none: the state may be a stranger's."""
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"{str(value)[:40]!r} is no place")

@@ -44,7 +44,7 @@ class SplitRule:
         """Whether the clip belongs. Raises UserError where the rule cannot tell."""
         raise NotImplementedError
 
-    def excluding(self, other: "SplitRule") -> "SplitRule":
+    def exclude(self, other: "SplitRule") -> "SplitRule":
         """This rule for the clips that another leaves. Raises UserError where both name the same clips."""
         return self
 
@@ -75,7 +75,7 @@ class HashFraction(SplitRule):
     def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         return self.start * 16**12 <= int(digest[:12], 16) < self.stop * 16**12
 
-    def excluding(self, other: SplitRule) -> SplitRule:
+    def exclude(self, other: SplitRule) -> SplitRule:
         """The next range of hashes, where this one overlaps that of `other`."""
         if isinstance(other, HashFraction) and self.start < other.stop and other.start < self.stop:
             return dataclasses.replace(self, start=other.stop)
@@ -102,7 +102,7 @@ class FieldIn(SplitRule):
             )
         return fields[self.field] in tuple(self.values)
 
-    def excluding(self, other: SplitRule) -> SplitRule:
+    def exclude(self, other: SplitRule) -> SplitRule:
         if not isinstance(other, FieldIn) or other.field != self.field:
             return self
         if same := set(self.values) & set(other.values):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.batches import Batch, place
+from jaxgen.data.batches import Batch, check_position
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 
@@ -79,7 +79,7 @@ class ExcerptStream(Iterator[Batch]):
         return {"next": self._next}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._next = place(state["next"])
+        self._next = check_position(state["next"])
 
 
 def excerpt_per_clip(

@@ -70,7 +70,7 @@ class Folder(Dataset):
 
     @functools.cached_property
     def _validation(self) -> SplitRule:
-        return self.validation if self.test is None else self.validation.excluding(self.test)
+        return self.validation if self.test is None else self.validation.exclude(self.test)
 
     def _tree(self) -> Tree:
         """All below the root. Raises UserError where it cannot be read."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.batches import Batch, place
+from jaxgen.data.batches import Batch, check_position
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 
@@ -114,8 +114,8 @@ class _Shuffled:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, place: int) -> Segment:
-        epoch, index = divmod(place, len(self._segments))
+    def __getitem__(self, check_position: int) -> Segment:
+        epoch, index = divmod(check_position, len(self._segments))
         if epoch != self._epoch:
             self._epoch = epoch
             rng = np.random.default_rng((self._seed, epoch))
@@ -200,7 +200,9 @@ class Streams(Iterator[Batch]):
         self._packer, self._order = packer, order
         self._next_place = 0
         self._rows = [_Row([], 0) for _ in range(batch_size)]
-        self._read = {row: place for place, row in enumerate(range(batch_size) if read is None else read)}
+        self._read = {
+            row: check_position for check_position, row in enumerate(range(batch_size) if read is None else read)
+        }
 
     def __next__(self) -> Batch:
         lookback = self._packer.lookback
@@ -223,11 +225,12 @@ class Streams(Iterator[Batch]):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from where `get_state` was asked."""
-        self._next_place = place(state["next"])
+        self._next_place = check_position(state["next"])
         if len(state["rows"]) != len(self._rows):
             raise ValueError(f"{len(state['rows'])} rows, expected {len(self._rows)}")
         self._rows = [
-            _Row([(p, self._order[place(p)]) for p in places], place(offset)) for offset, *places in state["rows"]
+            _Row([(p, self._order[check_position(p)]) for p in places], check_position(offset))
+            for offset, *places in state["rows"]
         ]
         if any(row.offset and self._left(_Row(row.held[:1], row.offset)) <= 0 for row in self._rows):
             raise ValueError("a row is behind the end of its clip")

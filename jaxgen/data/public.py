@@ -38,7 +38,7 @@ class SpeakerShare(SplitRule):
         place = int(hashlib.sha1(fields[self.field].encode()).hexdigest(), 16) % 2**27
         return self.start <= place * 100 / (2**27 - 1) < self.stop
 
-    def excluding(self, other: SplitRule) -> SplitRule:
+    def exclude(self, other: SplitRule) -> SplitRule:
         if not isinstance(other, SpeakerShare) or other.field != self.field:
             return self
         if self.start < other.stop and other.start < self.stop:

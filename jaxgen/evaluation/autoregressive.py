@@ -19,9 +19,9 @@ from jaxgen.evaluation.result import (
     EvaluationConfig,
     EvaluationResult,
     Evaluator,
-    balanced,
-    evenly_spaced,
     known_labels,
+    pick_balanced,
+    pick_evenly,
 )
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
@@ -99,7 +99,7 @@ class AutoregressiveEvaluator(Evaluator):
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
         """Scores of at most `most` of these clips, evenly spread, and a few generated clips with their labels."""
-        return self._scorer(params, store, evenly_spaced(clips, most)).metrics, self._previews(params, store, clips)
+        return self._scorer(params, store, pick_evenly(clips, most)).metrics, self._previews(params, store, clips)
 
     def evaluate(
         self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
@@ -111,8 +111,8 @@ class AutoregressiveEvaluator(Evaluator):
         held_out = HeldOutSet(self._evaluation.metrics, training, store, clips, self._cache_dir)
         features = self._spec.features
         most = features.num_steps(round(EXCERPT_SECONDS * features.sample_rate))
-        scores = self._scorer(params, store, clips, predict=evenly_spaced(clips, _RECONSTRUCTED), most=most)
-        train_scores = self._scorer(params, training, evenly_spaced(training.indices("train"), len(clips)))
+        scores = self._scorer(params, store, clips, predict=pick_evenly(clips, _RECONSTRUCTED), most=most)
+        train_scores = self._scorer(params, training, pick_evenly(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
         metrics |= _floors(features, training, store, clips)
         metrics |= _reconstruction(features, store, scores.predictions)
@@ -132,7 +132,7 @@ class AutoregressiveEvaluator(Evaluator):
         )
 
     def _previews(self, params: Any, store: Store, clips: Sequence[int]) -> Iterator[np.ndarray]:
-        shown = balanced(store, clips, self._model.labels, self._evaluation.num_previews)
+        shown = pick_balanced(store, clips, self._model.labels, self._evaluation.num_previews)
         yield from self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
 
     def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> GeneratedClips:

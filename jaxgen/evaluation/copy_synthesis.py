@@ -31,8 +31,8 @@ from jaxgen.evaluation.result import (
     Evaluator,
     describe,
     describe_hardware,
-    evenly_spaced,
     fields,
+    pick_evenly,
 )
 from jaxgen.features import Decoder, LogMel
 from jaxgen.inference.vocoding import Renderer
@@ -109,9 +109,9 @@ class CopyEvaluator(Evaluator):
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int
     ) -> tuple[dict[str, float], Iterator[np.ndarray]]:
-        shown = evenly_spaced(self._usable(store, clips), self._evaluation.num_previews)
+        shown = pick_evenly(self._usable(store, clips), self._evaluation.num_previews)
         copies = (self._copy(params, self._frames(store, clip)) for clip in shown)
-        return self._scores(params, store, evenly_spaced(clips, most)), copies
+        return self._scores(params, store, pick_evenly(clips, most)), copies
 
     def evaluate(
         self, params: Any, untrained: Any, training: Store, store: Store, clips: Sequence[int]
@@ -123,7 +123,7 @@ class CopyEvaluator(Evaluator):
                 f"that are longer than {self._features.hop_length / self._features.sample_rate:.3g} s."
             )
         rate = self._features.sample_rate
-        measured = evenly_spaced(usable, MOST_REAL)
+        measured = pick_evenly(usable, MOST_REAL)
         heard = [self._real(store, i) for i in measured]
         real = ClipSet(heard, rate, fields(store, measured), originals=heard)
         measures = [metric.prepare(Reference(training, real, self._cache_dir)) for metric in self._evaluation.metrics]
@@ -156,7 +156,7 @@ class CopyEvaluator(Evaluator):
             for measure in measures:
                 figures = measure(real if group.name == "held-out data" else known)
                 table[group.name] |= add_reasons(figures, "these clips do not tell")
-        train_clips = evenly_spaced(training.indices("train"), len(clips))
+        train_clips = pick_evenly(training.indices("train"), len(clips))
         metrics = self._scores(params, store, clips) | table["generated"]
         metrics |= {f"train_{name}": value for name, value in self._scores(params, training, train_clips).items()}
         for iterations in self._evaluation.griffin_lim:
@@ -270,7 +270,7 @@ def _real_time_factor(render: Render, frames: Sequence[np.ndarray], sample_rate:
 
 def _shuffled(clips: Sequence[int], count: int) -> list[int]:
     """At most `count` clips, evenly spread, in an order that shows many kinds first."""
-    chosen = evenly_spaced(clips, count)
+    chosen = pick_evenly(clips, count)
     return [chosen[place] for place in np.random.default_rng(0).permutation(len(chosen))]
 
 

@@ -10,7 +10,7 @@ from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
 from jaxgen.evaluation.memorisation import memorisation
 from jaxgen.evaluation.metrics import Absent, add_reasons, embed, frechet_distance, frechet_note
-from jaxgen.evaluation.result import ClipGroup, EvaluationResult, balanced, describe, evenly_spaced, fields
+from jaxgen.evaluation.result import ClipGroup, EvaluationResult, describe, fields, pick_balanced, pick_evenly
 
 EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
 
@@ -35,7 +35,7 @@ class HeldOutSet:
             )
         self._training, self._store, self._clips = training, store, clips
         self._rate = store.features.sample_rate
-        measured = evenly_spaced(clips, MOST_REAL)
+        measured = pick_evenly(clips, MOST_REAL)
         self._real = ClipSet([excerpt(store, i) for i in measured], self._rate, fields(store, measured))
         self._measures = [metric.prepare(Reference(training, self._real, cache_dir)) for metric in metrics]
         self._reference = np.concatenate([embed(excerpt(store, i), self._rate) for i in clips])
@@ -46,7 +46,7 @@ class HeldOutSet:
 
     def choose(self, names: Sequence[str], count: int) -> list[int]:
         """Exactly `count` of the held-out clips, as evenly as can be over the values of these labels."""
-        return balanced(self._store, self._clips, names, count)
+        return pick_balanced(self._store, self._clips, names, count)
 
     def result(
         self,
@@ -67,7 +67,7 @@ class HeldOutSet:
         known of the model already.
         """
         names, training = tuple(dict.fromkeys(name for row in labels for name in row)), self._training
-        known = balanced(training, training.indices("train"), names, len(chosen))
+        known = pick_balanced(training, training.indices("train"), names, len(chosen))
         recordings = [excerpt(self._store, i) for i in chosen]
         groups = (
             ClipGroup("training data", [excerpt(training, i) for i in known], fields(training, known)),

@@ -17,8 +17,8 @@ from jaxgen.evaluation.result import (
     EvaluationResult,
     Evaluator,
     describe_hardware,
-    evenly_spaced,
     known_labels,
+    pick_evenly,
 )
 from jaxgen.features import Decoder
 from jaxgen.inference.latent import BATCH, LatentSampler
@@ -78,7 +78,7 @@ class LatentEvaluator(Evaluator):
         """
         if self._held_out is None:  # the same throughout a training
             self._held_out = HeldOutSet(
-                self._evaluation.metrics, store, store, evenly_spaced(clips, most), self._cache_dir
+                self._evaluation.metrics, store, store, pick_evenly(clips, most), self._cache_dir
             )
         chosen = self._held_out.choose(self._model.labels, min(most, self._evaluation.num_clips))
         labels, made = self._labels(store, chosen), self._generate(params, store, chosen)

@@ -140,13 +140,13 @@ def describe_hardware() -> str:
     return f"on {cores} processor core{'s' * (cores > 1)}"
 
 
-def evenly_spaced(items: Sequence[int], count: int) -> list[int]:
+def pick_evenly(items: Sequence[int], count: int) -> list[int]:
     """At most `count` of the items, evenly spread over them."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
 
 
-def balanced(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
+def pick_balanced(store: Store, clips: Sequence[int], labels: Sequence[str], count: int) -> list[int]:
     """Exactly `count` of the clips, as evenly as can be over the combinations of labels; in no order of those, so that
     the first few are of many.
     """
@@ -173,4 +173,4 @@ def known_labels(
 
 def _repeated(items: Sequence[int], count: int) -> list[int]:
     """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
-    return list(itertools.islice(itertools.cycle(evenly_spaced(items, count)), count))
+    return list(itertools.islice(itertools.cycle(pick_evenly(items, count)), count))

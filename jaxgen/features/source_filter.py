@@ -42,7 +42,7 @@ class SourceFilter:
 
     def __post_init__(self) -> None:
         most = self.mel.sample_rate / 8
-        if not (0 < self.lowest < self.highest <= min(most, 8 * self.lowest) and self._shortest <= self.longest):
+        if not (0 < self.lowest < self.highest <= min(most, 8 * self.lowest) and self._shortest <= self.longest_period):
             raise UserError(
                 f"--model.frames.lowest is {self.lowest:g} and --model.frames.highest {self.highest:g} Hz; expected voices of at "
                 f"most three octaves, and up to an eighth of the sample rate ({most:g} Hz)."
@@ -64,12 +64,12 @@ class SourceFilter:
         return self.mel.stack * (self.mel.n_mels + 2)
 
     @property
-    def longest(self) -> int:
+    def longest_period(self) -> int:
         """The longest period of a voice in samples."""
         return int(self.mel.sample_rate / self.lowest)
 
     @property
-    def reach(self) -> int:
+    def lookback(self) -> int:
         """Samples before it that a frame depends on."""
         return max(self.mel.n_fft, self._heard) - self.mel.hop_length
 
@@ -108,7 +108,7 @@ class SourceFilter:
         frames = frames.reshape(len(frames), -1, self.mel.n_mels + 2)
         level, octaves, gain = frames[..., :-2], frames[..., -2], frames[..., -1]
         period = self.mel.sample_rate / (self.lowest * jnp.exp2(octaves))
-        lag = jnp.clip(period, self._shortest, self.longest)
+        lag = jnp.clip(period, self._shortest, self.longest_period)
         return Predictor(self._coefficients(level), lag, jnp.clip(gain, 0, 1))
 
     @property
@@ -122,7 +122,7 @@ class SourceFilter:
     @property
     def _heard(self) -> int:
         """Samples that the period is found in."""
-        return self._compared + self.longest + ORDER
+        return self._compared + self.longest_period + ORDER
 
     def _frame(self, level: float, octaves: float, gain: float) -> np.ndarray:
         return np.array(([level] * self.mel.n_mels + [octaves, gain]) * self.mel.stack, np.float32)
@@ -148,7 +148,7 @@ class SourceFilter:
         weight[-self._compared :] = _window(self._compared)
         length = 2 ** math.ceil(math.log2(2 * num))
         now, squares = jnp.fft.rfft(smooth * weight, length), jnp.fft.rfft(jnp.square(smooth), length)
-        lags = np.arange(self._shortest, self.longest + 1)
+        lags = np.arange(self._shortest, self.longest_period + 1)
         alike = jnp.fft.irfft(now * jnp.conj(jnp.fft.rfft(smooth, length)), length)[..., lags]
         energy = jnp.fft.irfft(jnp.fft.rfft(jnp.asarray(weight), length) * jnp.conj(squares), length)[..., lags]
         own = (jnp.square(smooth) * weight).sum(-1, keepdims=True)

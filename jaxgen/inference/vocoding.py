@@ -33,7 +33,7 @@ class Renderer:
         """As `FeatureSpec.decode_clips`: clips lie end to end, with frames of nothing between them that keep them apart, so
         that none must be as long as another.
         """
-        hop, apart = self._features.hop_length, self._module(self._params).apart
+        hop, apart = self._features.hop_length, self._module(self._params).gap_frames
         frames = [clip.reshape(-1, self._features.n_mels) for clip in clips]
         starts = list(itertools.accumulate((len(each) + apart for each in frames), initial=0))
         row = np.zeros((1, _rounded(starts[-1] - apart), self._features.n_mels), np.float32)
@@ -52,7 +52,7 @@ class Renderer:
         """
         hop = self._features.hop_length
         overlap = -(-self._features.n_fft // (2 * hop))
-        before, after = (reach + overlap for reach in self._module(self._params).reach)
+        before, after = (reach + overlap for reach in self._module(self._params).receptive_field)
         size = before + _NEW_FRAMES + after
         frames, real, owed = np.empty((0, 0, 0), np.float32), np.zeros(before, bool), -hop
         for block in itertools.chain(blocks, [None]):

@@ -67,10 +67,14 @@ class PlannedRNN(SequenceConfig):
                 f"--model.frames.mel.hop-length and stack plan {self.stride} samples at once, which is no whole number of "
                 f"--model.samples.frame-sizes {self.samples.stride}."
             )
-        if isinstance(self.samples.context, PlannedPrediction) and self.samples.context.window <= self.frames.longest:
+        if (
+            isinstance(self.samples.context, PlannedPrediction)
+            and self.samples.context.window <= self.frames.longest_period
+        ):
             raise UserError(
                 f"--model.samples.context.window is {self.samples.context.window}, but a period of the voice may have "
-                f"{self.frames.longest} samples; make it at least {self.frames.longest + 1}, or raise --model.frames.lowest."
+                f"{self.frames.longest_period} samples; make it at least {self.frames.longest_period + 1}, or raise "
+                "--model.frames.lowest."
             )
         if unplanned := set(self.samples.labels) - set(self.plan.labels):
             raise UserError(
@@ -97,7 +101,7 @@ class PlannedRNN(SequenceConfig):
 
     @property
     def lookback(self) -> int:
-        return max(self.samples.lookback, self.frames.reach + self.stride)
+        return max(self.samples.lookback, self.frames.lookback + self.stride)
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "PlannedModule":
         """Raises UserError where the features are not samples, or of another sample rate than the frames."""

@@ -79,10 +79,10 @@ class VocoderModule(NonAutoregressiveGenerator):
         depth = config.num_blocks + 1
         after = 0 if config.causal else depth * (config.kernel_size // 2)
         windows = config.refinements * (((features.win_length or features.n_fft) - 1) // features.hop_length)
-        self.reach = (depth * (config.kernel_size - 1) - after + windows, after + windows)
+        self.receptive_field = (depth * (config.kernel_size - 1) - after + windows, after + windows)
         """Frames before and after it that the spectrum of a frame depends on."""
         seen = config.kernel_size - 1 if config.causal else config.kernel_size // 2
-        self.apart = max(seen, -(-features.n_fft // (2 * features.hop_length)))
+        self.gap_frames = max(seen, -(-features.n_fft // (2 * features.hop_length)))
         """Frames that are not real between clips, so that these do not affect one another."""
 
     def generate_like(self, batch: Mapping[str, Any], key: jax.Array) -> jax.Array:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 
 from jaxgen.audio.companding import compand
 from jaxgen.audio.fourier import frame_signal, sliding_windows
-from jaxgen.audio.linear_prediction import ORDER, Predictor, features, late_window, levinson_durbin, num_features
+from jaxgen.audio.linear_prediction import (
+    ORDER,
+    Predictor,
+    late_window,
+    levinson_durbin,
+    num_features,
+    prediction_features,
+)
 from jaxgen.core.errors import UserError
 
 _RISE = 0.9  # of the window that a predictor is fitted behind
@@ -176,12 +183,12 @@ def _unroll(samples: jax.Array, num_samples: int, predictors: Predictor, window:
     num_stretches, first = predictors.lag.shape[1], samples.shape[1] - num_samples
     stretch = num_samples // num_stretches
     blocks = frame_signal(samples[:, first - window - ORDER :], window + ORDER + stretch - 1, stretch, num_stretches)
-    return features(blocks, predictors, window).reshape(len(samples), num_samples, -1)
+    return prediction_features(blocks, predictors, window).reshape(len(samples), num_samples, -1)
 
 
 def _step(past: jax.Array, predictor: Predictor, window: int) -> jax.Array:
     """Features [B, F] of the sample after `past`, by predictors [B, ...]."""
-    return features(past[:, -window - ORDER :], predictor, window)[:, 0]
+    return prediction_features(past[:, -window - ORDER :], predictor, window)[:, 0]
 
 
 def _without_period(coefficients: jax.Array) -> Predictor:

@@ -76,7 +76,7 @@ def fit(
     profile: updates to trace, as START:N.
     Raises Diverged where training cannot go on, UserError for a full disk unless training is to go on.
     """
-    state, stream = devices.start(task.init, random_key(train.seed)), iter(batches)
+    state, stream = devices.init_state(task.init, random_key(train.seed)), iter(batches)
     train_steps, tracing = devices.compile(scan_updates(task), state), Profile(profile, workdir / "tensorboard")
     start, history = 0, None
     if saved := checkpoints.restore_newest(state):

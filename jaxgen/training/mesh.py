@@ -54,7 +54,7 @@ class Devices:
         parts = split.addressable_devices_indices_map((self.batch_size,)).values()
         return sorted(row for part in parts if part for row in range(self.batch_size)[part[0]])
 
-    def start(self, init: Callable[[jax.Array], TrainState], key: jax.Array) -> TrainState:
+    def init_state(self, init: Callable[[jax.Array], TrainState], key: jax.Array) -> TrainState:
         """init(key), made where it belongs."""
         if self._alone:
             return jax.jit(init)(key)
@@ -85,7 +85,7 @@ class Devices:
     def compile(self, update: Step, state: TrainState) -> Step:
         """jit of update(state, batches) -> (state, metrics): donates the state and leaves the next where that lay.
 
-        state: as `start` gives it. Metrics are whole on each device.
+        state: as `init_state` gives it. Metrics are whole on each device.
         """
         if self._alone:
             return jax.jit(update, donate_argnums=0)

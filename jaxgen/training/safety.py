@@ -81,7 +81,7 @@ class Safety:
     def _back(self, state: TrainState, step: int) -> TrainState:
         self.checkpoints.wait()
         saved = self.checkpoints.restore_newest(state)
-        good = saved.state if saved else self.devices.start(self.task.init, random_key(self.train.seed))
+        good = saved.state if saved else self.devices.init_state(self.task.init, random_key(self.train.seed))
         self.telemetry.tell(
             f"step {step}: {self.telemetry.skipped_in_row} updates in a row were skipped; parameters and optimiser go back "
             f"to step {saved.step if saved else 0}"

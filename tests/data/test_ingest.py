@@ -117,8 +117,8 @@ def test_a_store_that_is_not_whole_is_made_anew(damage, root, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxgen.core.files import unfinished
-with unfinished(Path(sys.argv[1])) as folder:
+from jaxgen.core.files import partial_folder
+with partial_folder(Path(sys.argv[1])) as folder:
     (folder / "samples.bin").write_bytes(b"half")
     print(folder, flush=True)
     sys.stdin.read() or os.kill(os.getpid(), signal.SIGKILL)

@@ -350,7 +350,7 @@ from jaxgen.config import Config
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.classifier_metrics import ClassifierMetrics
 from jaxgen.evaluation.prosody import Prosody
-from jaxgen.evaluation.autoregressive import Evaluation
+from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.features import LogMel
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.recurrent import GRU
@@ -361,7 +361,7 @@ CONFIG = Config(
     features=LogMel(sample_rate=8_000, n_fft=256, hop_length=200, n_mels=20),
     model=MelRNN(cell=GRU(8), num_layers=1, labels=("timbre", "tempo")),
     train=Train(steps=2, batch_size=2, seq_len=8, eval_every=2, checkpoint_every=2, log_every=1),
-    evaluation=Evaluation(num_clips=12, num_previews=2, metrics=(ClassifierMetrics(), Prosody())),
+    evaluation=AutoregressiveEvaluation(num_clips=12, num_previews=2, metrics=(ClassifierMetrics(), Prosody())),
 )
 """
 

@@ -91,7 +91,7 @@ def test_a_metric_that_is_not_installed_says_how_to_get_it(metric, module, monke
 
 def test_metrics_are_named_by_their_class():
     assert instances_by_name(AudioMetric, ("PocketSphinx", "DNSMOS"), "--metrics") == (PocketSphinx(), DNSMOS())
-    with pytest.raises(UserError, match=r"--metrics has 'Sphinx', expected some of DNSMOS, .*PocketSphinx"):
+    with pytest.raises(UserError, match=r"--metrics has 'Sphinx', expected some of .*DNSMOS, .*PocketSphinx"):
         instances_by_name(AudioMetric, ("Sphinx",), "--metrics")
     with pytest.raises(UserError, match="Melody needs more"):
         instances_by_name(AudioMetric, ("Melody",), "--metrics")

@@ -45,7 +45,7 @@ SAVED = {value: json.loads(json.dumps(to_json(value))) for value in (CONFIG, SPE
 CLASSES = st.sampled_from(
     [
         *("subprocess.getoutput", "os.system", "builtins.eval", "builtins.dict", "jaxgen.train.main", "antigravity.x"),
-        *("jaxgen.runs.lock.locked", "UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
+        *("jaxgen.runs.lock.run_lock", "UserError", "jaxgen.config.load", "jaxgen.training.loop.fit", "", "."),
         *("MelRNN.make", "Config", "..x", "jaxgen.models.mel_rnn", "this.s"),
         *(cls.__qualname__ for cls in (WaveRNN, GRU, Train, Batches, Folder, LogMel)),
     ]

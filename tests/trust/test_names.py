@@ -245,6 +245,6 @@ def test_splits_that_overlap_are_errors(validation, test, message):
 
 
 def test_splits_side_by_side_are_left_alone():
-    assert HashFraction(0.1, start=0.5).excluding(HashFraction(0.1)) == HashFraction(0.1, start=0.5)
-    assert SpeakerShare(start=10, stop=20).excluding(SpeakerShare(start=0, stop=10)).start == 10
-    assert FieldIn("who", ("anna",)).excluding(FieldIn("index", ("anna",))).values == ("anna",)
+    assert HashFraction(0.1, start=0.5).exclude(HashFraction(0.1)) == HashFraction(0.1, start=0.5)
+    assert SpeakerShare(start=10, stop=20).exclude(SpeakerShare(start=0, stop=10)).start == 10
+    assert FieldIn("who", ("anna",)).exclude(FieldIn("index", ("anna",))).values == ("anna",)

@@ -91,12 +91,12 @@ def test_threads_draw_at_once():
 
 
 DRAW = """
-from jaxgen.core.pictures import drawing, rendered
-with drawing():
+from jaxgen.core.pictures import matplotlib_settings, render_figure
+with matplotlib_settings():
     from matplotlib.figure import Figure
     figure = Figure()
     figure.suptitle("$\\\\frac$ 漢")
-assert rendered(figure, dpi=20).startswith(b"\\x89PNG")
+assert render_figure(figure, dpi=20).startswith(b"\\x89PNG")
 """
 
 
@@ -132,7 +132,7 @@ def test_curves_of_growth_have_plain_numbers(tmp_path):
 
 
 def test_only_one_module_imports_matplotlib():
-    """But for types. Nothing imports pyplot, which would choose a backend, and none draws outside of `drawing`."""
+    """But for types. Nothing imports pyplot, which would choose a backend, and none draws outside of `matplotlib_settings`."""
     for path in [*ROOT.glob("jaxgen/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
         tree = ast.parse(path.read_text())
         names = [
@@ -153,4 +153,4 @@ def test_only_one_module_imports_matplotlib():
             if any(
                 isinstance(node, ast.StepGroup) and ast.unparse(node.func) == "Figure" for node in ast.walk(function)
             ):
-                assert "drawing()" in map(ast.unparse, function.decorator_list), f"{path}: {function.name}"
+                assert "matplotlib_settings()" in map(ast.unparse, function.decorator_list), f"{path}: {function.name}"

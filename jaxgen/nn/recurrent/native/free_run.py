@@ -193,9 +193,9 @@ class _FreeRun(Recurrence):
             v.store(weight, place)
             b.store(v.reduce("fadd", weight, ir.Constant(F32, 0.0)), self.at(groups, group))
         uniform = b.load(self.at(self.arrays["uniform"], b.add(self.offset((row, self.num_steps)), t)), typ=F32)
-        group, share = self.passed(groups, size // v.lanes, uniform)
+        group, share = self.search_cumulative(groups, size // v.lanes, uniform)
         first = b.mul(group, const(v.lanes))
-        place, _ = self.passed(self.at(weights, first), v.lanes, share)
+        place, _ = self.search_cumulative(self.at(weights, first), v.lanes, share)
         code = b.add(first, place)
         chosen = self.at(self.arrays["codes"], b.add(self.offset((row, self.num_steps)), t))
         b.store(b.trunc(code, I32), chosen)
@@ -203,7 +203,7 @@ class _FreeRun(Recurrence):
         latest = self.at(self.past(row), b.add(t, const(self.sizes.lookback)))
         b.store(b.fsub(value, ir.Constant(F32, 1.0)), latest)
 
-    def passed(self, weights: ir.Value, count: int, share: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def search_cumulative(self, weights: ir.Value, count: int, share: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Where the running sum of some weights passes a share of their sum, and how far into that weight it is."""
         b, zero, one = self.builder, ir.Constant(F32, 0.0), ir.Constant(F32, 1.0)
 

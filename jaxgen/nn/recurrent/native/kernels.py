@@ -35,11 +35,11 @@ class Lanes:
     backward: ClosedJaxpr
 
     @property
-    def joined(self) -> bool:
+    def shares_gradient(self) -> bool:
         """Whether dzx and dzh are one and the same."""
         return self.backward.jaxpr.outvars[0] is self.backward.jaxpr.outvars[1]
 
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether all their operations have a native form."""
         draft = Kernel("draft", 1)
         try:
@@ -194,7 +194,7 @@ def backward(equations: Lanes, hidden_size: int, threads: int, row_groups: int) 
     k = Recurrence("backward", equations, hidden_size, vectors, lanes)
     b, v, z_width = k.builder, k.v, equations.num_preactivations * hidden_size
     arrays = k.arguments("z", "recurrent", "initial", "first", "reset", "mask", "dlast", "dy", *k.states())
-    gradients = ["dzx"] if equations.joined else ["dzx", "dzh"]
+    gradients = ["dzx"] if equations.shares_gradient else ["dzx", "dzh"]
     arrays |= k.results(*gradients, "dcarry", "dinitial", "rows")
 
     def restarted(index: int, row: ir.Value, unit: ir.Value, reset: ir.Value, value: ir.Value) -> None:

@@ -29,7 +29,7 @@ def is_supported(cell: Equations) -> bool:
 
 @functools.cache
 def _known(cell: Equations) -> bool:
-    return equations(cell).known()
+    return equations(cell).is_known()
 
 
 def round_up_to_vectors(hidden_size: int) -> int:
@@ -121,7 +121,7 @@ def _forward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
 def _backward_call(cell: Equations) -> Callable[..., Sequence[Array]]:
     """The kernel as a function of its arguments; see `kernels.backward`."""
     width, states = len(cell.gate_bias) * cell.hidden_size, cell.num_states
-    outputs = 1 if equations(cell).joined else 2
+    outputs = 1 if equations(cell).shares_gradient else 2
 
     def call(threads: int, z: Array, *rest: Array) -> Sequence[Array]:
         steps = jax.ShapeDtypeStruct((*z.shape[:2], width), jnp.float32)
