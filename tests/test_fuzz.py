@@ -246,7 +246,7 @@ WORDS = [
     ],
     *[
         "PluckedStrings",
-        "Named",
+        "PublicDataset",
         "Categorical",
         "timbre",
         "loss",

@@ -39,7 +39,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 def asked_for(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """(module, source of the reason) of each `pytest.importorskip` with a module that stands there."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.StepGroup) and ast.unparse(node.func) == "pytest.importorskip":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
             (reason,) = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "reason"]
             yield ast.unparse(node.args[0]).strip("'").partition(".")[0], reason
 

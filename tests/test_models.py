@@ -111,7 +111,7 @@ def step(model, x, labels, carry):
 @functools.partial(nnx.jit, static_argnums=4)
 def planned(model, x, labels, carry, t):
     """The carry of who is to fill the frame that begins at step t, as it is in x."""
-    before, frame = model.frames_of(x)[:, t // model.stride :][:, :2].swapaxes(0, 1)
+    before, frame = model.encode_frames(x)[:, t // model.stride :][:, :2].swapaxes(0, 1)
     outputs, plan = model.plan.step(before[:, None], labels, carry["plan"])
     return model.start_frame(carry | {"plan": plan}, outputs, frame)
 

@@ -328,7 +328,7 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
     assert (code, "leave --vocoder out" in err) == (2, True), err
     asked = ("--config", config, "--workdir", tmp_path / "run", "--cache-dir", cache)
     for swapped, says in (
-        (("--evaluation", "Evaluation"), "use --evaluation CopySynthesis"),
+        (("--evaluation", "AutoregressiveEvaluation"), "use --evaluation CopySynthesis"),
         (("--objective", "Likelihood"), "--model is Vocoder"),
         (("--model", "MelRNN"), "--model is MelRNN"),
     ):

@@ -156,7 +156,7 @@ def test_samples_end_where_silence_begins():
     task, params = _bound(SAMPLES, LONG)
     sound = np.zeros((3, 1_200), np.float32)
     sound[0, :100], sound[1, 1_199] = 0.1, 0.5
-    steps, lengths = task.module(params).clips(jnp.asarray(sound))
+    steps, lengths = task.module(params).to_clips(jnp.asarray(sound))
     assert np.asarray(lengths).tolist() == [160, 1_200, 80]
     np.testing.assert_array_equal(steps, SAMPLES.features.encode(sound))
 
@@ -306,7 +306,7 @@ def test_each_evaluation_measures_its_own_kind_of_model():
     for config, model, says in (
         (AutoregressiveEvaluation(), MODEL, "LatentEvaluation"),
         (CopySynthesis(), MODEL, "measures vocoders"),
-        (LatentEvaluation(), Vocoder(), "--evaluation Evaluation"),
+        (LatentEvaluation(), Vocoder(), "--evaluation AutoregressiveEvaluation"),
     ):
         with pytest.raises(UserError, match=says):
             config.evaluator(task, model, FRAMES, **options)

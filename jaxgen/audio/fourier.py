@@ -107,7 +107,7 @@ def sliding_windows(samples: jax.Array, length: int) -> jax.Array:
 
 
 def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
-    """The transpose of `framed`: [..., nframe, n_fft] to [..., (nframe - 1 + ceil(n_fft / hop)) * hop]."""
+    """The transpose of `frame_signal`: [..., nframe, n_fft] to [..., (nframe - 1 + ceil(n_fft / hop)) * hop]."""
     num_frames, n_fft = frames.shape[-2:]
     pieces = -(-n_fft // hop_length)
     padded = pad_last(frames, 0, pieces * hop_length)

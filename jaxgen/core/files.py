@@ -118,7 +118,7 @@ def retry_read(path: str | Path, read: Callable[[], T]) -> T:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """All of a regular file, read as `reading` does. Raises OSError for anything else, TryAgain where it may pass."""
+    """All of a regular file, read as `retry_read` does. Raises OSError for anything else, TryAgain where it may pass."""
 
     def read() -> bytes:
         with open_regular(path) as file:

@@ -118,7 +118,7 @@ def recognition_rate(probabilities: Probabilities, values: Sequence[str], asked:
 
 
 def lowest_recognition_rate(probabilities: Probabilities, values: Sequence[str], asked: Sequence[str | None]) -> float:
-    """The lowest `recognised` of a single value, of those that are asked for; `Absent` where none is."""
+    """The lowest `recognition_rate` of a single value, of those that are asked for; `Absent` where none is."""
     shares = [
         recognition_rate(probabilities, values, [value if each == value else None for each in asked])
         for value in values

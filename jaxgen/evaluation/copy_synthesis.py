@@ -68,7 +68,8 @@ class CopySynthesis(EvaluationConfig):
     def evaluator(self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any) -> "CopyEvaluator":
         if not isinstance(task, AdversarialTask) or not isinstance(model, Vocoder):
             raise UserError(
-                f"CopySynthesis measures vocoders, but --model is {type(model).__name__}; use --evaluation Evaluation."
+                f"CopySynthesis measures vocoders, but --model is {type(model).__name__}; use --evaluation "
+                "AutoregressiveEvaluation."
             )
         if not task.has_distance_terms:
             raise UserError(

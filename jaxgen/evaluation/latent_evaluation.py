@@ -41,7 +41,7 @@ class LatentEvaluation(EvaluationConfig):
         if not isinstance(task, AdversarialTask) or not isinstance(model, LatentGeneratorConfig):
             raise UserError(
                 f"LatentEvaluation measures models that make sound of noise, but --model is {type(model).__name__}; use "
-                "--evaluation Evaluation for one that predicts the next step, CopySynthesis for a vocoder."
+                "--evaluation AutoregressiveEvaluation for one that predicts the next step, CopySynthesis for a vocoder."
             )
         return LatentEvaluator(task, model, spec, self, **options)
 

@@ -54,7 +54,7 @@ class LatentSampler:
 
         Clip n depends on its labels, the seed and its place, `first` + n, not on how many are drawn (but for rounding, where
         the decoder is a vocoder). It ends where the model ends it.
-        Raises UserError for a label never seen in training, or that is not said (see `DataSpec.drawn_labels`).
+        Raises UserError for a label never seen in training, or that is not said (see `DataSpec.draw_labels`).
         """
         drawn = self._drawn(latents, first + np.arange(len(labels)), seed)
         return self._sound(params, drawn, self._shares(labels))

@@ -292,7 +292,7 @@ class AdversarialTask(TrainTask):
     def distances(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
         """How far the generator with these parameters is from the samples of a batch, by row: [B] each.
 
-        The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `compares`.
+        The terms that need no critic by name, and as `loss` their sum, each times its weight. Only where it `has_distance_terms`.
         """
         generated = self.module(params).generate_like(batch, random_key(0))
         inputs = LossInputs(self.module(params).real(batch), generated)

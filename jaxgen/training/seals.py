@@ -25,7 +25,7 @@ class About:
     metrics: Mapping[str, float]
     """Validation figures that are finite."""
     arrays: Mapping[str, str]
-    """As `described`."""
+    """As `describe_arrays`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ _FRAMES = 4  # of each thread
 
 
 class Watchdog:
-    """While entered, a thread looks whether what is `doing` takes far longer than usual, and says so.
+    """While entered, a thread looks whether what it is told to `watch` takes far longer than usual, and says so.
 
     That is after `patience` seconds and ten times the median of before, and again each time that the wait has doubled.
     """

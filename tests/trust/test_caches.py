@@ -452,17 +452,18 @@ def test_a_classifier_of_other_data_is_trained_anew_and_one_that_cannot_be_read_
 
 @pytest.fixture
 def programs(tmp_path):
-    """Runs a program; returns whether it was compilation_cache, and its files. The folder is `tmp_path / name`."""
-    from jax._src import compilation_cache, config
+    """Runs a program; returns whether it was compiled, and its files. The folder is `tmp_path / name`."""
+    from jax._src import compilation_cache as jax_cache
+    from jax._src import config
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in (*names, "jax_persistent_cache_enable_xla_caches")}
-    made_by = compilation_cache.get_file_cache
+    made_by = jax_cache.get_file_cache
     misses: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: misses.append(event) if "cache_misses" in event else None)
 
     def run(name: str) -> tuple[int, list[Path]]:
-        compilation_cache.reset_cache()
+        jax_cache.reset_cache()
         compilation_cache.set_compilation_cache(tmp_path / name)
         misses.clear()
 
@@ -475,8 +476,8 @@ def programs(tmp_path):
     yield run
     for name, value in before.items():
         jax.config.update(name, value)
-    compilation_cache.get_file_cache = made_by
-    compilation_cache.reset_cache()
+    jax_cache.get_file_cache = made_by
+    jax_cache.reset_cache()
     assert config.compilation_cache_dir.value == before["jax_compilation_cache_dir"]
 
 

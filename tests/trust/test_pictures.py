@@ -150,7 +150,5 @@ def test_only_one_module_imports_matplotlib():
         if path != ROOT / "jaxgen" / "core" / "pictures.py":
             assert set(names) <= {"matplotlib.figure.Figure", "matplotlib.axes.Axes"}, path
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            if any(
-                isinstance(node, ast.StepGroup) and ast.unparse(node.func) == "Figure" for node in ast.walk(function)
-            ):
+            if any(isinstance(node, ast.Call) and ast.unparse(node.func) == "Figure" for node in ast.walk(function)):
                 assert "matplotlib_settings()" in map(ast.unparse, function.decorator_list), f"{path}: {function.name}"
