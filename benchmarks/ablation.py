@@ -82,7 +82,7 @@ ROWS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "no phase shuffle": ("--objective.critic.shuffle", "0"),
         "no shift": ("--objective.critic.shift", "0"),
         "no average of weights": ("--objective.ema-decay", "0"),
-        "truncation 0.8": ("--evaluation.latents.truncation", "0.8"),
+        "truncation 0.8": ("--evaluation.sampling.truncation", "0.8"),
     },
     "SampleRNN": _COMMON
     | _QUANTISATION

@@ -14,14 +14,10 @@ from benchmarks.measure import Row
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
-from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
-from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.features import Decoder
-from jaxgen.inference.generation import GeneratedClips, Generator, use_all_cores
-from jaxgen.inference.latent import LatentSampler
+from jaxgen.inference.generation import use_all_cores
+from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.vocoder_run import open_vocoder
-from jaxgen.models.latent import LatentGeneratorConfig
-from jaxgen.models.sequence import SequenceConfig
 from jaxgen.runs.run import Run
 
 
@@ -33,8 +29,8 @@ class Options(measure.Repeated):
     """Their folders, on this machine."""
     vocoder: str | None = None
     """Folder of the run of a vocoder that makes sound of the frames of all; none takes Griffin-Lim."""
-    num: int = 32
-    """Clips, all made in one batch, of labels drawn by chance."""
+    num_clips: int = 32
+    """Clips, made together; labels are drawn by chance where the model needs them."""
     cache_dir: str = "~/.cache/jaxgen"
     """Folder of the local copy of a vocoder in an object store."""
 
@@ -42,25 +38,28 @@ class Options(measure.Repeated):
 def main(argv: Sequence[str]) -> list[Row]:
     """Measures, prints and returns a row for each run. Raises UserError for a run that makes no clips by itself."""
     options = parse(Options, Options(), argv, "python -m benchmarks.clips")
-    if not options.runs or options.num < 1:
-        raise UserError(f"--runs are {len(options.runs)} and --num is {options.num}, expected at least 1 of each.")
+    if not options.runs or options.num_clips < 1:
+        raise UserError(
+            f"--runs are {len(options.runs)} and --num-clips is {options.num_clips}, expected at least 1 of each."
+        )
     use_all_cores()
     place = measure.environment()
-    makers: dict[str, Callable[[], GeneratedClips]] = {}
+    rates: dict[str, int] = {}
+    makers: dict[str, Callable[[], list[np.ndarray]]] = {}
     for folder in options.runs:
         run, decoder = Run.open(folder, option="--runs"), None
         if options.vocoder is not None:
             _, decoder = open_vocoder(options.vocoder, options.cache_dir, run.spec.features, None)
-        makers[folder] = _maker(run, decoder, options.num)
+        makers[folder], rates[folder] = _maker(run, decoder, options.num_clips), run.spec.features.sample_rate
     made = {folder: make() for folder, make in makers.items()}  # the same each time
     rows: list[Row] = []
     for folder, seconds in measure.alternate(makers, options.repeats, warmups=0).items():
-        audio_seconds = sum(map(len, made[folder].clips)) / made[folder].sample_rate
+        audio_seconds = sum(map(len, made[folder])) / rates[folder]
         row: Row = {
             "benchmark": "clips",
             "run": folder,
             "vocoder": options.vocoder or "",
-            "clips": options.num,
+            "clips": options.num_clips,
             "available_cores": available_cores(),
             "audio_seconds": audio_seconds,
             **measure.spread(seconds),
@@ -71,18 +70,10 @@ def main(argv: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _maker(run: Run, decoder: Decoder | None, num: int) -> Callable[[], GeneratedClips]:
+def _maker(run: Run, decoder: Decoder | None, num_clips: int) -> Callable[[], list[np.ndarray]]:
     model, evaluation = run.config.model, run.config.evaluation
-    labels = run.spec.draw_labels(model.labels, [{}] * num, seed=0)
-    if isinstance(model, SequenceConfig) and isinstance(evaluation, AutoregressiveEvaluation):
-        generator = Generator(run.task.module, model, run.spec, decoder)
-        return lambda: generator(run.params, labels, seconds=None, sampling=evaluation.sampling, seed=0)
-    if isinstance(model, LatentGeneratorConfig) and isinstance(evaluation, LatentEvaluation):
-        noise = LatentSampler(run.task.module, model, run.spec, decoder)
-        return lambda: noise(run.params, labels, latents=evaluation.latents, seed=0)
-    raise UserError(
-        f"'{run.workdir}' holds a {type(model).__name__}, which makes no clips by itself; pass it as --vocoder."
-    )
+    sampler, request = evaluation.sampler(run.task, model, run.spec, decoder), ClipRequest(num_clips=num_clips)
+    return lambda: sampler.clips(run.params, request, evaluation.sampling)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import importlib.util
 import io
-import json
 import math
 import re
 import sys
@@ -24,7 +23,7 @@ import tyro
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import UserPath, expand
-from jaxgen.core.serial import subclasses, to_json
+from jaxgen.core.serial import subclasses
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
@@ -316,18 +315,3 @@ def _class_options(cls: Any) -> list[str]:
         option = "--" + field.name.replace("_", "-")
         names += _options(field.default, option + ".") if dataclasses.is_dataclass(field.default) else [option]
     return names
-
-
-def differences(saved: Any, asked: Any, ignore: frozenset[str] = frozenset(), prefix: str = "") -> list[str]:
-    """What differs between two configs, as `path=saved (asked: value)`; paths in `ignore` may differ."""
-    if prefix in ignore or saved == asked:
-        return []
-    if type(saved) is type(asked) and dataclasses.is_dataclass(saved):
-        names = [f.name for f in dataclasses.fields(saved)]
-        path = prefix + "." if prefix else ""
-        return [d for n in names for d in differences(getattr(saved, n), getattr(asked, n), ignore, path + n)]
-    return [f"{prefix}={_short(saved)} (asked: {_short(asked)})"]
-
-
-def _short(value: Any) -> str:
-    return type(value).__name__ if dataclasses.is_dataclass(value) else json.dumps(to_json(value))

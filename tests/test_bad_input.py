@@ -109,7 +109,7 @@ def test_unknown_nested_option_names_the_nearest(refused):
         (train.main, ["--evaluation.seconds", "nan"], "--evaluation.seconds is nan"),
         (train.main, ["--config", "nowhere.py"], "no config file at 'nowhere.py'"),
         (train.main, ["--data.name", "fsd"], "did you mean fsdd?"),
-        (generate.main, ["--workdir", "w", "--num", "0"], "--num is 0"),
+        (generate.main, ["--workdir", "w", "--num", "0"], "--num-clips is 0"),
         (generate.main, ["--workdir", "w", "--num", "x"], "--num"),
         (generate.main, ["--workdir", "w", "--seconds", "-1"], "--seconds is -1"),
         (generate.main, ["--workdir", "w", "--seconds", "inf"], "--seconds is inf"),

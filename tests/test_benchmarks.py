@@ -77,7 +77,7 @@ def test_a_benchmark_reports_finite_figures(benchmark, capsys, tmp_path):
 
 def test_trained_runs_make_clips_in_turns(quickstart, tmp_path):
     history = tmp_path / "history.jsonl"
-    asked = ["--num", "3", "--repeats", "2", "--record", "--history", str(history)]
+    asked = ["--num-clips", "3", "--repeats", "2", "--record", "--history", str(history)]
     [row] = clips.main(["--runs", str(quickstart), *asked])
     assert row["clips"] == 3
     assert 0 < row["audio_seconds"] <= 3 * 0.6  # those that were learned last half a second

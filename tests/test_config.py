@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxgen.config import Config, _as_asked, differences, load, parse
+from jaxgen.config import Config, _as_asked, load, parse
 from jaxgen.core.errors import UserError
-from jaxgen.core.serial import from_json, subclasses, to_json
+from jaxgen.core.serial import differences, from_json, subclasses, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import PluckedStrings

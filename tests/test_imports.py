@@ -18,7 +18,7 @@ LAYERS = [
     {"training"},
     {"config"},
     {"recipes", "runs"},
-    {"inference.vocoder_run", "inference.sampling"},
+    {"inference.vocoder_run"},
     {"cli"},
     {"train", "generate", "evaluate", "prepare", "classifier"},
 ]

@@ -8,7 +8,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.latent_evaluation import LatentEvaluation
-from jaxgen.inference.sampling import SamplingOverrides
+from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.models.latent import LatentSampling
 from jaxgen.nn.distributions import Sampling
 
@@ -16,14 +16,14 @@ from jaxgen.nn.distributions import Sampling
 def test_options_of_drawing_go_before_those_of_the_config():
     own = AutoregressiveEvaluation(sampling=Sampling(0.1, 1, 0.2, 0.3, 0.4, 0.5))
     asked = Sampling(0.6, 2, 0.7, 0.8, 0.9, 1.0)
-    assert SamplingOverrides().apply_to(own) == own
+    assert own.with_sampling(SamplingOverrides().overrides) == own
     for field in dataclasses.fields(Sampling):
         one = {field.name: getattr(asked, field.name)}
-        assert SamplingOverrides(**one).apply_to(own) == AutoregressiveEvaluation(
+        assert own.with_sampling(SamplingOverrides(**one).overrides) == AutoregressiveEvaluation(
             sampling=dataclasses.replace(own.sampling, **one)
         )
-    assert SamplingOverrides(truncation=0.5).apply_to(LatentEvaluation()) == LatentEvaluation(
-        latents=LatentSampling(0.5)
+    assert LatentEvaluation().with_sampling(SamplingOverrides(truncation=0.5).overrides) == LatentEvaluation(
+        sampling=LatentSampling(0.5)
     )
     assert {field.name for kind in (Sampling, LatentSampling) for field in dataclasses.fields(kind)} == {
         field.name for field in dataclasses.fields(SamplingOverrides)
@@ -48,4 +48,4 @@ def test_options_of_drawing_go_before_those_of_the_config():
 )
 def test_options_of_drawing_that_a_model_does_not_have_are_told(overrides, evaluation, message):
     with pytest.raises(UserError, match=message):
-        overrides.apply_to(evaluation)
+        evaluation.with_sampling(overrides.overrides)

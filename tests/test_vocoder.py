@@ -301,10 +301,10 @@ def test_a_vocoder_makes_the_sound_of_a_mel_model(quickstart, vocoder, command, 
 
 
 def test_the_speed_of_a_mel_model_with_it_is_measured(quickstart, vocoder):
-    (row,) = clips.main(["--runs", str(quickstart), "--vocoder", str(vocoder), "--num", "2", "--repeats", "1"])
+    (row,) = clips.main(["--runs", str(quickstart), "--vocoder", str(vocoder), "--num-clips", "2", "--repeats", "1"])
     assert row["vocoder"] == str(vocoder)
     assert 0 < row["audio_seconds"] <= 2 * 0.6
-    with pytest.raises(UserError, match="makes no clips by itself; pass it as --vocoder"):
+    with pytest.raises(UserError, match="makes sound of frames and no frames; pass it as --vocoder"):
         clips.main(["--runs", str(vocoder)])
 
 
@@ -313,11 +313,11 @@ def test_what_a_vocoder_cannot_do_is_one_line(quickstart, vocoder, config, comma
     with pytest.raises(UserError, match=r"features.hop_length=400 \(asked: 200\)"):
         open_vocoder(str(vocoder), str(cache), dataclasses.replace(features, hop_length=200))
     for options, says in (
-        (("--workdir", vocoder), "holds a Vocoder, which makes sound of frames"),
-        (("--workdir", quickstart, "--vocoder", quickstart), "holds a MelRNN; pass --vocoder"),
+        (("--workdir", vocoder), "a run of a Vocoder, which makes sound of frames"),
+        (("--workdir", quickstart, "--vocoder", quickstart), "a run of a MelRNN; pass the folder"),
         (("--workdir", quickstart, "--vocoder", tmp_path / "none"), "Pass --vocoder the folder of a run"),
         (("--workdir", quickstart, "--vocoder", vocoder, "--refinements", "-1"), "--refinements is -1"),
-        (("--workdir", quickstart, "--refinements", "1"), "expected at least 0, and a vocoder"),
+        (("--workdir", quickstart, "--refinements", "1"), "a MelRNN is no vocoder"),
     ):
         code, _, err = command(generate.main, *options, "--out", tmp_path / "clips", "--seconds", "0.2")
         assert (code, says in err, err.count("jaxgen: ")) == (2, True, 1), err

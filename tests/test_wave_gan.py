@@ -393,7 +393,7 @@ def test_clips_and_the_way_between_them_come_in_batches(drums, command, tmp_path
 
 
 def test_the_speed_of_its_clips_is_measured(drums):
-    (row,) = clips.main(["--runs", str(drums), "--num", "2", "--repeats", "1"])
+    (row,) = clips.main(["--runs", str(drums), "--num-clips", "2", "--repeats", "1"])
     assert row["real_time_factor"] == pytest.approx(row["audio_seconds"] / row["seconds"])
     assert 0 < row["audio_seconds"] <= 2 * 1.1
 

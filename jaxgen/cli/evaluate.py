@@ -15,7 +15,7 @@ from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline, write_report
-from jaxgen.inference.sampling import SamplingOverrides
+from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
@@ -85,7 +85,7 @@ def main() -> int:
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     further = instances_by_name(AudioMetric, options.metrics, "--metrics")
     trained = Run.open(workdir, options.step)
-    config, evaluation = trained.config, options.apply_to(trained.config.evaluation)
+    config, evaluation = trained.config, trained.config.evaluation.with_sampling(options.overrides)
     decoder = None
     if options.vocoder is not None:
         _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)

@@ -72,6 +72,21 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def differences(saved: Any, asked: Any, ignore: frozenset[str] = frozenset(), prefix: str = "") -> list[str]:
+    """What differs between two configs, as `path=saved (asked: value)`; paths in `ignore` may differ."""
+    if prefix in ignore or saved == asked:
+        return []
+    if type(saved) is type(asked) and dataclasses.is_dataclass(saved):
+        names = [f.name for f in dataclasses.fields(saved)]
+        path = prefix + "." if prefix else ""
+        return [d for n in names for d in differences(getattr(saved, n), getattr(asked, n), ignore, path + n)]
+    return [f"{prefix}={_shown(saved)} (asked: {_shown(asked)})"]
+
+
+def _shown(value: Any) -> str:
+    return type(value).__name__ if dataclasses.is_dataclass(value) else json.dumps(to_json(value))
+
+
 def subclasses(base: type[Any]) -> list[type[Any]]:
     """The dataclasses that derive from a class, or the class itself, where they can be made; modules beside its own are
     imported to find them.

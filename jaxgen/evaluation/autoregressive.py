@@ -24,7 +24,7 @@ from jaxgen.evaluation.result import (
     pick_evenly,
 )
 from jaxgen.evaluation.scoring import Scorer
-from jaxgen.features import Decoder, FeatureSpec, LogMel, MuLaw, SampleSpec
+from jaxgen.features import Decoder, FeatureSpec
 from jaxgen.inference.generation import GeneratedClips, Generator
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig
@@ -44,23 +44,32 @@ class AutoregressiveEvaluation(EvaluationConfig):
     sampling: Sampling = Sampling()
     """How steps are drawn."""
 
-    next_command = "python -m jaxgen.generate --workdir {workdir} --num 4 --seconds 6"
+    models = Generator.kind
+    next_command = "python -m jaxgen.generate --workdir {workdir} --num-clips 4 --seconds 6"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"--evaluation.seconds is {self.seconds:g}, expected a length above 0.")
 
+    def sampler(self, task: TrainTask, model: ModelConfig, spec: DataSpec, decoder: Decoder | None = None) -> Generator:
+        task, model = self._checked(task, model)
+        return Generator(task.module, model, spec, decoder)
+
     def evaluator(
         self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any
     ) -> "AutoregressiveEvaluator":
+        task, model = self._checked(task, model)
+        return AutoregressiveEvaluator(task, model, spec, self, **options)
+
+    def _checked(self, task: TrainTask, model: ModelConfig) -> tuple[LikelihoodTask, SequenceConfig]:
         if not isinstance(task, LikelihoodTask) or not isinstance(model, SequenceConfig):
             raise UserError(
                 "AutoregressiveEvaluation scores models that predict the next step, but --model is "
                 f"{type(model).__name__}; use --evaluation CopySynthesis for one that turns frames into sound, "
                 "LatentEvaluation for one that makes clips of noise."
             )
-        return AutoregressiveEvaluator(task, model, spec, self, **options)
+        return task, model
 
 
 class AutoregressiveEvaluator(Evaluator):
@@ -114,7 +123,11 @@ class AutoregressiveEvaluator(Evaluator):
         scores = self._scorer(params, store, clips, predict=pick_evenly(clips, _RECONSTRUCTED), most=most)
         train_scores = self._scorer(params, training, pick_evenly(training.indices("train"), len(clips)))
         metrics = scores.metrics | {f"train_{name}": value for name, value in train_scores.metrics.items()}
-        metrics |= _floors(features, training, store, clips)
+        metrics |= baselines.floors(
+            features,
+            lambda: (training.steps(clip) for clip in training.indices("train")),
+            lambda: (store.steps(clip) for clip in clips),
+        )
         metrics |= _reconstruction(features, store, scores.predictions)
 
         chosen = held_out.choose(self._model.labels, self._evaluation.num_clips)
@@ -139,38 +152,6 @@ class AutoregressiveEvaluator(Evaluator):
         options = self._evaluation
         seconds = options.seconds or min(self._generator.default_seconds, EXCERPT_SECONDS)
         return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
-
-
-def _floors(features: FeatureSpec, training: Store, store: Store, clips: Sequence[int]) -> dict[str, float]:
-    """What the simplest predictors score on the held-out clips."""
-
-    def train_steps():
-        return (training.steps(i) for i in training.indices("train"))
-
-    def test_steps():
-        return (store.steps(i) for i in clips)
-
-    if isinstance(features, MuLaw):
-        unigram, bigram = baselines.bits_per_sample(train_steps, test_steps, features)
-        return {"unigram_bits_per_sample": unigram, "bigram_bits_per_sample": bigram}
-    if isinstance(features, SampleSpec):  # counts of 16-bit samples would be too few: those of their mu-law codes
-        law = MuLaw(sample_rate=features.sample_rate)
-
-        def coded(steps):
-            return (np.asarray(law.encode(features.decode(s))) for s in steps)
-
-        unigram, bigram = baselines.bits_per_sample(lambda: coded(train_steps()), lambda: coded(test_steps()), law)
-        sums = [(law.bits_within_code()[codes].sum(), len(codes)) for codes in coded(test_steps())]
-        within = sum(bits for bits, _ in sums) / sum(count for _, count in sums)
-        return {
-            "unigram_bits_per_16_bit_sample": unigram + within,
-            "bigram_bits_per_16_bit_sample": bigram + within,
-        }
-    assert isinstance(features, LogMel)
-    n_mels = features.n_mels
-    train_frames, test_frames = (map(lambda s: s.reshape(-1, n_mels), steps) for steps in (train_steps(), test_steps()))
-    floor = baselines.copy_previous_frame(train_frames, test_frames, features.silence()[:n_mels], 1.0)
-    return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
 
 
 def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[int, np.ndarray]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Floors: what the simplest predictors score. A model that does not beat them has learned nothing."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,11 +10,53 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxgen.core.errors import UserError
-from jaxgen.features import MuLaw
+from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
 
 Codes = NDArray[np.integer]
 
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
+
+
+ClipSteps = Callable[[], Iterable[np.ndarray]]
+"""Reads clips anew, the steps of one after the other."""
+
+
+@functools.singledispatch
+def floors(features: FeatureSpec, train: ClipSteps, test: ClipSteps) -> dict[str, float]:
+    """What the simplest predictors of steps of this kind score on test clips, by metric; nothing where none is known.
+
+    Another kind of feature registers its own: `@floors.register` above a function of these arguments.
+    """
+    del features, train, test
+    return {}
+
+
+@floors.register
+def _of_codes(features: MuLaw, train: ClipSteps, test: ClipSteps) -> dict[str, float]:
+    unigram, bigram = bits_per_sample(train, test, features)
+    return {"unigram_bits_per_sample": unigram, "bigram_bits_per_sample": bigram}
+
+
+@floors.register
+def _of_samples(features: SampleSpec, train: ClipSteps, test: ClipSteps) -> dict[str, float]:
+    """Counts of 16-bit samples would be too few: those of their mu-law codes."""
+    law = MuLaw(sample_rate=features.sample_rate)
+
+    def coded(clips: ClipSteps) -> Iterator[Codes]:
+        return (np.asarray(law.encode(features.decode(steps))) for steps in clips())
+
+    unigram, bigram = bits_per_sample(lambda: coded(train), lambda: coded(test), law)
+    sums = [(law.bits_within_code()[codes].sum(), len(codes)) for codes in coded(test)]
+    within = sum(bits for bits, _ in sums) / sum(count for _, count in sums)
+    return {"unigram_bits_per_16_bit_sample": unigram + within, "bigram_bits_per_16_bit_sample": bigram + within}
+
+
+@floors.register
+def _of_frames(features: LogMel, train: ClipSteps, test: ClipSteps) -> dict[str, float]:
+    n_mels = features.n_mels
+    train_frames, test_frames = (map(lambda s: s.reshape(-1, n_mels), clips()) for clips in (train, test))
+    floor = copy_previous_frame(train_frames, test_frames, features.silence()[:n_mels], 1.0)
+    return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.serial import differences
 from jaxgen.data.excerpts import excerpt_per_clip
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
@@ -34,7 +36,8 @@ from jaxgen.evaluation.result import (
     fields,
     pick_evenly,
 )
-from jaxgen.features import Decoder, LogMel
+from jaxgen.features import Decoder, FeatureSpec, LogMel
+from jaxgen.inference.sampler import ClipSampler
 from jaxgen.inference.vocoding import Renderer
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.vocoder import Vocoder
@@ -57,6 +60,7 @@ class CopySynthesis(EvaluationConfig):
     griffin_lim: tuple[int, ...] = (32, 60)
     """Iterations of librosa's Griffin-Lim, each of which is measured beside the vocoder."""
 
+    models = "makes sound of frames and draws nothing"
     next_command = "python -m jaxgen.generate --workdir RUN_OF_A_MEL_MODEL --vocoder {workdir}"
     makes_copies = True
 
@@ -64,6 +68,24 @@ class CopySynthesis(EvaluationConfig):
         super().__post_init__()
         if min(self.griffin_lim, default=1) < 1:
             raise UserError(f"--evaluation.griffin-lim is {self.griffin_lim}, expected iterations of at least 1.")
+
+    def sampler(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, decoder: Decoder | None = None
+    ) -> ClipSampler:
+        raise UserError(
+            f"--workdir holds a run of a {type(model).__name__}, which makes sound of frames and no frames; pass it as "
+            "--vocoder, and as --workdir the run of a mel model."
+        )
+
+    def decoder(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, features: FeatureSpec, params: Any
+    ) -> Renderer:
+        if changed := differences(spec.features.unstacked, features.unstacked, prefix="features"):
+            raise UserError(
+                f"--vocoder makes sound of other frames than the model of --workdir makes: {'; '.join(changed)}. Pass one that "
+                "was trained with the same features; a model of samples needs none."
+            )
+        return Renderer(task.module, typing.cast(LogMel, features), params)
 
     def evaluator(self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any) -> "CopyEvaluator":
         if not isinstance(task, AdversarialTask) or not isinstance(model, Vocoder):
@@ -99,10 +121,9 @@ class CopyEvaluator(Evaluator):
             raise UserError(
                 "the run of --workdir is of a vocoder itself, and is measured as such; leave --vocoder out."
             )
-        assert isinstance(spec.features, LogMel)
         self._evaluation, self._cache_dir = evaluation, cache_dir
         self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
-        self._features = dataclasses.replace(spec.features, stack=1)
+        self._features = typing.cast(LogMel, spec.features.unstacked)  # what a Vocoder is made for
         self._compare = jax.jit(task.distances)
         # `evaluator` has seen that the model is a Vocoder
         self._renderer = Renderer(task.module, self._features)  # type: ignore[arg-type]

@@ -32,18 +32,30 @@ from jaxgen.objectives.objective import TrainTask
 class LatentEvaluation(EvaluationConfig):
     """Clips that a model makes of noise, with the labels of held-out ones."""
 
-    latents: LatentSampling = LatentSampling()
+    sampling: LatentSampling = LatentSampling()
     """How the noise is drawn."""
 
-    next_command = "python -m jaxgen.generate --workdir {workdir} --num 8 --interpolate 5"
+    models = LatentSampler.kind
+    next_command = "python -m jaxgen.generate --workdir {workdir} --num-clips 8 --interpolate 5"
+
+    def sampler(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, decoder: Decoder | None = None
+    ) -> LatentSampler:
+        task, model = self._checked(task, model)
+        # `model` configures what `task` trains
+        return LatentSampler(task.module, model, spec, decoder)  # type: ignore[arg-type]
 
     def evaluator(self, task: TrainTask, model: ModelConfig, spec: DataSpec, **options: Any) -> "LatentEvaluator":
+        task, model = self._checked(task, model)
+        return LatentEvaluator(task, model, spec, self, **options)
+
+    def _checked(self, task: TrainTask, model: ModelConfig) -> tuple[AdversarialTask, LatentGeneratorConfig]:
         if not isinstance(task, AdversarialTask) or not isinstance(model, LatentGeneratorConfig):
             raise UserError(
                 f"LatentEvaluation measures models that make sound of noise, but --model is {type(model).__name__}; use "
                 "--evaluation AutoregressiveEvaluation for one that predicts the next step, CopySynthesis for a vocoder."
             )
-        return LatentEvaluator(task, model, spec, self, **options)
+        return task, model
 
 
 class LatentEvaluator(Evaluator):
@@ -111,4 +123,4 @@ class LatentEvaluator(Evaluator):
 
     def _generate(self, params: Any, store: Store, chosen: Sequence[int]) -> list[np.ndarray]:
         labels = self._labels(store, chosen)
-        return self._generator(params, labels, latents=self._evaluation.latents, seed=self._seed).clips
+        return self._generator(params, labels, latents=self._evaluation.sampling, seed=self._seed).clips

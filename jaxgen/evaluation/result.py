@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -17,7 +17,8 @@ from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
-from jaxgen.features import Decoder
+from jaxgen.features import Decoder, FeatureSpec
+from jaxgen.inference.sampler import ClipSampler
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.objective import TrainTask
 
@@ -67,10 +68,20 @@ class EvaluationConfig(abc.ABC):
     metrics: tuple[AudioMetric, ...] = ()
     """Further metrics that know this kind of data."""
 
+    models: ClassVar[str]
+    """What models of this kind do, after "the model"."""
     next_command: ClassVar[str]
     """What to do with a trained run, `{workdir}`, which is quoted."""
     makes_copies: ClassVar[bool] = False
     """Whether its clips are copies of held-out recordings."""
+
+    if TYPE_CHECKING:  # a field of some; a property here would become a field's default value
+
+        @property
+        def sampling(self) -> Any:
+            """How clips are drawn: a frozen dataclass, or None where nothing is."""
+    else:
+        sampling = None
 
     def __post_init__(self) -> None:
         if min(self.num_clips, self.num_previews) < 1:
@@ -82,6 +93,38 @@ class EvaluationConfig(abc.ABC):
                 f"{strangers[0]} compares copies with the recordings they were made of, and {type(self).__name__} makes none; "
                 "leave it out of the metrics, or use it with a vocoder's run."
             )
+
+    def with_sampling(self, overrides: Mapping[str, Any]) -> Self:
+        """The same with other settings of how clips are drawn, by name.
+
+        Raises UserError for one that its models do not have.
+        """
+        known = {field.name for field in dataclasses.fields(self.sampling)} if self.sampling is not None else set()
+        for name in overrides:
+            if name not in known:
+                raise UserError(f"the run's model {self.models}; leave out --{name.replace('_', '-')}.")
+        if not overrides:
+            return self
+        changed: dict[str, Any] = {"sampling": dataclasses.replace(self.sampling, **overrides)}
+        return dataclasses.replace(self, **changed)
+
+    @abc.abstractmethod
+    def sampler(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, decoder: Decoder | None = None
+    ) -> ClipSampler:
+        """What makes new clips with models of this config. decoder: makes sound of their steps; none takes the features.
+
+        Raises UserError where they make none.
+        """
+
+    def decoder(
+        self, task: TrainTask, model: ModelConfig, spec: DataSpec, features: FeatureSpec, params: Any
+    ) -> Decoder:
+        """What makes sound of the steps of `features` with a model of this config. Raises UserError where it makes none."""
+        raise UserError(
+            f"--vocoder holds a run of a {type(model).__name__}; pass the folder of a run of a Vocoder, as "
+            "configs/digits_vocoder.py trains."
+        )
 
     @abc.abstractmethod
     def evaluator(

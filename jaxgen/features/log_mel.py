@@ -84,6 +84,10 @@ class LogMel(FeatureSpec):
         return self.stack * self.hop_length
 
     @property
+    def unstacked(self) -> "LogMel":
+        return dataclasses.replace(self, stack=1)
+
+    @property
     def step_shape(self) -> tuple[int, ...]:
         return (self.stack * self.n_mels,)
 

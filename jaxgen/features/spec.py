@@ -52,6 +52,11 @@ class FeatureSpec:
         return self.hop_length
 
     @property
+    def unstacked(self) -> "FeatureSpec":
+        """The same with one frame, or sample, a step."""
+        return self
+
+    @property
     def step_shape(self) -> tuple[int, ...]:
         """Shape of one step."""
         raise NotImplementedError

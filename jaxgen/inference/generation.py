@@ -18,6 +18,7 @@ from jaxgen.core.machine import available_cores
 from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
+from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
 from jaxgen.models.sequence import Labels, RunState, SequenceConfig, SequenceModel
 from jaxgen.nn.distributions import Sampling
 
@@ -41,8 +42,12 @@ class GeneratedClips:
         return sum(map(len, self.clips)) / self.sample_rate / self.elapsed
 
 
-class Generator:
-    """Draws new clips from a model; compiled programs are kept from call to call."""
+class Generator(ClipSampler):
+    """Draws new clips from a model that predicts one step after another."""
+
+    kind = "predicts one step after another"
+    unsupported = ("interpolate",)
+    default_batch_size = 64
 
     def __init__(
         self,
@@ -94,6 +99,26 @@ class Generator:
         conditions = self._conditions(labels)
         steps = self._steps(params, before, conditions, rows, lengths, num_steps, sampling, seed, progress)
         return self._sound(steps, lengths)
+
+    def _batches(self, params: Any, request: ClipRequest, sampling: Sampling) -> Iterator[ClipBatch]:
+        size = request.batch_size or self.default_batch_size
+        for first in range(0, request.num_clips, size):
+            labels = [request.labels] * min(size, request.num_clips - first)
+            stream = self.stream(
+                params,
+                labels,
+                seconds=request.seconds,
+                prompt=request.prompt,
+                sampling=sampling,
+                seed=request.seed,
+                first=first,
+                progress=request.num_clips <= size,
+            )
+            yield ClipBatch(first, labels, stream)
+
+    def max_samples(self, request: ClipRequest) -> int:
+        before = 0 if request.prompt is None else len(request.prompt)
+        return before + self.num_steps(request.seconds) * self._spec.features.samples_per_step
 
     @property
     def default_seconds(self) -> float:

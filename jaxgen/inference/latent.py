@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
 from jaxgen.inference.generation import GeneratedClips
+from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
 from jaxgen.models.latent import LatentGenerator, LatentGeneratorConfig, LatentSampling, slerp
 
 BATCH = 32
@@ -24,8 +25,12 @@ LabelRows = Sequence[Mapping[str, str]]
 """Of each clip, label name to value."""
 
 
-class LatentSampler:
-    """Makes clips of noise; compiled programs are kept from call to call."""
+class LatentSampler(ClipSampler):
+    """Makes clips of noise, each as a whole."""
+
+    kind = "makes whole clips of noise"
+    unsupported = ("seconds", "prompt", "batch_size")
+    default_batch_size = BATCH
 
     def __init__(
         self,
@@ -58,6 +63,31 @@ class LatentSampler:
         """
         drawn = self._drawn(latents, first + np.arange(len(labels)), seed)
         return self._sound(params, drawn, self._shares(labels))
+
+    def _batches(self, params: Any, request: ClipRequest, sampling: LatentSampling) -> Iterator[ClipBatch]:
+        """The clips asked for; with `interpolate` one more, of them all in turn with what lies between them."""
+        labels = self._spec.draw_labels(self._model.labels, [request.labels] * request.num_clips, request.seed)
+        firsts, steps = range(0, request.num_clips, BATCH), request.interpolate
+
+        def clips(first: int) -> Iterator[list[np.ndarray]]:
+            rows = labels[first : first + BATCH]
+            yield self(params, rows, latents=sampling, seed=request.seed, first=first).clips
+
+        def way(steps: int) -> Iterator[list[np.ndarray]]:
+            for first in firsts:
+                rows = labels[first : first + BATCH + 1]  # the last begins the next stretch
+                clips = self.interpolate(params, rows, steps, latents=sampling, seed=request.seed, first=first)
+                clips[-1] = clips[-1][: None if first == firsts[-1] else 0]
+                yield [self.concatenate(clips)]
+
+        for first in firsts:
+            yield ClipBatch(first, labels[first : first + BATCH], clips(first))
+        if steps is not None:
+            yield ClipBatch(request.num_clips, [{"interpolated": str(steps)}], way(steps))
+
+    def max_samples(self, request: ClipRequest) -> int:
+        clips = 1 if request.interpolate is None else request.num_clips * request.interpolate
+        return clips * self._spec.features.num_samples(self._model.num_steps)
 
     def interpolate(
         self,

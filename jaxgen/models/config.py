@@ -1,9 +1,10 @@
 """What every model's config has in common."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from flax import nnx
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 
 
@@ -21,3 +22,7 @@ class ModelConfig:
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""
         raise NotImplementedError
+
+    def with_refinements(self, refinements: int) -> Self:
+        """The same with so many iterations of Griffin-Lim behind its sound. Raises UserError where it makes none of frames."""
+        raise UserError(f"--refinements is {refinements}, but a {type(self).__name__} is no vocoder; leave it out.")

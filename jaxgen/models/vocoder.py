@@ -10,7 +10,7 @@ Griffin-Lim, which training does not know, mend that (`refinements`).
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,11 @@ class Vocoder(NonAutoregressiveConfig):
             )
         if self.refinements < 0:
             raise UserError(f"--model.refinements is {self.refinements}, expected at least 0.")
+
+    def with_refinements(self, refinements: int) -> Self:
+        if refinements < 0:
+            raise UserError(f"--refinements is {refinements}, expected at least 0.")
+        return dataclasses.replace(self, refinements=refinements)
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "VocoderModule":
         """Raises UserError where the features are not log-mel frames."""

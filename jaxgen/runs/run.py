@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 from jaxgen import __version__
-from jaxgen.config import Config, differences
+from jaxgen.config import Config
 from jaxgen.core.compilation_cache import set_compilation_cache
 from jaxgen.core.environment import one_line
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.core.names import expand, file_name
 from jaxgen.core.numerics import random_key
-from jaxgen.core.serial import content_hash, from_json, to_json
+from jaxgen.core.serial import content_hash, differences, from_json, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store

@@ -9,8 +9,8 @@ import pytest
 
 from jaxgen import audio
 from jaxgen.cli.evaluate import _training_data
-from jaxgen.config import differences
 from jaxgen.core.errors import UserError
+from jaxgen.core.serial import differences
 from jaxgen.data.public import PublicDataset
 from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import PluckedStrings

@@ -1,0 +1,94 @@
+"""What commands and the Python API ask of whatever makes new clips, and what they get."""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgen.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """Which clips are wanted. What is None is left to the sampler."""
+
+    num_clips: int
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Label name to value, or to values mixed (`DataSpec.label_shares`), of every clip."""
+    seed: int = 0
+    batch_size: int | None = None
+    """Clips that are made at a time."""
+    seconds: float | None = None
+    """Longest clip, beyond the prompt."""
+    prompt: NDArray[np.float32] | None = None
+    """[nsamp] at the features' sample rate: what every clip begins with and continues."""
+    interpolate: int | None = None
+    """One more clip, in which each turns into the next in so many steps."""
+
+    def __post_init__(self) -> None:
+        if self.num_clips < 1:
+            raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"--batch-size is {self.batch_size}, expected at least 1 clip at a time.")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise UserError(f"--seconds is {self.seconds:g}, expected a length above 0.")
+        if self.interpolate is not None and (self.interpolate < 1 or self.num_clips < 2):
+            raise UserError(
+                f"--interpolate is {self.interpolate} and --num-clips {self.num_clips}, expected at least 1 step and 2 clips "
+                "to go between."
+            )
+
+    @property
+    def total(self) -> int:
+        """Clips that are made, the interpolated one included."""
+        return self.num_clips + (self.interpolate is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipBatch:
+    """Clips that are about to be made together."""
+
+    first: int
+    """Place of the first of them among all."""
+    labels: Sequence[Mapping[str, str]]
+    """Of each clip."""
+    blocks: Iterable[Sequence[NDArray[np.float32]]]
+    """The next samples of every clip, [any number] each, again and again until all are made."""
+
+
+class ClipSampler(abc.ABC):
+    """Makes clips with a model of one kind; what it compiles is kept from call to call."""
+
+    kind: ClassVar[str]
+    """What its models do, after "the model"."""
+    unsupported: ClassVar[tuple[str, ...]]
+    """Fields of a request that such a model has no use for."""
+    default_batch_size: ClassVar[int]
+
+    def batches(self, params: Any, request: ClipRequest, sampling: Any) -> Iterator[ClipBatch]:
+        """The clips of a request, a batch at a time. sampling: how they are drawn (`EvaluationConfig.sampling`).
+
+        Raises UserError for what such a model has no use for, or a label never seen in training.
+        """
+        for name in self.unsupported:
+            if getattr(request, name) is not None:
+                raise UserError(f"the run's model {self.kind}; leave out --{name.replace('_', '-')}.")
+        return self._batches(params, request, sampling)
+
+    def clips(self, params: Any, request: ClipRequest, sampling: Any) -> list[NDArray[np.float32]]:
+        """All clips of a request, [nsamp] each."""
+        made = []
+        for batch in self.batches(params, request, sampling):
+            made += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
+        return made
+
+    @abc.abstractmethod
+    def _batches(self, params: Any, request: ClipRequest, sampling: Any) -> Iterator[ClipBatch]:
+        """As `batches`, for a request that fits."""
+
+    @abc.abstractmethod
+    def max_samples(self, request: ClipRequest) -> int:
+        """Samples that the longest clip of a request may have."""

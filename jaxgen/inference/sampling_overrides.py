@@ -1,0 +1,30 @@
+"""How the clips of a run are drawn, where that is asked for and not as its config says."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOverrides:
+    """Options of how clips are drawn."""
+
+    temperature: float | None = None
+    """Below 1 likelier, above 1 more varied; none takes the config's."""
+    top_k: int | None = None
+    """Draw only among this many likeliest; 0 is all, none takes the config's."""
+    top_p: float | None = None
+    """Draw only among the likeliest that hold this share of the probability; none takes the config's."""
+    noise_scale: float | None = None
+    """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
+    guidance: float | None = None
+    """Above 0 labels are heard more clearly; none takes the config's."""
+    voiced_sharpness: float | None = None
+    """Above 0 voices that a PlannedRNN plans are less rough; none takes the config's."""
+    truncation: float | None = None
+    """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is asked for, by name."""
+        names = [field.name for field in dataclasses.fields(SamplingOverrides)]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
