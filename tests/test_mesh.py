@@ -32,6 +32,7 @@ def assert_same(losses, others):
     np.testing.assert_allclose(losses, others, rtol=2e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", ["4 replicated", "8 sharded"])
 def test_the_loss_curve_is_that_of_one_device(found, way):
     alone = found["curves"]["1"]

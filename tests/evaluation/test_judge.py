@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from jaxgen import audio
-from jaxgen.cli import evaluate, train
+from jaxgen.cli import evaluate, judge, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset
 from jaxgen.data.store import AudioPolicy, prepare
 from jaxgen.data.synthetic import Plucked
-from jaxgen.evaluation import judge, judge_training
+from jaxgen.evaluation import judge_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.classifier import Judge, JudgeTraining, first_params, graph_of
 from jaxgen.evaluation.judge_training import judge_of, judge_path, judged_labels, train_judge
@@ -86,6 +86,7 @@ def test_labels_are_fields_that_validation_can_be_checked_for(store):
     assert judged_labels(store) == {"sound": ("bright", "dull"), "way": ("down", "up")}  # not the running number
 
 
+@pytest.mark.nightly
 def test_a_few_seconds_of_training_beat_chance_by_far(small):
     for right, total in small.about["validation"].values():
         assert total == 24
@@ -116,6 +117,7 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
     assert set(read) - set(learned) == set(store.indices("validation"))
 
 
+@pytest.mark.nightly
 def test_the_same_seed_trains_the_same_judge(small, store):
     clips = _samples(store, "validation")
     np.testing.assert_array_equal(train_judge(store, SMALL)(clips).embedding, small(clips).embedding)
@@ -197,6 +199,7 @@ def test_data_without_labels_is_told_before_anything_is_trained(cache):
             told()
 
 
+@pytest.mark.nightly
 def test_the_cache_keeps_a_judge_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
     first = judge_of(store, tmp_path, SMALL)
     assert "training a judge" in capsys.readouterr().err
@@ -361,6 +364,7 @@ CONFIG = Config(
 """
 
 
+@pytest.mark.nightly
 def test_a_run_is_judged_by_the_judge_of_its_data(command, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(judge_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
