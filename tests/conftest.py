@@ -35,6 +35,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Tracing makes objects by the million: by default up to a tenth of a test's time goes into looking at them again.
 gc.set_threshold(50_000)
 
+
+def nightly(*values: object) -> object:
+    """Values of a parameter that only the nightly run tries."""
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
 TINY = (
     *("--data.num-clips", "12", "--data.seconds", "0.5", "--model.cell.hidden-size", "8", "--model.num-layers", "1"),
     *("--train.steps", "6", "--train.batch-size", "2", "--train.seq-len", "8", "--train.eval-every", "3"),

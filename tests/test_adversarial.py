@@ -152,6 +152,7 @@ def test_terms_have_a_gradient_at_silence(mel_store):
         assert np.isfinite(slope).all()
 
 
+@pytest.mark.nightly
 def test_the_losses_reach_every_parameter(mel_store):
     critic = WaveCritic(periods=(3,), windows=(64,), channels=2, spectral_channels=2)
     _, state, update = _bound(mel_store, dataclasses.replace(OBJECTIVE, critic=critic))
@@ -178,6 +179,7 @@ def test_the_generator_learns_against_the_critic_as_it_has_become(mel_store):
     assert float(metrics["generator_gradient_norm"]) == pytest.approx(norm, rel=1e-3)
 
 
+@pytest.mark.nightly
 def test_until_the_critic_joins_the_generator_learns_by_the_distances_alone(mel_store):
     objective = dataclasses.replace(OBJECTIVE, critic_start=2, spike=1.0)
     task, state, update = _bound(mel_store, objective)
@@ -343,6 +345,7 @@ def _fit(store, workdir, train=TRAIN, objective=OBJECTIVE):
     return outcome, read_metrics(workdir / "metrics.jsonl"), newest
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(mel_store, tmp_path, monkeypatch):
     """Both sides, both optimisers, the average and the order of excerpts, bit by bit."""
     whole = _fit(mel_store, tmp_path / "whole")

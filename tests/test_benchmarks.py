@@ -14,7 +14,7 @@ from benchmarks.workloads import MEL, WAVE, plucked, prepared, some_batches, tra
 from jaxgen.core.errors import UserError
 from jaxgen.nn.recurrent import LSTM
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 TINY_WORK = (
     *(

@@ -8,7 +8,7 @@ from jaxgen.config import load
 from jaxgen.core.errors import UserError
 from jaxgen.nn.recurrent import LSTM, RNN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 CONFIG = """
 from jaxgen.recipes.presets import quickstart

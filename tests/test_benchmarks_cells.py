@@ -10,7 +10,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import LSTM
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 TINY = (
     *("--data", "PluckedStrings", "--data.num-clips", "12", "--data.seconds", "0.1", "--model.labels", "timbre"),

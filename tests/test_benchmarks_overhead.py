@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import overhead
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def test_the_loop_is_measured_beside_the_bare_step(capsys):

@@ -19,7 +19,7 @@ from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 TINY = (
     *("--ours.data", "PluckedStrings", "--ours.data.num-clips", "12", "--ours.data.seconds", "0.1"),

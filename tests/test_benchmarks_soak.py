@@ -12,7 +12,7 @@ from benchmarks.processes import resident_bytes
 from jaxgen.audio import AudioError
 from jaxgen.data.folder import Folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def test_preparing_is_measured_and_recorded(tmp_path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER
+from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER, nightly
 
 from jaxgen import audio
 from jaxgen.cli import generate, train
@@ -51,7 +51,14 @@ def _shrunk(config: Config) -> list[str]:
     return [*SHRUNK_GAN, "--model.factors", str(steps // config.model.first_steps), "--train.seq-len", str(steps)]
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+ONE_OF_EACH_KIND = ("digits_gan", "digits_mel", "digits_vocoder", "digits_wave")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file if file.stem in ONE_OF_EACH_KIND else nightly(file) for file in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier_training, "_MOST_HEARD", 1)
     for module in (latent, latent_evaluation):

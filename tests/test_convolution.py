@@ -8,6 +8,7 @@ import pytest
 from jaxgen.nn.convolution import convolve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sound", "kernel", "stride"),
     [

@@ -19,6 +19,8 @@ from jaxgen.nn.recurrent import GRU, LSTM, cudnn
 from jaxgen.objectives.likelihood import Likelihood
 from tests.rounding import POINTWISE, rounding
 
+pytestmark = pytest.mark.slow
+
 B, T, D, H = 3, 5, 4, 8
 SIZES = (D, H, 1, False)
 

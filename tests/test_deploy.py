@@ -89,6 +89,7 @@ def test_the_train_command_is_that_of_a_config(tmp_path):
     assert load_config(words[3:], "python -m jaxgen.train") == expected
 
 
+@pytest.mark.nightly
 def test_the_image_runs_the_quickstart(cache, tmp_path):
     words = instruction("ENTRYPOINT") + instruction("CMD")
     run = tmp_path / "run"

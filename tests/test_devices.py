@@ -16,7 +16,7 @@ from benchmarks.recurrent_work import RecurrentWork
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import to_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 ROOT = Path(__file__).parent.parent
 TINY = RecurrentWork("LSTM", 4, 6, 16, 2)

@@ -209,6 +209,7 @@ def undisturbed(mel_store, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.nightly
 def test_one_is_killed_and_all_go_on_as_if_nothing_had_been(undisturbed, mel_store, tmp_path):
     workdir, spec = tmp_path / "run", mel_store.spec(())
     with training(2, mel_store, workdir) as run:
@@ -227,6 +228,7 @@ def test_one_is_killed_and_all_go_on_as_if_nothing_had_been(undisturbed, mel_sto
     assert read_metrics(workdir / "metrics.jsonl") == read_metrics(undisturbed / "metrics.jsonl")
 
 
+@pytest.mark.nightly
 def test_a_run_moves_from_four_processes_to_two_of_two_devices(undisturbed, mel_store, tmp_path):
     """Stopped by a signal to one of them, which all obey at the same step, and gone on with another number."""
     workdir, spec = tmp_path / "run", mel_store.spec(())
@@ -263,6 +265,7 @@ def test_the_command_trains_in_two_processes_and_writes_once(cache, tmp_path):
     assert len(list((workdir / "generated").glob("*.wav"))) == 1
 
 
+@pytest.mark.nightly
 def test_processes_that_were_started_differently_are_told(cache, tmp_path):
     """Each says in one line what is wrong, and none waits for the others."""
     with commands(tmp_path, cache, ("--train.seed", "1"), ("--train.seed", "2")) as run:

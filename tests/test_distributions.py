@@ -140,6 +140,7 @@ def test_categorical_samples_follow_the_tempered_softmax(temperature):
     assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "kept"),
     [
@@ -166,6 +167,7 @@ def test_top_k_keeps_k_of_equal_codes():
     assert len(np.unique(draw(Categorical(6), jnp.zeros(6), Sampling(top_k=2)))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 15, 16, 17, 256])
 def test_a_categorical_sample_is_the_inverse_of_the_cumulative_distribution(size):
     params = draw_params(Categorical(size), 1, scale=2.0)
@@ -216,6 +218,7 @@ def test_mixture_means_mode_and_truncation():
     np.testing.assert_allclose(x.mean(0), likeliest, atol=5 * scales.max() / np.sqrt(DRAWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("distribution", "event_size"), DISTRIBUTIONS)
 def test_temperature_zero_is_the_mode_and_a_tiny_one_close_to_it(distribution, event_size):
     params = draw_params(distribution, event_size, (50,))
@@ -234,6 +237,7 @@ def test_sharpness_is_of_both_bytes():
     assert ((apart % 256 != 0) & (np.abs(apart) < 256)).any()  # the same high byte, another low one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", [Categorical(6), LogisticMixture(3)])
 def test_sharpness_is_a_temperature_of_each_step(distribution):
     params, noise = draw_params(distribution, 1, (50,), scale=3.0), draw_noise(distribution, 1, (50,))

@@ -105,6 +105,7 @@ def test_versions_agree():
     assert citation["license"] == project["license"]
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     for package in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(package, reason="pip install 'jaxgen[docs]'")

@@ -13,6 +13,7 @@ from tests.faults.kills import Cut
 from tests.faults.trainer import Lost, Trainer, assert_equal, assert_same_state
 
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="signals and files are as Linux has them"),
 ]

@@ -358,6 +358,7 @@ def test_empty_mel_bands_are_an_error():
         dataclasses.replace(SMALL, n_mels=200).encode(np.zeros(400, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SMALL, STACKED, MuLaw(sample_rate=8_000)], ids=["mel", "stacked", "mu-law"])
 def test_clips_are_decoded_as_if_each_were_alone(spec):
     random = np.random.default_rng(0)

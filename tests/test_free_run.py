@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import nightly
 
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw
@@ -15,6 +16,8 @@ from jaxgen.nn.recurrent.native import free_run
 from jaxgen.objectives.likelihood import Likelihood
 from tests.rounding import POINTWISE, rounding
 from tests.vectors import SHAPES, vectors
+
+pytestmark = pytest.mark.slow
 
 T = 60
 SILENCE = jnp.uint8(128)
@@ -42,8 +45,8 @@ def start(model, num_rows, q_levels=256):
     [
         (WaveRNN(cell=LSTM(64), labels=("digit",)), 3, 256),
         (WaveRNN(cell=LSTM(24), num_layers=2, lookback=3, labels=("digit",)), 9, 256),
-        (WaveRNN(cell=GRU(48), num_layers=2, lookback=1), 1, 64),
-        (WaveRNN(cell=RNN(10), num_layers=3, lookback=4), 14, 36),
+        nightly(WaveRNN(cell=GRU(48), num_layers=2, lookback=1), 1, 64),
+        nightly(WaveRNN(cell=RNN(10), num_layers=3, lookback=4), 14, 36),
     ],
     ids=["lstm", "two layers", "gru", "odd sizes"],
 )

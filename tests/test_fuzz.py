@@ -301,6 +301,7 @@ def test_options(line, tmp_path):
 
 
 # When one array of a damaged checkpoint cannot be read, orbax drops the readers of the others; they say so when collected.
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning")
 @fuzzed(2)
 @given(data=st.data())

@@ -279,6 +279,7 @@ def test_the_first_sound_comes_after_one_block_and_nothing_is_kept(monkeypatch):
     assert arrays_after <= arrays_before
 
 
+@pytest.mark.nightly
 def test_clips_are_spread_over_devices_that_never_wait_for_each_other():
     """Eight clips on two devices of the CPU are those on one, for a cell whose steps are a compiled loop."""
     code = """
@@ -377,6 +378,7 @@ def test_a_prompt_is_continued(quickstart, command, tmp_path):
     assert read_mark(wav)["prompt"].endswith("prompt.wav")
 
 
+@pytest.mark.nightly
 def test_a_model_that_ends_its_clips_is_cut_there(trained, generator):
     """A model that has learned next to nothing ends a clip, on average, at the training clips' typical length."""
     lengths = [len(clip) / 8_000 for clip in generator(trained.params, [{}] * 64, seconds=20.0, seed=0).clips]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import nightly
 from flax import nnx
 
 from jaxgen.data.pipeline import TrainingBatches
@@ -126,7 +127,9 @@ def assert_close(got, expected, tolerance):
         np.testing.assert_allclose(a, b, atol=tolerance * max(1e-3, np.abs(b).max()), err_msg=str(path))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, ROUNDING), (jnp.bfloat16, 2e-2)], ids=["f32", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, ROUNDING), nightly(jnp.bfloat16, 2e-2)], ids=["f32", "bf16"]
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_unroll_is_repeated_step(cell, dtype, tolerance):
     """Every reset pattern, in several splits of time; values and gradients, with a mask of h."""
@@ -277,6 +280,7 @@ def test_a_stack_of_them_unrolls_as_it_steps(cell):
     assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, last)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_wave_model_learns_with_them(cell, wave_store):
     model = WaveRNN(cell=cell(hidden_size=16), embedding_size=8)

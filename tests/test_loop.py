@@ -9,6 +9,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
+from conftest import nightly
 
 from jaxgen.core.errors import Diverged, UserError
 from jaxgen.data.pipeline import TrainingBatches
@@ -65,7 +66,7 @@ def _assert_same(run, other):
     jax.tree.map(np.testing.assert_array_equal, run[2], other[2])
 
 
-@pytest.mark.parametrize("steps_per_call", [2, 3])
+@pytest.mark.parametrize("steps_per_call", [3, nightly(2)])
 def test_updates_per_call_change_nothing(mel_store, tmp_path, one_by_one, steps_per_call):
     train = dataclasses.replace(TRAIN, steps_per_call=steps_per_call)
     run = _fit(mel_store, tmp_path, train)

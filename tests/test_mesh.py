@@ -32,6 +32,7 @@ def assert_same(losses, others):
     np.testing.assert_allclose(losses, others, rtol=2e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", ["4 replicated", "8 sharded"])
 def test_the_loss_curve_is_that_of_one_device(found, way):
     alone = found["curves"]["1"]
@@ -39,6 +40,7 @@ def test_the_loss_curve_is_that_of_one_device(found, way):
     assert_same(found["curves"][way], alone)
 
 
+@pytest.mark.nightly
 def test_so_it_is_where_a_generator_learns_against_a_critic(found):
     assert_same(found["curves"]["adversarial, 4 sharded"], found["curves"]["adversarial, 1"])
 

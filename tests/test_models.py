@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import nightly
 from flax import nnx
 
 from jaxgen.core.errors import UserError
@@ -60,16 +61,17 @@ PLANNED = PlannedRNN(
     plan=MelRNN(cell=LSTM(4), distribution=NormalMixture(2), **OPTIONS),
     samples=SampleRNN(cell=RNN(4), frame_sizes=(3, 1), context=PlannedPrediction(18), **TIERS),
 )
+ONE_OF_EACH = (1, 4, 6, 8)
 each_model = pytest.mark.parametrize(
     ("config", "data"),
     [
-        *MODELS,
-        (PLANNED, MU),
+        *(pair if place in ONE_OF_EACH else nightly(*pair) for place, pair in enumerate(MODELS)),
+        nightly(PLANNED, MU),
     ],
     ids=[f"{type(m).__name__}-{type(m.cell).__name__}-{place}" for place, (m, _) in enumerate(MODELS)] + ["PlannedRNN"],
 )
 one_of_each = pytest.mark.parametrize(
-    ("config", "data"), [MODELS[place] for place in (1, 4, 6, 8)], ids=["MelRNN", "WaveRNN", "SampleRNN", "CoarseFine"]
+    ("config", "data"), [MODELS[place] for place in ONE_OF_EACH], ids=["MelRNN", "WaveRNN", "SampleRNN", "CoarseFine"]
 )
 
 
@@ -344,6 +346,7 @@ def test_mel_samples_are_raw_frames_and_end_as_often_as_the_model_says():
     assert abs(ended.mean() - 0.3) < 0.04
 
 
+@pytest.mark.nightly
 @one_of_each
 def test_bfloat16_outputs_are_near_float32_and_scored_in_float32(config, data):
     batch = draw_batch(config, data)

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from conftest import nightly
 
 from jaxgen.nn.recurrent import GRU, LSTM, RNN, GatedCell
 from jaxgen.nn.recurrent.native import ffi, recurrence
 from tests.rounding import POINTWISE, rounding
 from tests.vectors import VECTORS, vectors
+
+pytestmark = pytest.mark.slow
 
 CELLS = [RNN, LSTM, GRU, functools.partial(RNN, activation="relu"), functools.partial(RNN, activation="sigmoid")]
 D, T = 3, 5
@@ -66,7 +69,7 @@ def test_the_native_code_runs_here():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("batch_size", "hidden_size"), [(1, 1), (13, 6), (3, 64), (8, 48), (29, 80)])
+@pytest.mark.parametrize(("batch_size", "hidden_size"), [(13, 6), *map(nightly, (1, 3, 8, 29), (1, 64, 48, 80))])
 def test_it_is_the_scan(monkeypatch, cell, batch_size, hidden_size):
     """For panels of every width, and rows that fill neither the threads nor the registers."""
     cell = cell(hidden_size=hidden_size)
@@ -136,7 +139,7 @@ def test_the_kernels_compile_for_arm64(monkeypatch):
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
-@pytest.mark.parametrize(("batch_size", "hidden_size"), [(16, 32), (2, 192), (8, 192)])
+@pytest.mark.parametrize(("batch_size", "hidden_size"), [(16, 32), nightly(2, 192), nightly(8, 192)])
 def test_threads_change_nothing(monkeypatch, cell, batch_size, hidden_size):
     """Each row is computed alike, whichever thread it falls to, and also where threads share its hidden units."""
     cell, found = cell(hidden_size), []

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import nightly
 from flax import nnx
 
 from jaxgen.core.errors import UserError
@@ -111,7 +112,9 @@ def assert_close(got, expected, tolerance):
         np.testing.assert_allclose(a, b, atol=tolerance * max(1e-3, np.abs(b).max()), err_msg=str(path))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, ROUNDING), (jnp.bfloat16, 2e-2)], ids=["f32", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, ROUNDING), nightly(jnp.bfloat16, 2e-2)], ids=["f32", "bf16"]
+)
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_unroll_is_repeated_step(cell, layer_norm, dtype, tolerance):
@@ -127,6 +130,7 @@ def test_unroll_is_repeated_step(cell, layer_norm, dtype, tolerance):
     assert_close(got, expected, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [RNN(H), RNN(H, "relu"), RNN(H, "sigmoid"), LSTM(H), GRU(H), *(cell(H, layer_norm=True) for cell in CELLS)],
@@ -220,6 +224,7 @@ def stack_inputs(rows=2, steps=6):
     return rng.normal(size=(rows, steps, H)).astype(np.float32), rng.random((rows, steps)) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 def test_stack_unroll_is_repeated_step_and_layer_above_layer(residual):
     stack = make_stack(residual=residual)

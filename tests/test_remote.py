@@ -364,6 +364,7 @@ def _is_key(leaf) -> bool:
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+@pytest.mark.nightly
 def test_a_run_killed_in_its_upload_goes_on_elsewhere_to_the_same_result(
     server, command, recordings_folder, cache, tmp_path
 ):
@@ -466,6 +467,7 @@ def test_uploads_that_fail_are_made_good_with_the_next(server, tmp_path, capsys)
     found.close()
 
 
+@pytest.mark.nightly
 def test_a_run_in_the_other_kind_of_store_is_killed_and_goes_on_elsewhere(
     google, command, recordings_folder, cache, tmp_path
 ):

@@ -13,7 +13,7 @@ from tests.conftest import TINY
 from tests.test_distributed import free_address
 from tests.test_remote import objects, running, server  # noqa: F401
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def started(folder, workdir, caches):

@@ -132,6 +132,7 @@ def test_a_bad_batch_changes_nothing_but_the_step(mel_store):
     assert not np.isfinite(metrics["loss"])
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize("poison", [{3}, {8, 9, 10}], ids=["one", "three in a row"])
 def test_training_gets_past_bad_batches_alike_in_any_calls(mel_store, tmp_path, capsys, poison):

@@ -11,6 +11,8 @@ from jaxgen.audio.linear_prediction import ORDER
 from jaxgen.features import LogMel
 from jaxgen.features.source_filter import SourceFilter
 
+pytestmark = pytest.mark.slow
+
 FRAMES = SourceFilter(LogMel(sample_rate=8_000, n_fft=256, hop_length=80, n_mels=48, floor=1e-4, stack=2))
 frames_of = jax.jit(FRAMES.frames, static_argnums=1)
 
@@ -40,6 +42,7 @@ def test_noise_has_no_period():
     assert np.median(np.asarray(frames_of(noise, 20)).reshape(40, -1)[:, -1]) < 0.4
 
 
+@pytest.mark.nightly
 def test_the_predictor_of_a_frame_explains_its_samples():
     """Of a process whose noise is known hardly more is left than that; and where the voice is periodic, less than half of it."""
     rng = np.random.default_rng(1)
@@ -79,6 +82,7 @@ def test_silence_is_a_frame_of_its_own():
     assert np.isfinite((frame.reshape(-1) - FRAMES.mean) / FRAMES.deviation).all()
 
 
+@pytest.mark.nightly
 def test_frames_that_nobody_has_said_still_let_expect_what_can_be():
     """Whatever a model draws: a stable predictor, a period of a voice, a gain that is a share."""
     wild = 5 * np.random.default_rng(2).normal(size=(3, 4, FRAMES.size)) * FRAMES.deviation + FRAMES.mean

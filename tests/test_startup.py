@@ -62,6 +62,7 @@ def _counted(entry: str, *arguments: str | Path, **environment: str) -> tuple[in
     return int(compiled), int(loaded)
 
 
+@pytest.mark.nightly
 def test_the_second_process_compiles_nothing_anew(quickstart, cache, tmp_path):
     asked = ["--workdir", quickstart, "--num", "1", "--seconds", "0.1", "--out", tmp_path / "out", "--cache-dir", cache]
     compiled, loaded = _counted("generate", *asked)
@@ -72,6 +73,7 @@ def test_the_second_process_compiles_nothing_anew(quickstart, cache, tmp_path):
     assert kept == sorted((cache / "compiled").iterdir())
 
 
+@pytest.mark.nightly
 def test_training_keeps_what_it_compiles(tmp_path):
     asked = [*TINY, "--model.labels", "colour", "--cache-dir", tmp_path, "--workdir", tmp_path / "run"]
     compiled, _ = _counted("train", *asked)  # ends after the data is decoded: there is no such label
@@ -80,12 +82,14 @@ def test_training_keeps_what_it_compiles(tmp_path):
     assert _counted("train", *asked, "--data.seconds", "0.49")[0] == 0  # decoded anew, by the same program
 
 
+@pytest.mark.nightly
 def test_a_second_training_compiles_nothing_anew(tmp_path):
     asked = [*TINY, "--train.steps", "3", "--cache-dir", tmp_path, "--workdir"]
     assert _counted("train", *asked, tmp_path / "one")[0] > 0
     assert _counted("train", *asked, tmp_path / "two")[0] == 0
 
 
+@pytest.mark.nightly
 def test_compiled_programs_go_where_jax_is_told(tmp_path):
     asked = [*TINY, "--model.labels", "colour", "--cache-dir", tmp_path, "--workdir", tmp_path / "run"]
     _counted("train", *asked, JAX_ENABLE_COMPILATION_CACHE="false")

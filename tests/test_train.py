@@ -24,6 +24,8 @@ from jaxgen.training import loop
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.telemetry import read_metrics
 
+pytestmark = pytest.mark.slow
+
 
 def _final_state(workdir: Path):
     """(state, data position) of the newest checkpoint."""

@@ -131,6 +131,7 @@ def test_sound_as_frames_come_is_that_of_all_frames_at_once(causal, count):
         assert [block.tobytes() for block in blocks] == [block.tobytes() for block in streams[0]]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("causal", "kernel_size"), [(False, 3), (False, 9), (True, 7)])
 def test_clips_end_to_end_do_not_hear_one_another(causal, kernel_size):
     task, params, renderer = _trained(causal=causal, kernel_size=kernel_size)

@@ -238,6 +238,7 @@ def test_the_spread_of_frames_tells_a_collapse():
     assert diversity(np.repeat(frames[:1], 16, axis=0)) < 0.01 * diversity(frames)
 
 
+@pytest.mark.nightly
 def test_the_losses_reach_every_parameter(mel_store):
     spec, critic = mel_store.spec(("timbre",)), dataclasses.replace(CRITIC, depth=1)
     task, generator = _bound(spec, objective=dataclasses.replace(OBJECTIVE, critic=critic))

@@ -22,7 +22,7 @@ from benchmarks.workloads import train_bytes, train_flops
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import from_json, to_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 TINY = [
     RecurrentWork("LSTM", 3, 4, 16, 2),

@@ -23,7 +23,7 @@ from jaxgen.objectives.adversarial_loss import LeastSquares, Logistic
 from jaxgen.objectives.terms import FeatureMatching, MelDistance, StftDistance
 from tests.test_yardstick import told
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 FRAMES = LogMel(sample_rate=8_000, n_fft=64, hop_length=32, n_mels=5, floor=1e-4)
 TINY = [

@@ -13,7 +13,7 @@ from jaxgen.core.files import cause, file_kind, open_regular
 from jaxgen.core.names import display_name
 
 _RUN = "config.json"  # of every run's folder, from its first moment
-_RUN_CLASS = "Config"
+_RUN_CLASSES = ("Config", "jaxgen.config.Config")  # the latter before 0.2.0
 _LONGEST_CONFIG = 1 << 20  # bytes
 _STAYS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of errors
 
@@ -101,7 +101,7 @@ def _is_run(config: str) -> bool:
         if error.errno not in (*_STAYS, errno.EINVAL):  # else what a model made would be taken for recordings
             raise
         return False
-    return isinstance(content, dict) and str(content.get("class")).rpartition(".")[2] == _RUN_CLASS
+    return isinstance(content, dict) and content.get("class") in _RUN_CLASSES
 
 
 def _parts(name: str) -> list[str]:

@@ -283,7 +283,7 @@ class Mirror:
 
     def _download(self, name: str) -> str:
         path = join_inside(self.folder, name)
-        partial = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.tmp")  # of any length
+        partial = path.with_name(f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.tmp")  # short, and its own
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
+from jaxgen.audio import recordings
 from jaxgen.core.files import partial_folder
 from jaxgen.data import ingest
 from jaxgen.data.folder import Folder
@@ -70,7 +71,7 @@ def test_blocks_hold_the_samples_of_the_whole(num_samples, channels, rate, block
     whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
     (expected,) = [*audio.resample([whole.mean(axis=1, dtype=np.float32)], rate, rate)]
     expected = np.concatenate([*audio.resample([expected], rate, 8_000)])
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", block)
+    monkeypatch.setattr(recordings, "_BLOCK_VALUES", block)
     monkeypatch.setattr(ingest, "_BLOCK", block)
     (clip,) = Folder(root=str(tmp_path)).clips()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -87,7 +88,7 @@ def test_a_long_clip_between_short_ones_and_one_refused_at_its_end(root, tmp_pat
         soundfile.write(root / f"{name}.wav", samples, 8_000, subtype="FLOAT")
     soundfile.write(root / "c.wav", np.append(noise(20_000), np.nan), 8_000, subtype="FLOAT")
     expected = prepare(Folder(root=str(root)), MEL, AudioPolicy(), tmp_path / "whole")
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1_000)
+    monkeypatch.setattr(recordings, "_BLOCK_VALUES", 1_000)
     monkeypatch.setattr(ingest, "_BLOCK", 2_048)
     store = prepare(Folder(root=str(root)), MEL, AudioPolicy(), tmp_path / "blocks")
     assert [entry["name"] for entry in store.report["refused"]] == ["c.wav"]

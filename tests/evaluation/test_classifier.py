@@ -91,6 +91,7 @@ def test_labels_are_fields_that_validation_can_be_checked_for(store):
     assert classifiable_labels(store) == {"sound": ("bright", "dull"), "way": ("down", "up")}  # not the running number
 
 
+@pytest.mark.nightly
 def test_a_few_seconds_of_training_beat_chance_by_far(small):
     for right, total in small.about["validation"].values():
         assert total == 24

@@ -12,6 +12,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet
 from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_scores, recognise_digits
 
+pytestmark = pytest.mark.slow
+
 RATE = 8_000
 EXTRA = "comes with pip install 'jaxgen[speech-metrics]'"
 
@@ -53,6 +55,7 @@ def test_clips_without_a_digit_are_not_counted():
     assert len(recognise_digits([np.zeros(0, np.float32), np.zeros(800, np.float32)], RATE)) == 2
 
 
+@pytest.mark.nightly
 def test_speech_is_scored_above_noise(digits):
     pytest.importorskip("speechmos.dnsmos", reason=EXTRA)
     real = digits.samples[0]

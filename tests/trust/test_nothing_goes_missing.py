@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
-from jaxgen.audio import AudioError
+from jaxgen.audio import AudioError, recordings
 from jaxgen.cli import prepare
 from jaxgen.cli.generate import read_prompt
 from jaxgen.core.errors import UserError
@@ -176,7 +176,7 @@ def test_a_manifest_stays_in_its_folder_unless_told(tmp_path):
     (root / "manifest.csv").write_text("path\n" + "\n".join(names) + "\n")
     opened = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio, "open_regular", lambda path: opened.append(str(path)) or open_regular(path))
+        patch.setattr(recordings, "open_regular", lambda path: opened.append(str(path)) or open_regular(path))
         store = decoded(root, tmp_path / "cache")
     assert [clip.name for clip in store.clips] == ["sub/a.wav"]
     assert opened == [f"{root}/sub/a.wav"]
@@ -282,7 +282,7 @@ def test_above_full_scale_is_told(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_a_recording_is_decoded_no_further_than_it_may_last(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1_000)
+    monkeypatch.setattr(recordings, "_BLOCK_VALUES", 1_000)
     record(tmp_path / "data" / f"long.{suffix}", tone(30))
     record(tmp_path / "data" / "short.wav", tone(2))
     blocks = []

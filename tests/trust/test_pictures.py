@@ -20,6 +20,8 @@ from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
 from jaxgen.data import report as data_report
 from jaxgen.evaluation import plots
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 CLIP = np.sin(np.arange(400) / 3).astype(np.float32)
 LABELS = st.one_of(

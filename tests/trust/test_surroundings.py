@@ -17,6 +17,8 @@ from jaxgen.core import errors
 from jaxgen.core.environment import BadVariable, _Droppable, check_cache, open_streams, reason
 from jaxgen.core.errors import UserError, report_error, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
