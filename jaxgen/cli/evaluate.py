@@ -44,7 +44,7 @@ class Options(SamplingOverrides):
     """What the model is measured on."""
     metrics: tuple[str, ...] = ()
     """Further metrics beside the run's own, by class: ClassifierMetrics, Prosody; PocketSphinx and DNSMOS, for speech, from
-    `pip install 'jaxgen[speech-metrics]'`; for a vocoder also PitchErrors, and Pesq and Stoi from
+    `pip install 'jaxgen[speech]'`; for a vocoder also PitchErrors, and Pesq and Stoi from
     `pip install 'jaxgen[copies]'`."""
     out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""

@@ -1,6 +1,6 @@
 """Metrics of speech that others made: PocketSphinx's recogniser of digits, and Microsoft's DNSMOS.
 
-Both come with `pip install 'jaxgen[speech-metrics]'`, their models inside, and neither was trained on what is measured. Both
+Both come with `pip install 'jaxgen[speech]'`, their models inside, and neither was trained on what is measured. Both
 listen at 16 kHz and know wide-band speech: above half of a lower sample rate they hear nothing, so their figures say something
 only beside those of real recordings of the same kind.
 """
@@ -142,7 +142,7 @@ def resample_clip(clip: Samples, sample_rate: int, wanted: int) -> Samples:
     return soxr.resample(np.asarray(clip, np.float32), sample_rate, wanted)
 
 
-def import_package(module: str, extra: str = "speech-metrics") -> ModuleType:
+def import_package(module: str, extra: str = "speech") -> ModuleType:
     """A module of one of jaxgen's extras. Raises UserError where it is not installed."""
     try:
         return importlib.import_module(module)

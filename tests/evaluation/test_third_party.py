@@ -15,7 +15,7 @@ from jaxgen.evaluation.third_party import DNSMOS, WORDS, PocketSphinx, opinion_s
 pytestmark = pytest.mark.slow
 
 RATE = 8_000
-EXTRA = "comes with pip install 'jaxgen[speech-metrics]'"
+EXTRA = "comes with pip install 'jaxgen[speech]'"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_dnsmos_hears_some_of_many_clips(monkeypatch):
 @pytest.mark.parametrize(("metric", "module"), [(PocketSphinx(), "pocketsphinx"), (DNSMOS(), "speechmos.dnsmos")])
 def test_a_metric_that_is_not_installed_says_how_to_get_it(metric, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"pip install 'jaxgen\[speech-metrics\]'"):
+    with pytest.raises(UserError, match=r"pip install 'jaxgen\[speech\]'"):
         metric.check(None)
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen import audio
-from jaxgen.core import files
+from jaxgen.core import compilation_cache, files
 from jaxgen.core.errors import TryAgain, UserError
 from jaxgen.core.files import Corrupt, read_checksummed, write_checksummed
 from jaxgen.data import blocks, store
