@@ -64,8 +64,8 @@ def features() -> llvm.FeatureMap:
         found = llvm.get_host_cpu_features()
     except RuntimeError:
         return llvm.FeatureMap()
-    limit = re.search(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
-    within = _WITHIN.get(limit[1].upper()) if limit else None
+    limits = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
+    within = _WITHIN.get(limits[-1].upper()) if limits else None  # XLA heeds the last
     if within is not None:
         found.update({name: False for name in found if _WIDE.match(name) and name not in within})
     return found
