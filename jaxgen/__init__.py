@@ -1,11 +1,26 @@
 """jaxgen: audio generation in JAX."""
 
+import importlib
 import sys
+from typing import TYPE_CHECKING, Any
 
 from jaxgen.core import errors
+from jaxgen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxgen.runs.api import load, train
+
+__all__ = ["UserError", "load", "train"]
 
 __version__ = "0.2.0"
 
 # While Python looks for the module of `python -m jaxgen.train`. Another program's process is left as it is.
 if sys.argv[:1] == ["-m"] and any(word.startswith(("jaxgen.", "-mjaxgen.")) for word in sys.orig_argv):
     errors.begin()
+
+
+def __getattr__(name: str) -> Any:
+    """`train` and `load` where they are asked for: jax is slow to import, and a command needs neither."""
+    if name in ("train", "load"):
+        return getattr(importlib.import_module("jaxgen.runs.api"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -19,8 +19,9 @@ LAYERS = [
     {"config"},
     {"recipes", "runs"},
     {"inference.vocoder_run"},
+    {"runs.api"},
     {"cli"},
-    {"train", "generate", "evaluate", "prepare", "classifier"},
+    {"train", "generate", "evaluate", "prepare", "classifier", "__main__"},
 ]
 """Packages of jaxgen, and modules that are not with their package, from the bottom up."""
 
@@ -55,14 +56,14 @@ GRAPH = {module: _imported(path) for module, path in MODULES.items()}
 
 
 def test_every_import_is_seen():
-    assert {"recipes.presets", "runs.run", "core.errors"} <= GRAPH["cli.train"]
+    assert {"recipes.presets", "runs.training", "core.errors"} <= GRAPH["cli.train"]
     assert GRAPH["core.environment"] == set()
 
 
 def test_at_the_top_are_only_the_config_and_the_doors():
     assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "config", *LAYERS[-1]}
     for door in LAYERS[-1]:
-        assert len([line for line in MODULES[door].read_text().splitlines() if line and '"""' not in line]) == 4
+        assert len([line for line in MODULES[door].read_text().splitlines() if line and '"""' not in line]) <= 4
 
 
 @pytest.mark.parametrize("module", MODULES)

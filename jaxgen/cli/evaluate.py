@@ -1,26 +1,21 @@
 """Measures a trained run: `python -m jaxgen.evaluate --workdir runs/quickstart [--data.root DIR]`."""
 
 import dataclasses
-import math
 import sys
 from pathlib import Path
-from typing import Any
 
 from jaxgen.config import instances_by_name, load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.names import UserPath
 from jaxgen.core.numerics import fix_settings
-from jaxgen.data.clips import Dataset, HashFraction
-from jaxgen.data.folder import Folder
-from jaxgen.data.store import Store, prepare
 from jaxgen.evaluation.audio_metric import AudioMetric
-from jaxgen.evaluation.summary import headline, write_report
+from jaxgen.evaluation.summary import headline
 from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.schedule import check_seed
-from jaxgen.training.telemetry import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,91 +79,29 @@ def main() -> int:
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     further = instances_by_name(AudioMetric, options.metrics, "--metrics")
-    trained = Run.open(workdir, options.step)
-    config, evaluation = trained.config, trained.config.evaluation.with_sampling(options.overrides)
-    decoder = None
+    trained, decoder = Run.open(workdir, options.step), None
     if options.vocoder is not None:
         _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
     else:
         trained = with_refinements(trained, options.refinements)
-    metrics = tuple(dict.fromkeys(config.evaluation.metrics + further))
-    count = config.evaluation.num_clips if options.num_clips is None else options.num_clips
-    training, root = _training_data(trained, options.data.root, options.cache_dir)
-    for metric in metrics:
-        metric.check(training)
-    store, clips = training, training.indices("validation")
-    if root is not None:
-        policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
-        store = prepare(_test_data(config.data, root, options.data.pattern), config.features, policy, options.cache_dir)
-        clips = tuple(range(len(store.clips)))
-    evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
-        trained.task,
-        config.model,
-        trained.spec,
-        batch_size=config.train.batch_size,
-        seq_len=config.train.seq_len,
+    vocoder = {} if options.vocoder is None else {"vocoder": options.vocoder}
+    request = EvaluationRequest(
+        root=options.data.root,
+        pattern=options.data.pattern,
+        metrics=further,
+        num_clips=options.num_clips,
+        sampling=options.overrides,
         seed=options.seed,
-        cache_dir=options.cache_dir,
         decoder=decoder,
+        cache_dir=options.cache_dir,
+        about={"run": options.workdir, **vocoder, **options.overrides},
     )
-    result = evaluator.evaluate(trained.params, trained.initial_params(), training, store, clips)
-    write_report(
-        out,
-        f"jaxgen: {trained.workdir.resolve().name}",
-        result,
-        read_metrics(trained.workdir / "metrics.jsonl"),
-        sample_rate=trained.spec.features.sample_rate,
-        num_players=config.evaluation.num_previews,
-        about=trained.about()
-        | {
-            "run": options.workdir,
-            **({} if options.vocoder is None else {"vocoder": options.vocoder}),
-            **options.overrides,
-            "held-out data": root or "the run's validation clips",
-            "refused": [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]],
-        },
-    )
+    result, refused = evaluate_run(trained, request, out)
     shown = (options.out or f"{options.workdir.rstrip('/')}/evaluation").rstrip("/")
-    if refused := len(store.report["refused"]):
+    if refused:
         print(f"{refused} files were refused; the report lists them")
     print(f"{headline(result)}\nreport: {shown}/report.html, figures: {shown}/report.json")
     return ExitCode.DONE
-
-
-def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Store, str | None]:
-    """The clips that the run was trained on, and the folder of test data: none where `root` is where those clips are now.
-
-    Floors and the search for copies need them. Raises UserError where they are neither where they were nor in `root`.
-    """
-
-    def read(data: Dataset) -> Store:
-        config = trained.config
-        store = prepare(data, config.features, config.audio, cache_dir)
-        trained.check_data(store)
-        return store
-
-    data: Any = trained.config.data
-    try:
-        return read(data), root
-    except UserError as error:
-        lost = UserError(f"the data that this run was trained on cannot be read again: {error}")
-    if not hasattr(data, "root"):
-        raise lost
-    if root is None:
-        raise UserError(f"{lost} If it has moved, pass --data.root its new folder.")
-    try:
-        moved = read(dataclasses.replace(data, root=root))
-    except UserError as error:
-        raise UserError(f"{lost} Nor does --data.root hold it: {error}") from None
-    print(f"the run's own data is in '{root}' now; its validation clips are held out", file=sys.stderr)
-    return moved, None
-
-
-def _test_data(trained_on: Dataset, root: str, pattern: str | None) -> Folder:
-    """The folder asked for, its names read as those of the training data."""
-    return Folder(
-        root=root, pattern=pattern or trained_on.pattern, unmatched="unlabelled", validation=HashFraction(0.0)
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,299 @@
+"""jaxgen from Python: `jaxgen.train(...)`, `jaxgen.load(...).generate(...)`, `.evaluate(...)`.
+
+They do what the commands do, with the same defaults, and raise the same `UserError`.
+"""
+
+import base64
+import dataclasses
+import functools
+import html
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from jaxgen.config import Config, instances_by_name, parse
+from jaxgen.config import load as load_config_file
+from jaxgen.core.errors import ExitCode, Preempted, UserError
+from jaxgen.core.names import expand
+from jaxgen.core.numerics import fix_settings
+from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.features import Decoder
+from jaxgen.inference.sampler import ClipRequest, ClipSampler
+from jaxgen.inference.vocoder_run import open_vocoder
+from jaxgen.recipes.presets import load_config
+from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
+from jaxgen.runs.run import Run, enable_compilation_cache
+from jaxgen.runs.training import train as train_run
+from jaxgen.storage import open_run_copy, output_folder
+
+
+def train(
+    config: Config | str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    cache_dir: str = Config.cache_dir,
+) -> "TrainedRun":
+    """Trains a model, or goes on with a run that was stopped, as `python -m jaxgen.train` does; then opens the run.
+
+    config: a config file or a `Config`; none takes a start for any sound in `data`, or without it the quickstart. data: folder
+    of sound, as --data.root. workdir: folder of the run; none takes runs/ and the name of the config file or data folder.
+    overrides: options of the command line by name, as {"train.steps": 3_000, "model.cell": "GRU"}.
+
+    Raises UserError for what the user can mend, Diverged where training cannot go on, and Preempted, a KeyboardInterrupt,
+    where it was interrupted: the same call goes on.
+    """
+    asked = dict(overrides or {}) | {"cache-dir": cache_dir}
+    asked |= {} if data is None else {"data.root": os.fspath(data)}
+    asked |= {} if workdir is None else {"workdir": os.fspath(workdir)}
+    words = [word for name, value in asked.items() for word in _words(name, value)]
+    if isinstance(config, Config):
+        full = parse(Config, config, words, "jaxgen.train")
+        if not full.workdir:
+            raise UserError("the config names no workdir; pass jaxgen.train(config, workdir=FOLDER).")
+    else:
+        full = load_config([*([] if config is None else ["--config", os.fspath(config)]), *words], "jaxgen.train")
+    code = train_run(full)
+    if code == ExitCode.PREEMPTED:
+        raise Preempted("a signal")
+    if code != ExitCode.DONE:
+        raise UserError(f"the run in '{full.workdir}' is trained, but its report could not be made; see above.")
+    return load(full.workdir, cache_dir=full.cache_dir)
+
+
+def load(
+    workdir: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    config: str | os.PathLike[str] | None = None,
+    cache_dir: str = Config.cache_dir,
+) -> "TrainedRun":
+    """Opens the best checkpoint of a run by validation, or that of `step`.
+
+    workdir: its folder, also in an object store. config: Python file that defines classes of its config; it is code: pass only
+    one that you trust. Raises UserError where there is no such run.
+    """
+    fix_settings()
+    enable_compilation_cache(cache_dir)
+    if config is not None:
+        load_config_file(os.fspath(config))
+    name = expand(os.fspath(workdir))
+    with open_run_copy(name, cache_dir) as folder:
+        return TrainedRun(Run.open(folder, step), name, cache_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A trained model. What it compiles is kept from call to call."""
+
+    run: Run
+    """What its folder holds: `config`, `spec` of the data, `params`, `step`."""
+    workdir: str
+    cache_dir: str
+
+    def generate(
+        self,
+        num_clips: int = 8,
+        *,
+        labels: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        prompt: NDArray[np.float32] | None = None,
+        interpolate: int | None = None,
+        seed: int = 0,
+        vocoder: str | os.PathLike[str] | None = None,
+        **sampling: Any,
+    ) -> "Waveforms":
+        """New clips, those of `python -m jaxgen.generate` with the same options.
+
+        labels: name to value, as {"digit": "3"}. seconds: longest clip. prompt: samples float32 [nsamp] at the run's sample rate
+        that every clip continues. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the
+        run of a vocoder that makes sound of frames. sampling: settings of how clips are drawn, as temperature=0.8.
+        Raises UserError for an option that the model does not have, or a label never seen in training.
+        """
+        decoder, vocoder_run = self._vocoder(None if vocoder is None else os.fspath(vocoder))
+        evaluation = self.run.config.evaluation.with_sampling(sampling)
+        request = ClipRequest(
+            num_clips=num_clips,
+            labels={name: str(value) for name, value in (labels or {}).items()},
+            seed=seed,
+            seconds=seconds,
+            prompt=prompt,
+            interpolate=interpolate,
+        )
+        rows: list[Mapping[str, str]] = []
+        clips: list[NDArray[np.float32]] = []
+        for batch in self._sampler(decoder).batches(self.run.params, request, evaluation.sampling):
+            rows += batch.labels
+            clips += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
+        return Waveforms(
+            tuple(clips),
+            self.run.spec.features.sample_rate,
+            tuple(rows),
+            self.run,
+            seed,
+            vocoder_run,
+            prompt is not None,
+        )
+
+    def evaluate(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        pattern: str | None = None,
+        metrics: Sequence[AudioMetric | str] = (),
+        num_clips: int | None = None,
+        seed: int = 0,
+        vocoder: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        **sampling: Any,
+    ) -> "Evaluation":
+        """Figures of the run, as `python -m jaxgen.evaluate` reports them.
+
+        data: folder whose every clip is test data; none takes the run's own validation clips. metrics: further ones, or their
+        names. out: folder of the report; none takes evaluation in the run's folder. Raises UserError as the command does.
+        """
+        named = [metric for metric in metrics if isinstance(metric, str)]
+        decoder, _ = self._vocoder(None if vocoder is None else os.fspath(vocoder))
+        request = EvaluationRequest(
+            root=None if data is None else expand(os.fspath(data)),
+            pattern=pattern,
+            metrics=(
+                *(metric for metric in metrics if not isinstance(metric, str)),
+                *instances_by_name(AudioMetric, named, "metrics"),
+            ),
+            num_clips=num_clips,
+            sampling=sampling,
+            seed=seed,
+            decoder=decoder,
+            cache_dir=self.cache_dir,
+            about={"run": self.workdir, **sampling},
+        )
+        place = expand(os.fspath(out)) if out is not None else f"{self.workdir.rstrip('/')}/evaluation"
+        with output_folder(place) as folder:
+            result, _ = evaluate_run(self.run, request, folder)
+        return Evaluation(result.metrics, result.table, f"{place}/report.html")
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The Flax NNX module with the averaged parameters of the checkpoint."""
+        return self.run.task.module(self.run.params)
+
+    def _vocoder(self, name: str | None) -> tuple[Decoder | None, Run | None]:
+        if name is None:
+            return None, None
+        run, decoder = _open_vocoder(expand(name), self.cache_dir, self.run.spec.features)
+        return decoder, run
+
+    def _sampler(self, decoder: Decoder | None) -> ClipSampler:
+        if decoder not in self._samplers:
+            config = self.run.config
+            self._samplers[decoder] = config.evaluation.sampler(self.run.task, config.model, self.run.spec, decoder)
+        return self._samplers[decoder]
+
+    @functools.cached_property
+    def _samplers(self) -> dict[Decoder | None, ClipSampler]:
+        return {}
+
+
+_open_vocoder = functools.lru_cache(8)(open_vocoder)
+
+
+class Evaluation(Mapping[str, float]):
+    """Figures of the model by unit-bearing name (docs/reference/metrics.md)."""
+
+    def __init__(self, metrics: Mapping[str, float], table: Mapping[str, Mapping[str, float]], report: str):
+        self._metrics, self.table, self.report = dict(metrics), table, report
+        # table: figures of training data, held-out data, generated clips ..., by name of the group; report: path of the page
+
+    def __getitem__(self, name: str) -> float:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={value}" for name, value in self._metrics.items())
+        return f"Evaluation({figures}; report: {self.report})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Waveforms(Sequence["Waveforms"]):
+    """Generated clips. A notebook shows a player of each."""
+
+    samples: tuple[NDArray[np.float32], ...]
+    """[nsamp] each, full scale 1.0."""
+    sample_rate: int
+    """Hz."""
+    labels: tuple[Mapping[str, str], ...]
+    """What each clip was asked to be."""
+    run: Run = dataclasses.field(repr=False)
+    seed: int
+    vocoder: Run | None = dataclasses.field(default=None, repr=False)
+    prompted: bool = False
+    """Whether they continue samples that were given."""
+    first: int = 0
+    """Place of the first clip among those that were made together."""
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Writes a wav file of each clip, marked as synthetic inside and in a JSON file beside it; their paths."""
+        return self.run.save_clips(
+            Path(expand(os.fspath(folder))),
+            self.samples,
+            self.labels,
+            seed=self.seed,
+            prompt="samples that were given" if self.prompted else "",
+            vocoder=self.vocoder,
+            first=self.first,
+            total=self.first + len(self),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, place: int) -> "Waveforms": ...
+    @overload
+    def __getitem__(self, place: slice) -> "Waveforms": ...
+    def __getitem__(self, place: int | slice) -> "Waveforms":
+        """One clip, or some that follow one another."""
+        chosen = range(len(self))[place]
+        chosen = range(chosen, chosen + 1) if isinstance(chosen, int) else chosen
+        if chosen.step != 1:
+            raise ValueError("clips are taken one after another, without a step")
+        return dataclasses.replace(
+            self,
+            samples=tuple(self.samples[i] for i in chosen),
+            labels=tuple(self.labels[i] for i in chosen),
+            first=self.first + chosen.start,
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(map(self._player, self.samples, self.labels))
+
+    def _player(self, samples: NDArray[np.float32], labels: Mapping[str, str]) -> str:
+        content = io.BytesIO()
+        soundfile.write(content, samples, self.sample_rate, format="WAV", subtype="PCM_16")
+        text = html.escape(", ".join(f"{name}: {value}" for name, value in labels.items()))
+        source = f"data:audio/wav;base64,{base64.b64encode(content.getvalue()).decode()}"
+        return f'<div>{text}<br><audio controls src="{source}"></audio></div>'
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option of the command line. name: as in the config, with underscores, or as the option is written."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        head, _, last = option[2:].rpartition(".")
+        return [option if value else f"--{head}{'.' if head else ''}no-{last}"]
+    if isinstance(value, list | tuple):
+        return [option, *map(str, value)]
+    return [option, str(value)]

@@ -1,0 +1,118 @@
+"""Measures an opened run on its own validation clips or a folder of test data, and writes the report."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.clips import Dataset, HashFraction
+from jaxgen.data.folder import Folder
+from jaxgen.data.store import Store, prepare
+from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.result import EvaluationResult
+from jaxgen.evaluation.summary import write_report
+from jaxgen.features import Decoder
+from jaxgen.runs.run import Run
+from jaxgen.training.telemetry import read_metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What a run is measured on, and how."""
+
+    root: str | None = None
+    """Folder whose every clip is test data; none takes the run's own validation clips. Also where these are now."""
+    pattern: str | None = None
+    """Fields in the file names of that folder; none takes the run's pattern."""
+    metrics: tuple[AudioMetric, ...] = ()
+    """Further metrics beside the run's own."""
+    num_clips: int | None = None
+    """Clips to generate; none takes the config's."""
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """How they are drawn, where not as the config says."""
+    seed: int = 0
+    decoder: Decoder | None = None
+    """What makes sound of the model's steps; none takes the features."""
+    cache_dir: str = "~/.cache/jaxgen"
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further lines of what the report says of the run."""
+
+
+def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[EvaluationResult, int]:
+    """Measures a run and writes report.json and report.html into a folder: what was found, and how many files were refused.
+
+    Raises UserError for data that cannot be read, or metrics and settings that do not go with the model.
+    """
+    config, evaluation = trained.config, trained.config.evaluation.with_sampling(request.sampling)
+    metrics = tuple(dict.fromkeys(config.evaluation.metrics + request.metrics))
+    count = config.evaluation.num_clips if request.num_clips is None else request.num_clips
+    training, root = _training_data(trained, request.root, request.cache_dir)
+    for metric in metrics:
+        metric.check(training)
+    store, clips = training, training.indices("validation")
+    if root is not None:
+        policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
+        store = prepare(_test_data(config.data, root, request.pattern), config.features, policy, request.cache_dir)
+        clips = tuple(range(len(store.clips)))
+    evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
+        trained.task,
+        config.model,
+        trained.spec,
+        batch_size=config.train.batch_size,
+        seq_len=config.train.seq_len,
+        seed=request.seed,
+        cache_dir=request.cache_dir,
+        decoder=request.decoder,
+    )
+    result = evaluator.evaluate(trained.params, trained.initial_params(), training, store, clips)
+    refused = [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]]
+    write_report(
+        out,
+        f"jaxgen: {trained.workdir.resolve().name}",
+        result,
+        read_metrics(trained.workdir / "metrics.jsonl"),
+        sample_rate=trained.spec.features.sample_rate,
+        num_players=config.evaluation.num_previews,
+        about=trained.about()
+        | {**request.about, "held-out data": root or "the run's validation clips", "refused": refused},
+    )
+    return result, len(refused)
+
+
+def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Store, str | None]:
+    """The clips that the run was trained on, and the folder of test data: none where `root` is where those clips are now.
+
+    Floors and the search for copies need them. Raises UserError where they are neither where they were nor in `root`.
+    """
+
+    def read(data: Dataset) -> Store:
+        config = trained.config
+        store = prepare(data, config.features, config.audio, cache_dir)
+        trained.check_data(store)
+        return store
+
+    data: Any = trained.config.data
+    try:
+        return read(data), root
+    except UserError as error:
+        lost = UserError(f"the data that this run was trained on cannot be read again: {error}")
+    if not hasattr(data, "root"):
+        raise lost
+    if root is None:
+        raise UserError(f"{lost} If it has moved, pass --data.root its new folder.")
+    try:
+        moved = read(dataclasses.replace(data, root=root))
+    except UserError as error:
+        raise UserError(f"{lost} Nor does --data.root hold it: {error}") from None
+    print(f"the run's own data is in '{root}' now; its validation clips are held out", file=sys.stderr)
+    return moved, None
+
+
+def _test_data(trained_on: Dataset, root: str, pattern: str | None) -> Folder:
+    """The folder asked for, its names read as those of the training data."""
+    return Folder(
+        root=root, pattern=pattern or trained_on.pattern, unmatched="unlabelled", validation=HashFraction(0.0)
+    )
