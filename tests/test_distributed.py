@@ -280,7 +280,7 @@ def test_a_coordinator_that_is_not_there_is_told():
     script = (
         "from jaxgen.training import distributed\n"
         "distributed._JOIN_SECONDS = 2\n"
-        "with distributed.joined('on', 'localhost:9', 2, 1):\n"
+        "with distributed.join_processes('on', 'localhost:9', 2, 1):\n"
         "    print('joined')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -86,7 +86,7 @@ def test_steps_of_models_of_sound_lower(name):
 
     def clips(params, batch):
         model = task.module(params)
-        return model.clips(model.generate_like(batch, jax.random.key(0)))
+        return model.to_clips(model.generate_like(batch, jax.random.key(0)))
 
     exported = jax.export.export(jax.jit(clips), platforms=PLATFORMS)(state.average, batch)
     steps, lengths = jax.tree.unflatten(exported.out_tree, exported.out_avals)

@@ -125,7 +125,7 @@ def test_more_steps_are_another_run_as_the_schedule_is_another(quickstart, cache
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(cache, command, tmp_path, monkeypatch):
     asked = [*TINY, "--workdir", tmp_path / "run", "--cache-dir", cache, "--train.early-stopping", "1"]
-    asked += ["--train.steps", "20", "--objective.optimizer.learning-rate", "1e-30"]
+    asked += ["--train.steps", "20", "--objective.optimizer.learning-rate", "1e-30", "--objective.ema-decay", "0"]
     code, _, _ = command(train.main, *asked)
     assert code == 0
     validations = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["split"] == "validation"]
