@@ -44,7 +44,7 @@ def test_the_tutorial_from_python_runs_as_it_is_written(cache, tmp_path, monkeyp
     text = (Path(__file__).parent.parent / "docs" / "tutorials" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 4
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"jaxgen": jaxgen}
     for block in blocks[1:]:
         exec(compile(block, "python.md", "exec"), names)
     assert names["outputs"].shape[2] == 128

@@ -28,7 +28,7 @@ from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.store import Store, prepare
 from jaxgen.evaluation import classifier_training
-from jaxgen.evaluation.classifier import ClassifierTraining, LabelClassifier, init_params
+from jaxgen.evaluation.classifier import FORMAT, ClassifierTraining, LabelClassifier, init_params
 from jaxgen.features import MuLaw
 
 pytestmark = pytest.mark.slow
@@ -416,7 +416,7 @@ def params():
 
 @pytest.fixture
 def classifier(monkeypatch, made, params) -> LabelClassifier:
-    about = {"format": 3, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
+    about = {"format": FORMAT, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
     about["data_sha256"] = classifier_training.data_hash(made)
     small = LabelClassifier(SMALL, about, params)
     monkeypatch.setattr(classifier_training, "train_classifier", lambda *_: small)
