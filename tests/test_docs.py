@@ -33,8 +33,9 @@ OURS = ("jaxgen", "benchmarks", "tests")
 
 def commands(text: str) -> list[str]:
     """Lines of code blocks that call a module, without comments and what goes before the interpreter."""
-    blocks = re.findall(r"^ *```(?:sh)?\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^ *```(\S*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    shell = [block for language, block in blocks if language in ("", "sh")]
+    lines = [line.split(" #")[0].strip() for block in shell for line in block.splitlines()]
     return [line for line in lines if line.partition("python -m ")[2].startswith(OURS)]
 
 

@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()
-        for block in re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
         for line in block.splitlines()
         if "python -m " in line
     }
