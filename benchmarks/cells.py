@@ -31,6 +31,7 @@ from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, Cell, MinGRU
+from jaxgen.objectives.learning_rate import Constant
 from jaxgen.objectives.likelihood import Likelihood
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Options(measure.Options):
     model: WaveRNN = dataclasses.replace(cast(WaveRNN, _DIGITS.model), residual=True)
     """The model; its cell and layers are those whose parameters all others match."""
     objective: Likelihood = dataclasses.replace(
-        _LIKELIHOOD, optimizer=dataclasses.replace(_LIKELIHOOD.optimizer, final_lr_ratio=1.0)
+        _LIKELIHOOD, optimizer=dataclasses.replace(_LIKELIHOOD.optimizer, schedule=Constant())
     )
     """What is minimised and how."""
     batch_size: int = _DIGITS.train.batch_size

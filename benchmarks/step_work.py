@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.step_peers.given import LEARNING_RATE
+from jaxgen.objectives.learning_rate import Constant
 from jaxgen.objectives.objective import Batch, TrainTask
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.objectives.state import TrainState
 
-PLAIN_ADAM = AdamW(learning_rate=LEARNING_RATE, warmup_steps=0, final_lr_ratio=1.0, b2=0.999, clip_norm=1e9)
+PLAIN_ADAM = AdamW(learning_rate=LEARNING_RATE, warmup_steps=0, schedule=Constant(), b2=0.999, clip_norm=1e9)
 """As plain as the peers'. It also clips, at a norm that is never met."""
 
 

@@ -16,10 +16,11 @@ from jaxgen.features import LogMel
 from jaxgen.models.wave_gan import ShuffleCritic, WaveGAN
 from jaxgen.objectives.adversarial import Adversarial
 from jaxgen.objectives.adversarial_loss import R1, Logistic
+from jaxgen.objectives.learning_rate import Cosine
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.loop import Train
 
-ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, final_lr_ratio=0.2)
+ADAM = AdamW(learning_rate=5e-4, warmup_steps=0, b1=0.0, b2=0.99, clip_norm=100.0, schedule=Cosine(final_lr_ratio=0.2))
 
 CONFIG = Config(
     data=Drums(sample_rate=16_000),

@@ -1,17 +1,23 @@
-"""What an optimiser changes beside the gradient: weight decay, on matrices alone."""
+"""What an optimiser changes beside the gradient: weight decay, on matrices alone. How the learning rate goes."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from jaxgen.config import load
+from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
-from jaxgen.objectives.optimizer import AdamW
+from jaxgen.objectives.learning_rate import Constant, Cosine, WarmupStableDecay
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW, Optimizer
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 MATRICES = {"kernel", "embedding", "over_time", "input", "recurrent", "output"}
@@ -47,3 +53,50 @@ def test_no_cell_has_the_carry_that_it_starts_from_decayed(cell):
     smaller, same = decayed(jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0)))
     assert "initial" in same
     assert smaller == MATRICES & (smaller | same)
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    steps, warmup = 100, 10
+    rates = {}
+    for schedule in (Cosine(0.1), Constant(), WarmupStableDecay(decay_share=0.3, final_lr_ratio=0.1)):
+        by_step = AdamW(1.0, warmup, schedule).learning_rate_by_step(steps)
+        rates[type(schedule).__name__] = np.array([by_step(step) for step in range(steps + 1)])
+    for rate in rates.values():
+        np.testing.assert_allclose(rate[: warmup + 1], np.linspace(1 / 11, 1, warmup + 1), rtol=1e-5)
+    expected = optax.warmup_cosine_decay_schedule(1 / 11, 1.0, warmup, steps, 0.1)
+    np.testing.assert_allclose(rates["Cosine"], [expected(i) for i in range(steps + 1)], rtol=1e-6)
+    np.testing.assert_array_equal(rates["Constant"][warmup:], 1)
+    np.testing.assert_allclose(rates["WarmupStableDecay"][warmup:71], 1, rtol=1e-6)
+    np.testing.assert_allclose(rates["WarmupStableDecay"][70:], np.linspace(1, 0.1, 31), rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lion(Optimizer):
+    """Another optimiser of optax, as a config would define it."""
+
+    def transform(self, learning_rate):
+        return optax.lion(learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscheduled(Optimizer):
+    def transform(self, learning_rate):
+        return optax.sgd(0.1)
+
+
+def test_any_optimiser_of_optax_trains(mel_store):
+    model = MelRNN(cell=GRU(4), num_layers=1)
+    spec = mel_store.spec(())
+    config = Likelihood(optimizer=Lion(learning_rate=1e-2, warmup_steps=0))
+    task = config.build(model, spec, steps=20, batch_size=2)
+    batches = config.batches(model, mel_store, spec, batch_size=2, seq_len=8, seed=0)
+    state, losses, step = task.init(jax.random.key(0)), [], jax.jit(task.train_step)
+    for _, batch in zip(range(20), batches, strict=False):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+        rate = float(metrics["learning_rate"])
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert rate == pytest.approx(float(config.optimizer.learning_rate_by_step(20)(19)), rel=1e-5)
+    task = Likelihood(optimizer=Unscheduled()).build(model, spec, steps=20, batch_size=2)
+    with pytest.raises(UserError, match="does not use its learning rate"):
+        task.train_step(task.init(jax.random.key(0)), next(iter(batches)))

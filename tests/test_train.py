@@ -152,3 +152,32 @@ def test_validation_of_the_run_is_what_the_report_says(quickstart, name):
     best = min(rows, key=lambda row: row["loss"])
     metrics = json.loads((quickstart / "report.json").read_text())["metrics"]
     assert metrics[name] == pytest.approx(best[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["Constant", "WarmupStableDecay"])
+def test_a_finished_run_is_trained_on(schedule, cache, command, tmp_path):
+    """Where nothing depends on the last step, it ends as one that was to be longer from the start."""
+    asked = [*TINY, "--objective.optimizer.schedule", schedule, "--cache-dir", cache]
+    longer, whole = (
+        ("--train.steps", "9", "--workdir", tmp_path / "run"),
+        ("--train.steps", "9", "--workdir", tmp_path / "whole"),
+    )
+    assert command(train.main, *asked, "--workdir", tmp_path / "run")[0] == 0
+    assert command(train.main, *asked, *longer)[0] == 0
+    assert command(train.main, *asked, *whole)[0] == 0
+    rows = [
+        [(row["step"], row["split"], row["loss"]) for row in read_metrics(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "run", tmp_path / "whole")
+    ]
+    assert [row[:2] for row in rows[0]] == [row[:2] for row in rows[1]]
+    assert (rows[0] == rows[1]) == (schedule == "Constant")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["about"]["checkpoint"].startswith("step ")
+    code, _, err = command(train.main, *asked, "--train.steps", "3", "--workdir", tmp_path / "run")
+    assert (code, "train.steps=9 (asked: 3)" in err) == (2, True), err
+
+
+def test_a_run_whose_learning_rate_has_fallen_is_not(quickstart, cache, command):
+    code, _, err = command(train.main, *TINY, "--train.steps", "9", "--workdir", quickstart, "--cache-dir", cache)
+    assert code == 2
+    assert "train.steps=6 (asked: 9)" in err
+    assert "--objective.optimizer.schedule Constant" in err

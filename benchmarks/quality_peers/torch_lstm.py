@@ -21,7 +21,9 @@ from jaxgen.core.serial import from_json
 from jaxgen.data.pipeline import Batch, scoring_batches
 from jaxgen.data.store import prepare as prepare_store
 from jaxgen.features import MuLaw
+from jaxgen.objectives.learning_rate import Cosine
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
 from jaxgen.runs.run import training_batches
 
 State = tuple[torch.Tensor, torch.Tensor]
@@ -90,8 +92,11 @@ class _Learner:
         self._batches = iter(training_batches(config, self._store, self._data))
         assert isinstance(config.features, MuLaw)
         assert isinstance(config.objective, Likelihood)
+        assert isinstance(config.objective.optimizer, AdamW)
+        assert isinstance(config.objective.optimizer.schedule, Cosine)
         self.network = Network(config.features.q_levels, spec)
         adam = self._plan = config.objective.optimizer
+        self._last = config.objective.optimizer.schedule.final_lr_ratio
         plain = [p for p in self.network.parameters() if p.ndim < 2]
         matrices = [p for p in self.network.parameters() if p.ndim >= 2]
         self._adam = torch.optim.AdamW(
@@ -138,7 +143,7 @@ class _Learner:
         return total / count / math.log(2)
 
     def _learning_rate(self) -> float:
-        plan = self._plan
+        plan, last = self._plan, self._last
         rising = (self._steps + 1) / (plan.warmup_steps + 1)
         falling = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self._spent / self._seconds))
-        return self._peak * min(rising, plan.final_lr_ratio + (1 - plan.final_lr_ratio) * falling)
+        return self._peak * min(rising, last + (1 - last) * falling)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import Corrupt, explain_write_errors, read_checksummed, write_checksummed
 from jaxgen.core.numerics import random_key
+from jaxgen.core.serial import from_json, to_json
 from jaxgen.evaluation.metrics import Samples, log_mel_db
 from jaxgen.objectives.optimizer import AdamW
 
@@ -33,7 +34,7 @@ N_MELS = 40
 RANGE_DB = 50.0
 """Levels are told from one another down to this below the clip's loudest, so that neither loudness nor a faint hum counts."""
 
-FORMAT = 4  # of a classifier's file and of how it is trained; a change trains every classifier anew
+FORMAT = 5  # of a classifier's file and of how it is trained; a change trains every classifier anew
 ROWS = 64  # clips that are classified at a time
 FRAME_UNIT = 32  # frames are padded to a multiple of this many, so that few shapes are compiled
 
@@ -153,7 +154,7 @@ class LabelClassifier:
             path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(leaf) for name, leaf in _named(self._params).items()}
         content = io.BytesIO()
-        about = json.dumps(self.about | {"training": dataclasses.asdict(self.training)})
+        about = json.dumps(self.about | {"training": to_json(self.training)})
         np.savez(content, allow_pickle=False, about=np.frombuffer(about.encode(), np.uint8), **arrays)
         write_checksummed(path, content.getvalue())
 
@@ -169,7 +170,10 @@ class LabelClassifier:
             if about["format"] != FORMAT:
                 raise ValueError(f"its format is {about['format']}, not {FORMAT}")
             values = about.pop("training")
-            training = ClassifierTraining(**values | {"optimizer": AdamW(**values["optimizer"])})
+            try:
+                training = from_json(values, ClassifierTraining, "its training")
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
             expected = jax.eval_shape(lambda: init_params(training, about["labels"]))
             if {name: (a.shape, a.dtype) for name, a in arrays.items()} != {
                 name: (a.shape, a.dtype) for name, a in _named(expected).items()

@@ -35,7 +35,7 @@ from jaxgen.objectives.adversarial_loss import AdversarialLoss, LeastSquares, Pe
 from jaxgen.objectives.diversity import diversity, diversity_within_labels
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Metrics, ModuleTemplate, Objective, TrainTask, split_rows
-from jaxgen.objectives.optimizer import AdamW, current_learning_rate, moving_average
+from jaxgen.objectives.optimizer import AdamW, Optimizer, current_learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 from jaxgen.objectives.terms import FeatureMatching, LossInputs, MelDistance, StftDistance, Term
 
@@ -63,9 +63,9 @@ class Adversarial(Objective):
     """Updates of the critic for each of the generator; a batch is divided among them."""
     critic_start: int = 0
     """Updates of the generator by the terms that need no critic alone, several times as fast, before the critic joins."""
-    generator_optimizer: AdamW = _ADAM
+    generator_optimizer: Optimizer = _ADAM
     """How the generator's gradient becomes updates."""
-    critic_optimizer: AdamW = _ADAM
+    critic_optimizer: Optimizer = _ADAM
     """How the critic's does."""
     ema_decay: float = 0.999
     """Decay of the moving average of the generator that evaluation and generation use; 0 uses the last weights."""
@@ -96,6 +96,10 @@ class Adversarial(Objective):
     @property
     def num_microbatches(self) -> int:
         return self.critic_steps
+
+    @property
+    def extensible(self) -> bool:
+        return self.generator_optimizer.schedule.extensible and self.critic_optimizer.schedule.extensible
 
     def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "AdversarialTask":
         """The objective for one model, data spec, run length and batch size.
@@ -163,7 +167,7 @@ class AdversarialTask(TrainTask):
         plans = {"generator": config.generator_optimizer, "critic": config.critic_optimizer}
         lengths = {"generator": steps, "critic": (steps - config.critic_start) * config.critic_steps}
         self._optimizers = {name: plan.make(lengths[name]) for name, plan in plans.items()}
-        self._schedules = {name: plan.schedule(lengths[name]) for name, plan in plans.items()}
+        self._schedules = {name: plan.learning_rate_by_step(lengths[name]) for name, plan in plans.items()}
         self._generator = ModuleTemplate(lambda rngs: model.make(data, dtype=jnp.float32, rngs=rngs))
         size = model.sound_size(data)
         self._critic = ModuleTemplate(lambda rngs: config.critic.make(data, model.labels, size, rngs=rngs))

@@ -21,7 +21,7 @@ from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.objective import Batch, Metrics, ModuleTemplate, Objective, TrainTask, split_rows
-from jaxgen.objectives.optimizer import AdamW, current_learning_rate, moving_average
+from jaxgen.objectives.optimizer import AdamW, Optimizer, current_learning_rate, moving_average
 from jaxgen.objectives.state import TrainState
 
 _STEPS = "real steps"
@@ -31,7 +31,7 @@ _STEPS = "real steps"
 class Likelihood(Objective):
     """Config of the objective."""
 
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     """How gradients become updates."""
     ema_decay: float = 0.998
     """Decay of the moving average of the weights that evaluation and generation use; 0 uses the last weights."""
@@ -55,6 +55,10 @@ class Likelihood(Objective):
     @property
     def num_microbatches(self) -> int:
         return self.accumulation
+
+    @property
+    def extensible(self) -> bool:
+        return self.optimizer.schedule.extensible
 
     def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> "LikelihoodTask":
         """The objective for one model, data spec, run length and batch size.
@@ -113,7 +117,7 @@ class LikelihoodTask(TrainTask):
         self.config = config
         self.batch_size = batch_size
         self.optimizer = config.optimizer.make(steps)
-        self.schedule = config.optimizer.schedule(steps)
+        self.schedule = config.optimizer.learning_rate_by_step(steps)
         self._model = ModuleTemplate(lambda rngs: model.make(data, dtype=jnp.dtype(config.dtype), rngs=rngs))
 
     def module(self, params: Any) -> SequenceModel:

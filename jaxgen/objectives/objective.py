@@ -57,6 +57,11 @@ class Objective(abc.ABC):
         """Microbatches that a batch is computed in, one after another; each has rows of every device."""
         return 1
 
+    @property
+    def extensible(self) -> bool:
+        """Whether a run may be trained on for more steps than it began with: what it computes does not depend on the last."""
+        return False
+
     @abc.abstractmethod
     def build(self, model: ModelConfig, data: DataSpec, *, steps: int, batch_size: int) -> TrainTask:
         """The objective for one model, data spec, run length and batch size.

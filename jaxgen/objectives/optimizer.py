@@ -1,5 +1,6 @@
-"""Adam with warm-up and cosine decay, and the moving average of what it trains."""
+"""How gradients become updates, and the moving average of what they train."""
 
+import abc
 import dataclasses
 import math
 from typing import Any
@@ -9,79 +10,78 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.core.errors import UserError
+from jaxgen.objectives.learning_rate import Cosine, LearningRateSchedule
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
-    """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019); no decay makes it plain Adam.
-
-    The learning rate rises linearly to `learning_rate`, and falls on a cosine to `learning_rate * final_lr_ratio` at the last
-    step.
-    """
+class Optimizer(abc.ABC):
+    """Base of the frozen dataclasses that say how a gradient becomes updates. Any of optax is one more with its `transform`."""
 
     learning_rate: float = 2e-3
     """Highest learning rate."""
     warmup_steps: int = 100
     """Steps until the learning rate is highest."""
-    final_lr_ratio: float = 0.02
-    """The last learning rate, divided by the highest."""
+    schedule: LearningRateSchedule = Cosine()
+    """How it goes on from there: Cosine, Constant or WarmupStableDecay."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate < math.inf and self.clip_norm > 0 and self.warmup_steps >= 0):
+            raise UserError(f"an optimizer needs learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got {self}.")
+
+    @abc.abstractmethod
+    def transform(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        """The optax transformation with a learning rate by step, which it counts by itself."""
+
+    def learning_rate_by_step(self, steps: int) -> optax.Schedule:
+        """For a run of `steps` steps."""
+        return self.schedule.by_step(self.learning_rate, self.warmup_steps, steps)
+
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """The transformation of clipped gradients for a run of `steps` steps."""
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), self.transform(self.learning_rate_by_step(steps)))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019); no decay makes it plain Adam."""
+
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.99
     """Decay of the second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay, on matrices only: not on biases, gains or the carry that sequences start from."""
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
 
-    def __post_init__(self):
-        if not (
-            0 < self.learning_rate < math.inf
-            and self.clip_norm > 0
-            and self.warmup_steps >= 0
-            and self.weight_decay >= 0
-        ):
-            raise UserError(
-                f"an optimizer needs learning_rate > 0, clip_norm > 0, warmup_steps >= 0 and weight_decay >= 0, got {self}."
-            )
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.final_lr_ratio <= 1):
-            raise UserError(
-                f"an optimizer needs b1 and b2 of at least 0 and below 1, and final_lr_ratio from 0 to 1, got {self}."
-            )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.weight_decay >= 0):
+            raise UserError(f"AdamW needs b1 and b2 of at least 0 and below 1, and weight_decay >= 0, got {self}.")
 
-    def schedule(self, steps: int) -> optax.Schedule:
-        """Learning rate by step, for a run of `steps` steps."""
-        warmup = min(self.warmup_steps, steps - 1)
-        return optax.warmup_cosine_decay_schedule(
-            self.learning_rate / (warmup + 1),
-            self.learning_rate,
-            warmup,
-            max(steps, warmup + 1),
-            self.learning_rate * self.final_lr_ratio,
-        )
-
-    def make(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a run of `steps` steps."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm),
-            optax.adamw(
-                self.schedule(steps),
-                b1=self.b1,
-                b2=self.b2,
-                weight_decay=self.weight_decay,
-                mask=lambda params: jax.tree_util.tree_map_with_path(_is_matrix, params),
-            ),
+    def transform(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.adamw(
+            learning_rate,
+            b1=self.b1,
+            b2=self.b2,
+            weight_decay=self.weight_decay,
+            mask=lambda params: jax.tree_util.tree_map_with_path(is_matrix, params),
         )
 
 
-def _is_matrix(path: jax.tree_util.KeyPath, param: jax.Array) -> bool:
+def is_matrix(path: jax.tree_util.KeyPath, param: jax.Array) -> bool:
     """Whether a parameter is decayed. Cells keep a vector for each state in `initial`, [num_states, H]."""
     return param.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) != "initial"
 
 
 def current_learning_rate(opt_state: Any, schedule: optax.Schedule) -> jax.Array:
     """That of the next update, float32 []: by the optimiser's own count, which stands still where updates are skipped."""
-    count = next(part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part))
+    counts = [part.count for part in jax.tree.leaves(opt_state, is_leaf=_is_schedule) if _is_schedule(part)]
+    if not counts:
+        raise UserError(
+            "the optimizer does not use its learning rate; hand `learning_rate` of `transform` on to optax."
+        )
+    count = counts[0]
     return jnp.asarray(schedule(count), jnp.float32)
 
 

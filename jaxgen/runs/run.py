@@ -261,10 +261,17 @@ def is_finished(config: Config) -> bool:
         latest, (saved, _) = newest[0], _described(newest[1], config.folder)
     finally:
         checkpoints.close()
-    if changed := differences(saved, config, _MAY_DIFFER):
+    longer = saved.train.steps < config.train.steps and config.objective.extensible
+    if changed := differences(saved, config, _MAY_DIFFER | ({"train.steps"} if longer else set())):
+        hint = ""
+        if [line.partition("=")[0] for line in changed] == ["train.steps"] and saved.train.steps < config.train.steps:
+            hint = (
+                " More steps need a learning rate that does not fall to the last step: train with "
+                "--objective.optimizer.schedule Constant or WarmupStableDecay from the start."
+            )
         raise UserError(
             f"'{config.workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
-            "Pass another --workdir, or the run's own settings to continue it."
+            f"Pass another --workdir, or the run's own settings to continue it.{hint}"
         )
     ended = latest >= config.train.steps or should_stop_early(
         read_metrics(config.folder / "metrics.jsonl"), config.train
