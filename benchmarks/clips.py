@@ -14,6 +14,7 @@ from benchmarks.measure import Row
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
+from jaxgen.core.names import CACHE_DIR
 from jaxgen.features import Decoder
 from jaxgen.inference.generation import use_all_cores
 from jaxgen.inference.sampler import ClipRequest
@@ -31,7 +32,7 @@ class Options(measure.Repeated):
     """Folder of the run of a vocoder that makes sound of the frames of all; none takes Griffin-Lim."""
     num_clips: int = 32
     """Clips, made together; labels are drawn by chance where the model needs them."""
-    cache_dir: str = "~/.cache/jaxgen"
+    cache_dir: str = CACHE_DIR
     """Folder of the local copy of a vocoder in an object store."""
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.names import UserPath, expand
+from jaxgen.core.names import CACHE_DIR, UserPath, expand
 from jaxgen.core.serial import subclasses
 from jaxgen.data.clips import Dataset
 from jaxgen.data.store import AudioPolicy
@@ -61,7 +61,7 @@ class Config:
     workdir: UserPath = ""
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name); none takes runs/ and the name of
     the config file or data folder."""
-    cache_dir: str = "~/.cache/jaxgen"
+    cache_dir: str = CACHE_DIR
     """Folder of downloads and decoded data."""
     profile: str = ""
     """Updates to trace for TensorBoard's profile page, as START:N; none for no trace."""

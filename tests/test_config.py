@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -197,3 +200,19 @@ def test_differences_name_the_path_and_both_values():
     asked = _parsed("--train.steps", "5", "--model.cell", "GRU", "--workdir", "elsewhere")
     found = differences(quickstart(), asked, frozenset({"workdir"}))
     assert found == ["model.cell=LSTM (asked: GRU)", f"train.steps={quickstart().train.steps} (asked: 5)"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HOME": "/home/me"}, "~/.cache/jaxgen"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/big"}, "/big/jaxgen"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/home/me/big"}, "~/big/jaxgen"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="each platform has a place of its own")
+def test_caches_are_where_the_platform_puts_them(variables, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"} | variables
+    line = [sys.executable, "-c", "from jaxgen.core.names import CACHE_DIR; print(CACHE_DIR)"]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == expected

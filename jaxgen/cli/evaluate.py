@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxgen.config import instances_by_name, load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
-from jaxgen.core.names import UserPath
+from jaxgen.core.names import CACHE_DIR, UserPath
 from jaxgen.core.numerics import fix_settings
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline
@@ -55,7 +55,7 @@ class Options(SamplingOverrides):
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
     config: str | None = None
     """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
-    cache_dir: str = "~/.cache/jaxgen"
+    cache_dir: str = CACHE_DIR
     """Folder of decoded data, classifiers and compiled programs, and of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from jaxgen import audio
 from jaxgen.config import load, parse, split_values
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
-from jaxgen.core.names import UserPath, normalize
+from jaxgen.core.names import CACHE_DIR, UserPath, normalize
 from jaxgen.core.numerics import fix_settings
 from jaxgen.data.store import AudioPolicy
 from jaxgen.inference.generation import use_all_cores
@@ -65,7 +65,7 @@ class Options(SamplingOverrides):
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
     config: str | None = None
     """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
-    cache_dir: str = "~/.cache/jaxgen"
+    cache_dir: str = CACHE_DIR
     """Folder of compiled programs, and of the local copy of a run in an object store."""
 
     def __post_init__(self) -> None:

@@ -7,10 +7,21 @@ import unicodedata
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import platformdirs
+
 from jaxgen.core.errors import UserError
 
 UserPath = Annotated[str, "of a file or folder"]
 """The type of an option that holds a path, or an address in an object store: `~` is written out where it is parsed."""
+
+
+def _cache_dir() -> str:
+    cache, home = platformdirs.user_cache_dir("jaxgen", appauthor=False), os.path.expanduser("~")
+    return f"~{cache.removeprefix(home)}" if cache.startswith(home + os.sep) else cache
+
+
+CACHE_DIR = _cache_dir()
+"""Where caches are unless another place is asked for; the platform's own, on Linux below XDG_CACHE_HOME or ~/.cache."""
 
 _LONGEST_PART = 255  # bytes between two slashes, on all usual file systems
 _LONGEST_MADE = 120  # bytes of a name made of a text: suffixes fit, and file systems that encrypt names take 143

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import partial_folder
-from jaxgen.core.names import UserPath, expand
+from jaxgen.core.names import CACHE_DIR, UserPath, expand
 from jaxgen.data.clips import Clip, Dataset, FieldIn, HashFraction, Split, SplitRule
 from jaxgen.data.folder import Folder, fetch_root
 
@@ -115,7 +115,7 @@ class PublicDataset(Dataset):
     """fsdd, speech_commands, yesno or ljspeech."""
     root: UserPath = ""
     """A local copy, unpacked: with it nothing is downloaded."""
-    cache_dir: str = "~/.cache/jaxgen/datasets"
+    cache_dir: str = f"{CACHE_DIR}/datasets"
     """Where downloads are kept."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.names import CACHE_DIR
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
 from jaxgen.data.store import Store, prepare
@@ -36,7 +37,7 @@ class EvaluationRequest:
     seed: int = 0
     decoder: Decoder | None = None
     """What makes sound of the model's steps; none takes the features."""
-    cache_dir: str = "~/.cache/jaxgen"
+    cache_dir: str = CACHE_DIR
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further lines of what the report says of the run."""
 

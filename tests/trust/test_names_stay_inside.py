@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxgen.audio import read
-from jaxgen.cli import evaluate, generate, train
+from jaxgen.cli import evaluate, generate
 from jaxgen.cli.generate import stream_to_files
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import partial_folder, write_atomic
-from jaxgen.core.names import LeavesFolder, expand, file_name, join_inside
+from jaxgen.core.names import CACHE_DIR, LeavesFolder, expand, file_name, join_inside
 from jaxgen.data.folder import Folder
 from jaxgen.data.spec import DataSpec
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
@@ -29,6 +29,7 @@ from jaxgen.evaluation.copy_synthesis import CopySynthesis
 from jaxgen.evaluation.latent_evaluation import LatentEvaluation
 from jaxgen.evaluation.result import EvaluationConfig
 from jaxgen.recipes.presets import load_config, quickstart
+from jaxgen.runs import training
 from jaxgen.runs.run import Run
 from jaxgen.storage import local_folder, mirror
 
@@ -283,7 +284,7 @@ def test_paths_in_a_config_file_are_expanded_and_what_only_looks_like_one_is_not
     assert config.data == Folder(root=f"{tmp_path}/sounds", pattern="~{a}", licence="~")
     assert config.evaluation.metrics[0].classifier == f"{tmp_path}/classifier.npz"
     assert load_config(["--config", "~/my.py", "--workdir=~"], "test").workdir == str(tmp_path)
-    assert config.cache_dir == "~/.cache/jaxgen"  # of each machine its own
+    assert config.cache_dir == CACHE_DIR  # of each machine its own
     assert local_folder("s3://a/b", config.cache_dir).is_relative_to(tmp_path / ".cache")
 
 
@@ -295,7 +296,7 @@ FOLDERS = ["-x", "--num=3", "$(touch x)", "a 'b' \"c\"", "a\nb", "~", "~root/x",
 def printed(evaluation: EvaluationConfig, workdir: str) -> tuple[list[str], Path]:
     """The words of the command that is printed for what comes next, and the folder that TensorBoard is to read."""
     config = dataclasses.replace(quickstart(), evaluation=evaluation, workdir=workdir)
-    words = shlex.split(train._next_commands(config))
+    words = shlex.split(training._next_commands(config))
     start, end = words.index("jaxgen.generate") + 1, words.index("tensorboard")
     return words[start:end], Path(words[end + 2])
 
