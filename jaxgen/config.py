@@ -63,6 +63,13 @@ class Config:
     the config file or data folder."""
     cache_dir: str = CACHE_DIR
     """Folder of downloads and decoded data."""
+    init_from: UserPath = ""
+    """Folder of a run whose averaged parameters this one starts from, also in an object store; what is not taken, as it is not
+    there or has another size, is told."""
+    init_only: str = ""
+    """Take only parameters whose path holds this regular expression, as stack/; none takes all."""
+    freeze: str = ""
+    """Parameters whose path holds this regular expression do not change; none trains all."""
     profile: str = ""
     """Updates to trace for TensorBoard's profile page, as START:N; none for no trace."""
     distributed: Literal["auto", "off", "on"] = "auto"

@@ -200,6 +200,10 @@ class AdversarialTask(TrainTask):
             guard=Guard.new(),
         )
 
+    def start_from(self, state: TrainState, average: Any) -> TrainState:
+        params = {**state.params, "generator": average}
+        return state._replace(params=params, average=jax.tree.map(jnp.copy, average))
+
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update of both, or none where it would spoil the parameters (`Guard`). batch: see `jaxgen.data.excerpts`."""
         key = jax.random.fold_in(wrap_key(state.key), state.step)

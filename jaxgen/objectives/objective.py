@@ -40,6 +40,10 @@ class TrainTask(abc.ABC):
     def module(self, params: Any) -> Any:
         """The model with these parameters, those of `TrainState.average`."""
 
+    def start_from(self, state: TrainState, average: Any) -> TrainState:
+        """A first state with other parameters, those of an average."""
+        return state._replace(params=average, average=jax.tree.map(jax.numpy.copy, average))
+
     def diagnose(self, figures: Mapping[str, float]) -> str:
         """What is wrong with a run whose updates have these metrics, as a sentence; empty where nothing is.
 

@@ -292,6 +292,16 @@ def check_data(config: Config, spec: DataSpec) -> None:
     _check_manifest(config.workdir, saved, spec.manifest_hash)
 
 
+def saved_licences(config: Config) -> tuple[str, ...]:
+    """The licences that the run in the workdir was begun with; none where there is none yet."""
+    checkpoints = checkpoints_of(config.folder)
+    if checkpoints is None:
+        return ()
+    with contextlib.closing(checkpoints):
+        newest = checkpoints.newest_run()
+        return () if newest is None else _described(newest[1], config.folder)[1].licences
+
+
 def _check_manifest(workdir: str | Path, saved: DataSpec, manifest_hash: str) -> None:
     if saved.manifest_hash != manifest_hash:
         raise UserError(

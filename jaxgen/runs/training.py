@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import sys
@@ -10,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxgen.config import Config
 from jaxgen.core.errors import ExitCode, UserError, tolerate
 from jaxgen.core.machine import keep_freed_memory
 from jaxgen.core.names import shell_quote
-from jaxgen.core.numerics import fix_settings
+from jaxgen.core.numerics import fix_settings, random_key
 from jaxgen.core.serial import to_json
 from jaxgen.data import report as data_report
 from jaxgen.data.spec import DataSpec
@@ -36,9 +38,10 @@ from jaxgen.runs.run import (
     enable_compilation_cache,
     is_finished,
     save_config,
+    saved_licences,
     training_batches,
 )
-from jaxgen.storage import Mirror, is_remote, own_remote_run
+from jaxgen.storage import Mirror, is_remote, open_run_copy, own_remote_run
 from jaxgen.training.distributed import (
     all_gather,
     broadcast_from_first,
@@ -47,6 +50,7 @@ from jaxgen.training.distributed import (
     is_multiprocess,
     join_processes,
 )
+from jaxgen.training.fine_tuning import FineTuning, take_parameters
 from jaxgen.training.interrupts import raise_on_signal
 from jaxgen.training.loop import Outcome, Validation, fit
 from jaxgen.training.mesh import Devices
@@ -136,6 +140,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         seed=config.train.seed,
         cache_dir=config.cache_dir,
     )
+    tuned, spec = _tuned(config, task, spec)
     with _own_folder(config) as own:
         if _is_finished(config):  # by a process that has held the folder meanwhile
             return ExitCode.DONE
@@ -143,7 +148,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         save_config(config, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
-        outcome = _train(config, own, mirror, devices, store, task, spec, evaluator)
+        outcome = _train(config, own, mirror, devices, store, tuned, spec, evaluator)
         with tolerate("write the data report", "jaxgen.prepare makes it again"):
             drawn.result()
         if outcome is Outcome.PREEMPTED:
@@ -157,6 +162,23 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
                 return ExitCode.DONE
             return ExitCode.BAD_INPUT
     return ExitCode.DONE
+
+
+def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, DataSpec]:
+    """The task with what --init-from and --freeze ask for, and the data spec with the licences of what it starts from."""
+    if not config.init_from and not config.freeze:
+        return task, spec
+    if not config.init_from:
+        return FineTuning(task, {}, config.freeze), spec
+    if licences := broadcast_from_first(lambda: saved_licences(config)):  # it has begun: what it began with is in it
+        return FineTuning(task, {}, config.freeze), dataclasses.replace(spec, licences=licences)
+    with open_run_copy(config.init_from, config.cache_dir, "--init-from") as folder:
+        other = Run.open(folder, option="--init-from")
+    taken = take_parameters(jax.eval_shape(task.init, random_key(0)).average, other.params, config.init_only)
+    if is_first():
+        print(f"starting from {config.init_from}, step {other.step}: {'; '.join(taken.told)}", file=sys.stderr)
+    licences = tuple(sorted({*spec.licences, *other.spec.licences}))
+    return FineTuning(task, taken.average, config.freeze), dataclasses.replace(spec, licences=licences)
 
 
 def _train(
