@@ -1,7 +1,13 @@
 """jaxgen: audio generation in JAX."""
 
-import importlib
+import os
 import sys
+
+# `python -m` looks for modules in the current folder first: a stranger's recordings may have a numpy.py beside them.
+if sys.argv[:1] == ["-m"] and sys.path[0] not in ("", os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
+    del sys.path[0]
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.core import errors

@@ -3,8 +3,10 @@
 import atexit
 import functools
 import gc
+import importlib
 import logging
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -126,6 +128,15 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return int(stop.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def all_loaded() -> None:
+    """Saved JSON may name a class of any module of jaxgen beside its base, which is then imported: here they all are."""
+    for room in ("data", "evaluation", "features", "models", "nn", "objectives"):
+        package = importlib.import_module(f"jaxgen.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")

@@ -571,3 +571,10 @@ def test_data_in_a_store_has_the_digests_of_the_files(server, recordings_folder,
     there = Folder(root="s3://bucket/sounds").fetch(tmp_path).clips()
     here = Folder(root=str(recordings_folder)).clips()
     assert [(clip.name, clip.digest()) for clip in there] == [(clip.name, clip.digest()) for clip in here]
+
+
+@pytest.mark.parametrize("url", ["foo://bar", "s3://b ucket/x", "s3://a\nb/c", "reference://x"])
+def test_an_address_that_is_none_is_not_tried_again(url, tmp_path):
+    with pytest.raises(UserError, match="change the address") as told:
+        Folder(root=url).fetch(tmp_path)
+    assert not isinstance(told.value, TryAgain)

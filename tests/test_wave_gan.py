@@ -141,7 +141,7 @@ def test_frames_are_real_until_a_clip_ends_and_its_length_is_known(mel_store):
     batch["samples"] *= np.arange(24 * 200) < batch["length"][:, None]
     module = task.module(params)
     real = np.asarray(jax.jit(module.real)(batch))
-    steps, lengths = map(np.asarray, jax.jit(module.clips)(real))
+    steps, lengths = map(np.asarray, jax.jit(module.to_clips)(real))
     assert lengths.tolist() == [4_000, 1_800, 200]
     np.testing.assert_allclose(steps, spec.features.encode(batch["samples"])[:, :24], atol=1e-5)
     silence = (spec.features.silence() - np.asarray(spec.mean)) / np.asarray(spec.std)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jaxgen.core.errors import TryAgain
 from jaxgen.core.files import cause, explain_write_errors, open_regular, retry_read, write_atomic
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+AUDIO_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
 MOST_WAV_SAMPLES = (2**32 - 2**16) // 2
 """16-bit samples that fit a wav file, whose sizes have 32 bits, beside its metadata."""
@@ -29,6 +29,7 @@ LEAST_RATE, HIGHEST_RATE = 1_000, 768_000
 _LOUDEST = (
     100.0  # times full scale: floating-point formats may go beyond it, but not so far unless damaged or in other units
 )
+_LEAST_BYTES_A_SECOND = 700  # of speech in any codec
 _BLOCK_VALUES = 1 << 19  # samples of all channels that are decoded at a time
 
 Samples = NDArray[np.float32]
@@ -36,6 +37,10 @@ Samples = NDArray[np.float32]
 
 class AudioError(Exception):
     """A recording cannot be used; the text is the reason, in a few words."""
+
+
+class UnreadableError(AudioError):
+    """The operating system does not let a recording be read; nothing is said of what it holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Recording:
     """float32 [any number, nch] each, full scale 1.0, not all of them in memory. Raises AudioError where the sound cannot be
     decoded, is empty, or is not finite."""
     stated_seconds: float = 0.0
-    """Length by the header, which may be wrong."""
+    """Length by the header, which may be wrong, but not more than a file of this size can hold."""
     comment: str = ""
     """Of the file's metadata; empty for none."""
 
@@ -77,14 +82,15 @@ def open_recording(path: str | Path) -> Iterator[Recording]:
     with contextlib.ExitStack() as stack:
         with _reasons():
             source = _Source(stack.enter_context(retry_read(path, lambda: open_regular(path))), path)
-            if source.seek(0, os.SEEK_END) == 0:
+            num_bytes = source.seek(0, os.SEEK_END)
+            if num_bytes == 0:
                 raise AudioError("empty file")
             source.seek(0)
             with source.in_use():
                 file = stack.enter_context(soundfile.SoundFile(source))
         if not LEAST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise AudioError(f"sample rate of {file.samplerate} Hz")
-        seconds = max(0, file.frames) / file.samplerate
+        seconds = min(max(0, file.frames) / file.samplerate, num_bytes / _LEAST_BYTES_A_SECOND)
         yield Recording(file.samplerate, file.channels, _decoded(file, source), seconds, file.comment)
 
 
@@ -162,7 +168,7 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise AudioError(cause(error)) from None
+        raise UnreadableError(cause(error)) from None
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(f"not audio, or damaged: {str(error).rstrip('.').rsplit(': ', 1)[-1]}") from None
 

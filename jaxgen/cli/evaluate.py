@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxgen.config import instances_by_name, load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
-from jaxgen.core.names import CACHE_DIR, UserPath
+from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out
 from jaxgen.core.numerics import fix_settings
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline
@@ -70,11 +70,11 @@ def main() -> int:
     enable_compilation_cache(options.cache_dir)
     if options.config is not None:
         load(options.config)
-    with (
-        open_run_copy(options.workdir, options.cache_dir) as folder,
-        output_folder(options.out or folder / "evaluation") as out,
-    ):
-        return _evaluate(options, folder, out)
+    with open_run_copy(options.workdir, options.cache_dir) as folder:
+        if options.out is None:
+            check_no_link_out(folder, ["evaluation"])
+        with output_folder(options.out or folder / "evaluation") as out:
+            return _evaluate(options, folder, out)
 
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:

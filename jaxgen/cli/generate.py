@@ -21,7 +21,7 @@ from jaxgen import audio
 from jaxgen.config import load, parse, split_values
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
-from jaxgen.core.names import CACHE_DIR, UserPath, normalize
+from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.numerics import fix_settings
 from jaxgen.data.store import AudioPolicy
 from jaxgen.inference.generation import use_all_cores
@@ -94,11 +94,11 @@ def main() -> int:
         load(options.config)
     use_all_cores()
     shown = options.out or f"{options.workdir.rstrip('/')}/generated/seed_{options.seed}"
-    with (
-        open_run_copy(options.workdir, options.cache_dir) as folder,
-        output_folder(options.out or folder / "generated" / f"seed_{options.seed}") as out,
-    ):
-        return _generate(options, folder, out, shown)
+    with open_run_copy(options.workdir, options.cache_dir) as folder:
+        if options.out is None:
+            check_no_link_out(folder, ["generated", f"generated/seed_{options.seed}"])
+        with output_folder(options.out or folder / "generated" / f"seed_{options.seed}") as out:
+            return _generate(options, folder, out, shown)
 
 
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:

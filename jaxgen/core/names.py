@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated
 
@@ -49,6 +50,20 @@ def join_inside(folder: Path, name: str) -> Path:
     if longest > _LONGEST_PART:
         raise LeavesFolder(f"the name '{name[:200]}' has a part of {longest} bytes; a file's may have {_LONGEST_PART}.")
     return folder / path
+
+
+def check_no_link_out(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError where something of these names in a folder is a link that leads out of it: what is written there would
+    be somewhere else than the folder that was named.
+    """
+    inside = os.path.join(os.path.realpath(folder), "")
+    for name in names:
+        path = folder / name
+        if path.is_symlink() and not os.path.realpath(path).startswith(inside):
+            raise UserError(
+                f"'{path}' is a link that leads out of its folder, to '{os.path.realpath(path)}'; put a folder or a file of its "
+                "own there, or link the whole folder."
+            )
 
 
 def file_name(text: str) -> str:

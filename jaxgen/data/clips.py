@@ -30,6 +30,8 @@ class Clip:
     """Changes when its content does, as far as can be told without reading it; empty where that cannot be told."""
     refused: str = ""
     """Why it is refused before it is read; empty for none."""
+    is_unchanged: Callable[[], bool] = lambda: True
+    """Whether its content is still that of the stamp."""
 
     def load(self) -> Waveform:
         """All of it, in memory. Raises audio.AudioError where it cannot be decoded."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import mimetypes
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +88,7 @@ class Folder(Dataset):
     def _rows(self) -> dict[str, dict[str, str]]:
         """What a manifest says of each file, by its name as the folder spells it. Raises UserError where there is none."""
         if self.root and (found := manifest.find(Path(self.root))) is not None:
-            return self._as_spelt(manifest.read(found), found)
+            return self._as_spelt(self._below(manifest.read(found), found), found)
         tree = self._tree()
         rows: dict[str, dict[str, str]] = {name: {} for name in tree.files if _is_audio(name)}
         if not rows:
@@ -97,6 +98,14 @@ class Folder(Dataset):
                 f"Pass --data.root a folder with {_SUFFIXES} files."
             )
         return rows
+
+    def _below(self, rows: dict[str, dict[str, str]], found: Path) -> dict[str, dict[str, str]]:
+        """The rows of a manifest, absolute paths of files in the folder as those below it."""
+        start = os.path.join(os.path.abspath(self.root), "")
+        below = {name.removeprefix(start): fields for name, fields in rows.items()}
+        if len(below) < len(rows):
+            raise UserError(f"{found} names a file twice, by its path in the folder and the whole one; remove one.")
+        return below
 
     def _as_spelt(self, rows: dict[str, dict[str, str]], found: Path) -> dict[str, dict[str, str]]:
         """The rows of a manifest, whose accents may be spelt otherwise than those of the files that it means."""
@@ -125,6 +134,7 @@ class Folder(Dataset):
             open=functools.partial(audio.open_recording, path),
             digest=functools.partial(_digest, path),
             stamp=_stamp(path),
+            is_unchanged=functools.partial(_is_unchanged, path, _times(path)),
             refused=f"name is not {self.pattern}" if unnamed else "",
         )
 
@@ -164,12 +174,28 @@ def _stamp(path: Path) -> str:
     return f"{path.absolute()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
+def _times(path: Path) -> tuple[int, ...]:
+    """Size and times of a file; its number may change by itself, on network file systems."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_unchanged(path: Path, times: tuple[int, ...]) -> bool:
+    return _times(path) == times
+
+
 def _why_left_out(name: str) -> str:
     if name in manifest.NAMES:
         return "a second manifest"
     if os.path.splitext(os.path.basename(name))[0].lower() == "manifest":
         return f"a manifest is named {' or '.join(manifest.NAMES)}, and stands in the folder itself"
-    return "not named in the manifest" if _is_audio(name) else "not an audio file"
+    if _is_audio(name):
+        return "not named in the manifest"
+    kind = mimetypes.guess_type(os.path.basename(name))[0] or ""
+    return "audio of a format that is not read" if kind.startswith(("audio/", "video/")) else "not an audio file"
 
 
 def _is_audio(name: str) -> bool:

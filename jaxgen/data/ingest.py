@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from jaxgen import audio
-from jaxgen.audio import AudioError, Samples
-from jaxgen.core.errors import UserError
+from jaxgen.audio import AudioError, Samples, UnreadableError
+from jaxgen.core.errors import TryAgain, UserError
 from jaxgen.data.clips import Clip
 from jaxgen.features import FeatureSpec
 from jaxgen.provenance import record as provenance
@@ -90,8 +90,29 @@ def _one_ahead(
 
 
 def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block]:
+    """Raises TryAgain where the recording is no longer what was hashed, or cannot be read any more: neither may be stored."""
     if clip.refused:
         raise AudioError(clip.refused)
+    try:
+        for block in _blocks(clip, sample_rate, policy):
+            if block.is_last:
+                _check_unchanged(clip)
+            yield block
+    except UnreadableError as error:
+        raise TryAgain(
+            f"'{clip.name}' could be read a moment ago, and now cannot ({error}). Run the same command again."
+        ) from None
+    except AudioError:
+        _check_unchanged(clip)
+        raise
+
+
+def _check_unchanged(clip: Clip) -> None:
+    if not clip.is_unchanged():
+        raise TryAgain(f"'{clip.name}' has changed while it was read. Run the same command again when it is at rest.")
+
+
+def _blocks(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block]:
     with clip.open() as recording:
         rate, channels = recording.sample_rate, recording.channels
         if channels > 1 and policy.channels == "refuse":

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 
+from jaxgen.audio import AUDIO_SUFFIXES
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
 from jaxgen.data.clips import canonical_field
@@ -56,6 +57,10 @@ def parse(pattern: str) -> Pattern:
     wrong = [f"'{name}' stands in it twice" for name in names if names.count(name) > 1]
     wrong += [f"'{name}' is no name" for name in names if not name.isidentifier()]
     wrong += [f"write {{{canonical_field(name)}}} for {{{name}}}" for name in names if canonical_field(name) != name]
+    if not pattern:
+        wrong = ["it is empty"]
+    if suffix := next((suffix for suffix in AUDIO_SUFFIXES if pattern.lower().endswith(suffix)), ""):
+        wrong = [f"leave out {suffix}: the suffix does not count"]
     if wrong:
         raise UserError(
             f"data.pattern is '{pattern}', which cannot be used ({wrong[0]}); write {{name}} for each field."

@@ -1,5 +1,6 @@
 """Decoded data: samples and steps of every clip in files, made once for each content and settings, and verified."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -377,11 +378,11 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     listed = [{"name": name, "reason": reason} for name, reason in refused]
     write_atomic(listing, json.dumps(listed, indent=2) + "\n")
     why = f"{report.count_kinds(reason for _, reason in refused)}; list in {listing}"
+    remedies = collections.Counter(reason.partition("; ")[2] for _, reason in refused)
+    remedy = remedies.most_common(1)[0][0]
     if len(refused) == total:
-        raise UserError(
-            f"no audio to train on: all {total} files were refused ({why}). Pass --data.root a folder with .wav, .flac, "
-            ".ogg or .mp3 files, or change --data.pattern or --audio.*."
-        )
+        usual = "Pass --data.root a folder with .wav, .flac, .ogg or .mp3 files, or change --data.pattern or --audio.*"
+        raise UserError(f"no audio to train on: all {total} files were refused ({why}). {remedy or usual}.")
     raise UserError(
         f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "
         "allows. Mend or remove them, or raise it."

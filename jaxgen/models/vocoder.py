@@ -28,6 +28,9 @@ _LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window 
 _FIRST_SCALE = 0.1  # of what a new block adds
 
 
+_MOST_BLOCKS = 256  # more are a mistake, which would take hours to be traced
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocoder(NonAutoregressiveConfig):
     """Mel frames to a waveform."""
@@ -51,6 +54,8 @@ class Vocoder(NonAutoregressiveConfig):
             raise UserError(
                 f"a Vocoder needs width, num_blocks and expansion of at least 1, and an odd kernel_size, got {self}."
             )
+        if self.num_blocks > _MOST_BLOCKS:
+            raise UserError(f"--model.num-blocks is {self.num_blocks}, expected at most {_MOST_BLOCKS}.")
         if self.refinements < 0:
             raise UserError(f"--model.refinements is {self.refinements}, expected at least 0.")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from jaxgen.config import Config, instances_by_name, parse
 from jaxgen.config import load as load_config_file
 from jaxgen.core.errors import ExitCode, Preempted, UserError
-from jaxgen.core.names import expand
+from jaxgen.core.names import check_no_link_out, expand
 from jaxgen.core.numerics import fix_settings
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import Decoder
@@ -30,7 +30,7 @@ from jaxgen.recipes.presets import load_config
 from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.runs.training import train as train_run
-from jaxgen.storage import open_run_copy, output_folder
+from jaxgen.storage import is_remote, open_run_copy, output_folder
 
 
 def train(
@@ -176,6 +176,8 @@ class TrainedRun:
             about={"run": self.workdir, **sampling},
         )
         place = expand(os.fspath(out)) if out is not None else f"{self.workdir.rstrip('/')}/evaluation"
+        if out is None and not is_remote(self.workdir):
+            check_no_link_out(Path(self.workdir), ["evaluation"])
         with output_folder(place) as folder:
             result, _ = evaluate_run(self.run, request, folder)
         return Evaluation(result.metrics, result.table, f"{place}/report.html")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from jaxgen.core.compilation_cache import set_compilation_cache
 from jaxgen.core.environment import one_line
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import explain_write_errors, write_atomic
-from jaxgen.core.names import expand, file_name
+from jaxgen.core.names import UserPath, expand, file_name
 from jaxgen.core.numerics import random_key
 from jaxgen.core.serial import content_hash, differences, from_json, to_json
 from jaxgen.data.batches import Batches
@@ -48,6 +49,10 @@ _MAY_DIFFER = frozenset(
         )
     ]
 )
+
+
+WRITTEN = ("checkpoints", "damaged", "tensorboard", "generated", "evaluation", "starts.jsonl", "metrics.jsonl")
+"""What is written to in a run's folder, and not replaced."""
 
 
 def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
@@ -342,7 +347,15 @@ def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[TrainTask, An
 
 def _placed_anew(config: Config) -> Config:
     """The config of an opened run without the places it was trained in: whoever opens a run says where files go."""
+    metrics = tuple(map(_without_paths, config.evaluation.metrics))
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, metrics=metrics))
     return _with_defaults(dataclasses.replace(config, data=_with_defaults(config.data, ("cache_dir",))), _PLACE)
+
+
+def _without_paths(value: Any) -> Any:
+    """A dataclass with the defaults of its paths: a run does not say which files are read."""
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    return _with_defaults(value, [name for name, hint in hints.items() if UserPath in (hint, *typing.get_args(hint))])
 
 
 def _with_defaults(value: Any, names: Sequence[str]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxgen.config import Config
 from jaxgen.core.errors import ExitCode, UserError, tolerate
 from jaxgen.core.machine import keep_freed_memory
-from jaxgen.core.names import shell_quote
+from jaxgen.core.names import check_no_link_out, shell_quote
 from jaxgen.core.numerics import fix_settings, random_key
 from jaxgen.core.serial import to_json
 from jaxgen.data import report as data_report
@@ -29,6 +29,7 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.objective import TrainTask
 from jaxgen.runs.lock import note_start, run_lock
 from jaxgen.runs.run import (
+    WRITTEN,
     Run,
     build_task,
     check_data,
@@ -107,6 +108,7 @@ def _own_folder(config: Config) -> Iterator[Path]:
     """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
     with contextlib.ExitStack() as stack:
         broadcast_from_first(lambda: stack.enter_context(run_lock(config.folder)))
+        check_no_link_out(config.folder, WRITTEN)
         seen = all_gather(is_remote(config.workdir) or (config.folder / ".lock").exists())
         if not all(seen):
             raise UserError(

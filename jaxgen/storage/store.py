@@ -10,6 +10,7 @@ from typing import Any
 from jaxgen.core.environment import one_line
 from jaxgen.core.errors import TryAgain, UserError
 
+_OF_THE_ADDRESS = ("ParamValidationError", "BadZipFile", "InvalidURL")
 _EXTRA = "pip install 'jaxgen[cloud]'"
 _IDENTITY = ("ETag", "etag", "md5Hash", "generation", "mtime", "created")
 """What listings of various stores tell of an object's content; the first that is there counts, beside the size."""
@@ -30,6 +31,10 @@ class Unreachable(StoreFailed, TryAgain):
 
 class Gone(StoreFailed):
     """A bucket or an object is not there."""
+
+
+class Unusable(StoreFailed):
+    """The address is none, or what is there is no object store."""
 
 
 class NotAllowed(StoreFailed):
@@ -111,7 +116,9 @@ def _identity(about: Mapping[str, Any]) -> str:
 def _kind_and_remedy(error: Exception) -> tuple[type[StoreFailed], str]:
     name = type(error).__name__
     if isinstance(error, ImportError):
-        return NotAllowed, _EXTRA
+        return NotAllowed, f"{_EXTRA} has what s3:// and gs:// need; for others install the package that is named"
+    if isinstance(error, ValueError | TypeError | AttributeError | LookupError) or name in _OF_THE_ADDRESS:
+        return Unusable, "change the address, as in s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
     if isinstance(error, FileNotFoundError):
         return Gone, "make the bucket, or change the address"
     if isinstance(error, PermissionError) or "Credential" in name or "Auth" in name:

@@ -4,11 +4,14 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import TINY
 
-from jaxgen.cli import evaluate, generate
+from jaxgen.cli import evaluate, generate, train
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import read_checksummed, write_checksummed
 from jaxgen.data.store import Store
@@ -16,6 +19,8 @@ from jaxgen.runs.run import Run
 from jaxgen.training.seals import seal
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
 
 _STARTS = ("subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "os.startfile", "pty.")
 _CHANGES = (
@@ -114,9 +119,11 @@ HOSTILE = {
     "other features": _set("of", "data", "mean", to=[0.0, 1.0]),
     "no features": _set("of", "data", "features", "n_mels", to=1),
     "another size": _set("config", "model", "cell", "hidden_size", to=9),
+    "a million layers": _set("config", "model", "num_layers", to=10**6),
 }
 
 
+@pytest.mark.usefixtures("all_loaded")
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_opening_a_hostile_run_does_no_more_than_opening_a_healthy_one(run, change, monkeypatch, tmp_path):
     (tmp_path / "evil.py").write_text("open('PWNED', 'w')")
@@ -160,6 +167,48 @@ def test_the_caller_alone_says_where_programs_come_from_and_files_go(run, comman
     assert not [each for each in seen if each[0].startswith((*_STARTS, *_TALKS))]
 
 
+@pytest.mark.parametrize(
+    "name", ["generated", "evaluation", "checkpoints", "tensorboard", "starts.jsonl", "metrics.jsonl"]
+)
+def test_nothing_is_written_through_a_link_that_leads_out_of_a_run(name, run, command, tmp_path, cache):
+    elsewhere = tmp_path / "elsewhere"
+    if (run / name).exists():
+        (run / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (run / name).symlink_to(elsewhere)
+    asked = {
+        "generated": (generate.main, "--num-clips", "1", "--seconds", "0.2"),
+        "evaluation": (evaluate.main, "--num-clips", "2"),
+    }.get(name, (train.main, *TINY))
+    (run / "report.json").unlink(missing_ok=True)  # else there is nothing to do
+    with events() as seen:
+        code, _, err = command(*asked, "--workdir", run, "--cache-dir", cache)
+    assert (code, err.count("jaxgen: ")) == (2, 1), err
+    assert f"{name}' is a link that leads out of its folder, to '{elsewhere}'" in err
+    assert not [path for event, path in seen if path.startswith(str(elsewhere)) and event == "write"]
+
+
+def test_a_run_names_no_file_that_is_read(run, tmp_path):
+    """Such as a classifier, which would decide its figures."""
+    named = {"class": "ClassifierMetrics", "classifier": str(tmp_path / "evil.npz")}
+    reseal(run, _set("config", "evaluation", "metrics", to=[named]))
+    (metric,) = Run.open(run).config.evaluation.metrics
+    assert metric.classifier == ""
+
+
+@pytest.mark.parametrize("module", ["numpy", "json", "typing", "soxr", "jax", "dataclasses"])
+def test_code_beside_a_strangers_recordings_does_not_run(module, tmp_path):
+    """`python -m` looks for modules in the current folder."""
+    (tmp_path / f"{module}.py").write_text("open('PWNED', 'w').close()")
+    line = [sys.executable, "-m", "jaxgen.prepare", "--data.root", ".", "--workdir", "out"]
+    done = subprocess.run(
+        line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert not (tmp_path / "PWNED").exists()
+    assert (done.returncode, done.stderr.startswith("jaxgen: no audio in")) == (2, True), done.stderr
+
+
 @pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "d/../../x", ""])
 def test_a_checkpoint_names_no_file_outside_of_it(run, name):
     path = run / "checkpoints" / "6" / "state" / "hashes.json"
@@ -182,6 +231,7 @@ def test_a_checkpoint_names_no_file_outside_of_it(run, name):
         lambda index: index["features"].update(n_fft=10**400),
     ],
 )
+@pytest.mark.usefixtures("all_loaded")
 def test_opening_a_hostile_store_does_no_more_than_opening_a_healthy_one(mel_store, tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
     folder = shutil.copytree(mel_store.directory, tmp_path / "store")

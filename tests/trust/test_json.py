@@ -2,18 +2,14 @@
 
 import copy
 import dataclasses
-import importlib
 import json
 import math
-import pkgutil
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen import data as data_sets
-from jaxgen import evaluation, features, models, nn, objectives
 from jaxgen.config import Config
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import from_json, parse_json, to_json
@@ -73,15 +69,7 @@ def places(value, path=()):
         yield from places(item, (*path, key))
 
 
-@pytest.fixture(scope="module")
-def _all_loaded():
-    """A name may be that of a class of any module of jaxgen beside its base, which is then imported."""
-    for room in (data_sets, evaluation, features, models, nn, objectives):
-        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
-            importlib.import_module(module.name)
-
-
-@pytest.mark.usefixtures("_all_loaded")
+@pytest.mark.usefixtures("all_loaded")
 @pytest.mark.parametrize("value", SAVED, ids=["config", "spec"])
 @settings(deadline=None)
 @given(data=st.data())

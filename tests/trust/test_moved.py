@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from jaxgen import audio
-from jaxgen.cli.evaluate import _training_data
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import differences
 from jaxgen.data.public import PublicDataset
 from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.recipes.presets import load_config
+from jaxgen.runs.evaluation import _training_data
 from jaxgen.runs.run import _MAY_DIFFER, Run
 
 

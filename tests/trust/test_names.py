@@ -51,10 +51,19 @@ letters = st.text("ab_-/+.", max_size=12)
 def test_a_pattern_matches_as_the_regular_expression_does(literals, name):
     assume("." not in name)
     text = "".join(f"{literal}{{f{i}}}" for i, literal in enumerate(literals[:-1])) + literals[-1]
+    assume(text)
     expression = "".join(f"{re.escape(literal)}(?P<f{i}>[^/]+?)" for i, literal in enumerate(literals[:-1]))
     subject = name if "/" in text else name.rsplit("/", 1)[-1]
     match = re.fullmatch(expression + re.escape(literals[-1]), subject)
     assert pattern.parse(text).fields(name) == (None if match is None else match.groupdict())
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [("", "it is empty"), ("{a}_{b}.wav", "leave out .wav: the suffix does not count")]
+)
+def test_a_pattern_that_matches_nothing_is_told(written, said):
+    with pytest.raises(UserError, match=said):
+        pattern.parse(written)
 
 
 def test_a_field_in_other_letters_is_named():

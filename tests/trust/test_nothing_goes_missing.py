@@ -311,3 +311,54 @@ def test_a_header_that_lies_about_the_length_is_not_believed(tmp_path):
     path.write_bytes(content)
     store = decoded(tmp_path / "data", tmp_path / "cache", AudioPolicy(max_seconds=2))
     assert [clip.num_samples for clip in store.clips] == [8_000]
+
+
+def test_absolute_paths_of_a_manifest_are_those_in_the_folder(tmp_path):
+    root = tmp_path / "sound"
+    root.mkdir()
+    for name in ("a", "b"):
+        soundfile.write(root / f"{name}.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 900), 8_000)
+    (root / "manifest.csv").write_text(f"path,word\n{root}/a.wav,one\nb.wav,two\n")
+    clips = Folder(root=str(root)).clips()
+    assert [(clip.name, clip.fields["word"], clip.refused) for clip in clips] == [
+        ("a.wav", "one", ""),
+        ("b.wav", "two", ""),
+    ]
+    (root / "manifest.csv").write_text(f"path,word\n{root}/a.wav,one\na.wav,two\n")
+    with pytest.raises(UserError, match="names a file twice, by its path in the folder and the whole one"):
+        Folder(root=str(root)).clips()
+
+
+def test_the_option_that_takes_what_was_refused_is_named(tmp_path):
+    root, outside = tmp_path / "sound", tmp_path / "elsewhere"
+    for folder in (root, outside):
+        folder.mkdir()
+    soundfile.write(outside / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 900), 8_000)
+    (root / "manifest.csv").write_text(f"path\n{outside}/a.wav\n")
+    with pytest.raises(
+        UserError, match=r"all 1 files were refused \(1 outside the folder; .*\)\. --data.outside takes it\."
+    ):
+        decode(Folder(root=str(root)), MuLaw(sample_rate=8_000), AudioPolicy(), tmp_path / "cache")
+
+
+def test_a_header_that_lies_does_not_decide_the_rate(tmp_path):
+    for index in range(24):
+        soundfile.write(tmp_path / f"{index}.wav", np.random.default_rng(index).uniform(-0.5, 0.5, 8_000), 8_000)
+    soundfile.write(tmp_path / "lies.flac", np.random.default_rng(9).uniform(-0.5, 0.5, 4_000), 44_100)
+    content = bytearray((tmp_path / "lies.flac").read_bytes())
+    content[21:26] = (int.from_bytes(content[21:26], "big") & ~(2**36 - 1) | 44_100 * 14_000).to_bytes(5, "big")
+    (tmp_path / "lies.flac").write_bytes(content)
+    with audio.open_recording(tmp_path / "lies.flac") as recording:
+        assert recording.stated_seconds < 14_000
+    assert any_sound(Folder(root=str(tmp_path))).features.sample_rate == 8_000
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a.m4a", "audio of a format that is not read"), ("a.txt", "not an audio file")]
+)
+def test_what_is_left_out_has_its_true_reason(name, reason, tmp_path):
+    soundfile.write(tmp_path / "b.wave", np.random.default_rng(0).uniform(-0.5, 0.5, 900), 8_000, format="WAV")
+    (tmp_path / name).write_bytes(b"x")
+    data = Folder(root=str(tmp_path))
+    assert [clip.name for clip in data.clips()] == ["b.wave"]
+    assert dict(data.list_skipped())[name] == reason

@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 from jaxgen.core.errors import UserError
 from jaxgen.nn.recurrent.cell import Carry, Cell, Params
 
+_MOST_LAYERS = 256  # more are a mistake, which would take hours to be traced
+
 
 class Stack(nnx.Module):
     """Layers of one cell, each reading the outputs of the layer below. Its carry is a tuple, one cell carry a layer.
@@ -29,8 +31,8 @@ class Stack(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        if num_layers < 1:
-            raise UserError(f"num_layers is {num_layers}; a recurrent stack needs at least 1 layer.")
+        if not 1 <= num_layers <= _MOST_LAYERS:
+            raise UserError(f"num_layers is {num_layers}; a recurrent stack has 1 to {_MOST_LAYERS} layers.")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is the share of units left out, at least 0 and below 1.")
         self.cell, self.residual, self.dropout, self.dtype = cell, residual, dropout, dtype
