@@ -10,6 +10,9 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
 from jaxgen.features import FeatureSpec
 
+UNKNOWN = "unknown"
+"""What a label is said to be that shall not be known, unless it is a value of it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
@@ -19,6 +22,8 @@ class DataSpec:
     """How samples become steps."""
     vocabularies: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Label names and their values, sorted. The index of a value is its place plus one; 0 is unknown."""
+    combinations: tuple[tuple[tuple[str, ...], int], ...] = ()
+    """Values of these labels that training clips have together, one a label ("" for none), and how many clips have them."""
     mean: tuple[float, ...] = ()
     """Mean of the training steps in each dimension; empty for codes."""
     std: tuple[float, ...] = ()
@@ -52,6 +57,8 @@ class DataSpec:
         if not known:
             labels = ", ".join(dict(self.vocabularies)) or "no labels"
             raise UserError(f"the model knows no label '{name}'; it was trained with {labels}.")
+        if normalize(value) == UNKNOWN and UNKNOWN not in known:
+            return 0
         if normalize(value) not in known:
             some = ", ".join([*known][:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(f"'{value}' was never seen in training as {name}; expected one of {some}.")
@@ -70,17 +77,37 @@ class DataSpec:
     def draw_labels(
         self, names: Sequence[str], rows: Sequence[Mapping[str, str]], seed: int
     ) -> tuple[dict[str, str], ...]:
-        """The labels of each clip, and where one of `names` is not said, a value of it: each is as likely as any other.
+        """The labels of each clip; those of `names` that are not said are drawn.
 
-        Raises UserError for a label never seen in training.
+        They are as likely as in the training clips that have what is said, all together: a digit is drawn with a speaker who
+        says it. Where no clip has that, each is drawn by itself. Raises UserError for a label never seen in training.
         """
         known, drawn = dict(self.vocabularies), []
+        fitting: dict[tuple[tuple[str, str], ...], tuple[list[dict[str, str]], np.ndarray]] = {}
         for place, row in enumerate(rows):
             random = np.random.default_rng((seed, place))
-            for name, value in row.items():
-                self.label_shares(name, value)
-            drawn.append({name: str(random.choice(known[name])) for name in names} | dict(row))
+            if (said := tuple(row.items())) not in fitting:
+                fitting[said] = self._combinations_with(row)
+            clips, shares = fitting[said]
+            if clips:
+                values = clips[random.choice(len(clips), p=shares)]
+            else:
+                values = {name: str(random.choice(known[name])) for name in names}
+            drawn.append({name: values[name] for name in names if values[name]} | dict(row))
         return tuple(drawn)
+
+    def _combinations_with(self, row: Mapping[str, str]) -> tuple[list[dict[str, str]], np.ndarray]:
+        """The combinations that have what is said, or a part of what is mixed, and the share of each among them."""
+        said = {name: self.label_shares(name, value) for name, value in row.items()}
+        names = [name for name, _ in self.vocabularies]
+        clips = [(dict(zip(names, values, strict=True)), count) for values, count in self.combinations]
+        fitting = [
+            (values, count)
+            for values, count in clips
+            if all(mix[0] or mix[self.label_indices(name, [values[name]])[0]] for name, mix in said.items())
+        ]
+        counts = np.array([count for _, count in fitting], np.float64)
+        return [values for values, _ in fitting], counts / max(counts.sum(), 1)
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -43,6 +43,7 @@ _SAMPLE = np.dtype(np.float32)
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
 _MOST_LABEL_VALUES = 10_000
+_MOST_COMBINATIONS = 10_000  # of values of labels, of which those that are not said are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +183,7 @@ class Store:
         return DataSpec(
             features=self.features,
             vocabularies=tuple((name, self.vocabulary(name)) for name in labels),
+            combinations=_combinations(train, labels),
             mean=tuple(mean),
             std=tuple(std),
             licences=tuple(sorted({clip.fields.get("licence", "not stated") for clip in train})),
@@ -189,6 +191,14 @@ class Store:
             typical_seconds=float(np.median(seconds)),
             max_seconds=max(seconds),
         )
+
+
+def _combinations(clips: Sequence[StoredClip], labels: Sequence[str]) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """Values that clips have together, with how many have them; sorted, the most frequent ones of very many."""
+    if not labels:
+        return ()
+    counts = collections.Counter(tuple(clip.fields.get(name, "") for name in labels) for clip in clips)
+    return tuple(sorted(counts.most_common(_MOST_COMBINATIONS)))
 
 
 def prepare(dataset: Dataset, features: FeatureSpec, policy: AudioPolicy, cache_dir: str | Path) -> Store:

@@ -102,8 +102,9 @@ class Generator(ClipSampler):
 
     def _batches(self, params: Any, request: ClipRequest, sampling: Sampling) -> Iterator[ClipBatch]:
         size = request.batch_size or self.default_batch_size
+        rows = self._spec.draw_labels(self._model.labels, [request.labels] * request.num_clips, request.seed)
         for first in range(0, request.num_clips, size):
-            labels = [request.labels] * min(size, request.num_clips - first)
+            labels = rows[first : first + size]
             stream = self.stream(
                 params,
                 labels,

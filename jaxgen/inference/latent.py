@@ -127,6 +127,10 @@ class LatentSampler(ClipSampler):
             if missing := [name for name in self._model.labels if name not in row]:
                 raise UserError(f"a clip needs a {missing[0]}; pass --label {missing[0]}=VALUE.")
         shares = [{name: self._spec.label_shares(name, value) for name, value in row.items()} for row in labels]
+        if unknown := [name for row in shares for name, each in row.items() if each[0]]:
+            raise UserError(
+                f"a clip of this model needs a {unknown[0]}; leave --label {unknown[0]} out to have one drawn."
+            )
         return {name: np.stack([row[name] for row in shares]) for name in self._model.labels}
 
     def _sound(self, params: Any, latents: np.ndarray, shares: Mapping[str, np.ndarray]) -> GeneratedClips:

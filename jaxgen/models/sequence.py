@@ -178,8 +178,9 @@ class SequenceConfig(ModelConfig):
 class LabelEmbedding(nnx.Module):
     """One learned vector a label value, concatenated over the named labels; value 0 stands for "unknown".
 
-    `dropout` is the share of clips that are trained as unknown (as in classifier-free guidance, Ho and Salimans 2021),
-    so that generation without a label is a trained case. Raises UserError for a name that the data does not have.
+    `dropout` is the share of clips that are trained without any label (as in classifier-free guidance, Ho and Salimans
+    2021). Of the others, each label by itself is unknown as often, so that generation is trained with some labels said and
+    others not. Raises UserError for a name that the data does not have.
     """
 
     def __init__(
@@ -228,14 +229,15 @@ class LabelEmbedding(nnx.Module):
         return label.astype(table.dtype) @ table.embedding[...].astype(table.dtype)
 
     def drop(self, labels: Labels, reset: jax.Array, key: jax.Array | None) -> Labels:
-        """Sets labels of randomly chosen clips to unknown, all steps of a clip in this chunk alike."""
+        """Sets labels of randomly chosen clips to unknown, all of them or some; all steps of a clip in this chunk alike."""
         if key is None or self.dropout == 0.0 or not self.names:
             return labels
         batch_size, num_steps = reset.shape
         start = jax.lax.cummax(jnp.where(reset, jnp.arange(num_steps), 0), axis=1)
-        keep = jax.random.uniform(key, (batch_size, num_steps)) >= self.dropout
-        keep = jnp.take_along_axis(keep, start, axis=1)
-        return {name: jnp.where(keep, labels[name], 0) for name in self.names}
+        draws = jax.random.uniform(key, (1 + len(self.names), batch_size, num_steps)) >= self.dropout
+        keep = draws[1:] & draws[0] if len(self.names) > 1 else draws[:1]
+        keep = jnp.take_along_axis(keep, start[None], axis=2)
+        return {name: jnp.where(each, labels[name], 0) for name, each in zip(self.names, keep, strict=True)}
 
 
 def end_bias(data: DataSpec, samples_per_step: int) -> float:
