@@ -228,6 +228,7 @@ DIVIDED = dataclasses.replace(
 )
 
 
+@pytest.mark.nightly
 def test_a_batch_is_divided_among_the_critics_updates(mel_store):
     """Two critic updates on a batch of eight, with a penalty at every second: as one by one, on every second row."""
     task, state, update = _bound(mel_store, DIVIDED, batch_size=8)
@@ -259,6 +260,7 @@ def test_a_batch_is_divided_among_the_critics_updates(mel_store):
     assert losses[1] == pytest.approx(played[1], abs=1e-5)
 
 
+@pytest.mark.nightly
 def test_penalties_are_no_outliers_but_must_be_finite(mel_store):
     _, state, update = _bound(mel_store, DIVIDED, batch_size=8)
     state, batch = state._replace(step=jnp.asarray(1)), _batch(mel_store, batch_size=8)

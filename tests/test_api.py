@@ -32,6 +32,7 @@ def test_a_run_trained_from_python_is_that_of_the_command(run, quickstart, cache
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.nightly
 def test_a_config_is_a_file_or_a_value(run, cache, tmp_path):
     options = OVERRIDES | {"train.steps": 2, "train.eval-every": 2}
     given = jaxgen.train(quickstart_config(), workdir=tmp_path / "a", overrides=options, cache_dir=str(cache))

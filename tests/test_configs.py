@@ -51,12 +51,12 @@ def _shrunk(config: Config) -> list[str]:
     return [*SHRUNK_GAN, "--model.factors", str(steps // config.model.first_steps), "--train.seq-len", str(steps)]
 
 
-ONE_OF_EACH_KIND = ("digits_gan", "digits_mel", "digits_vocoder", "digits_wave")
+IN_THE_GATE = ("digits_mel", "digits_vocoder", "digits_wave")
 
 
 @pytest.mark.parametrize(
     "file",
-    [file if file.stem in ONE_OF_EACH_KIND else nightly(file) for file in CONFIGS],
+    [file if file.stem in IN_THE_GATE else nightly(file) for file in CONFIGS],
     ids=lambda path: path.stem,
 )
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):

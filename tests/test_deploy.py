@@ -230,6 +230,7 @@ for file in sys.argv[1:]:
 """
 
 
+@pytest.mark.nightly
 def test_the_tasks_are_some_by_skypilot(tmp_path):
     python = Path(tool("sky")).resolve().parent / "python"  # `sky` itself would ask clouds for prices
     home = {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}

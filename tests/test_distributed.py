@@ -251,6 +251,7 @@ def test_a_run_moves_from_four_processes_to_two_of_two_devices(undisturbed, mel_
     np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted_rows], rtol=1e-3)
 
 
+@pytest.mark.nightly
 def test_the_command_trains_in_two_processes_and_writes_once(cache, tmp_path):
     with commands(tmp_path, cache, (), ()) as run:
         assert run.codes() == [0, 0], run.everything()

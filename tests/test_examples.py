@@ -34,6 +34,7 @@ def test_a_notebook_runs(path, cache, tmp_path, monkeypatch):
     assert Path(names["result"].report).is_file()
 
 
+@pytest.mark.nightly
 def test_the_tutorial_from_python_runs_as_it_is_written(cache, tmp_path, monkeypatch):
     """But for the length of the training, and the recordings, which are not there."""
     import jaxgen

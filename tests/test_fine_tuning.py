@@ -37,6 +37,7 @@ def test_it_starts_where_the_other_ended(tune, quickstart):
         np.testing.assert_array_equal(array, theirs[path])
 
 
+@pytest.mark.nightly
 def test_what_does_not_fit_is_told_and_new(tune):
     code, err, _ = tune("--model.num-layers", "2", "--model.labels", "timbre")
     assert code == 0
@@ -66,6 +67,7 @@ def test_frozen_parameters_do_not_change_and_others_do(tune, quickstart):
     assert (code, "--freeze is 'nothing', which no parameter matches; there are " in err) == (2, True), err
 
 
+@pytest.mark.nightly
 def test_it_resumes_without_the_other_run(tune, tmp_path, quickstart, monkeypatch):
     code, _, folder = tune("--freeze", "^stack/")
     assert code == 0

@@ -75,6 +75,7 @@ def test_vectors_of_any_width_draw_the_same(width):
     np.testing.assert_array_equal(codes, expected)
 
 
+@pytest.mark.nightly
 def test_neither_threads_nor_blocks_change_a_code(monkeypatch):
     model = made(WaveRNN(cell=LSTM(32)))
     state, labels, noise = start(model, 7)

@@ -56,6 +56,7 @@ def tiers():
     return Generator(task.module, model, spec), params
 
 
+@pytest.mark.nightly
 def test_tiers_go_on_from_their_prompt_as_if_they_had_made_it():
     """Whatever its length: the tiers' frames are laid to its end."""
     generator, params = tiers()

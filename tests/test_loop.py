@@ -76,6 +76,7 @@ def test_updates_per_call_change_nothing(mel_store, tmp_path, one_by_one, steps_
     _assert_same(run, one_by_one)
 
 
+@pytest.mark.nightly
 def test_a_run_stopped_between_calls_goes_on_with_other_calls(mel_store, tmp_path, one_by_one, monkeypatch):
     class Stopped(loop.Interrupts):
         asked = 0
@@ -99,6 +100,7 @@ def test_a_run_stopped_between_calls_goes_on_with_other_calls(mel_store, tmp_pat
     _assert_same(run, one_by_one)
 
 
+@pytest.mark.nightly
 def test_a_loss_that_is_not_finite_is_told_with_its_own_step(mel_store, tmp_path):
     told = []
     for steps_per_call in (1, 4):

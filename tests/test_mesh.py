@@ -45,14 +45,17 @@ def test_so_it_is_where_a_generator_learns_against_a_critic(found):
     assert_same(found["curves"]["adversarial, 4 sharded"], found["curves"]["adversarial, 1"])
 
 
+@pytest.mark.nightly
 def test_a_device_holds_its_share_of_a_split_state(found):
     assert 0.125 <= found["share"] < 0.2
 
 
+@pytest.mark.nightly
 def test_a_run_moves_to_another_number_of_devices(found):
     assert_same(found["moved"], found["curves"]["1"])
 
 
+@pytest.mark.nightly
 def test_evaluation_gets_the_whole_average_on_one_device(found):
     assert found["local"] == [1]
 

@@ -126,6 +126,7 @@ def restarted(reset, fresh, now):
     return jnp.where(reset.reshape(-1, *[1] * (now.ndim - 1)), fresh, now)
 
 
+@pytest.mark.nightly
 def test_the_last_tier_tells_each_held_sample_the_same(monkeypatch):
     config = SampleRNN(cell=LSTM(4), frame_sizes=(6,), conditioning_repeat=2, context=Window(4), **TIERS)
     model, batch = make(config, MU), draw_batch(config, MU)

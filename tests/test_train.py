@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, nightly
 
 from jaxgen.audio import read
 from jaxgen.cli import train
@@ -154,7 +154,7 @@ def test_validation_of_the_run_is_what_the_report_says(quickstart, name):
     assert metrics[name] == pytest.approx(best[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["Constant", "WarmupStableDecay"])
+@pytest.mark.parametrize("schedule", ["Constant", nightly("WarmupStableDecay")])
 def test_a_finished_run_is_trained_on(schedule, cache, command, tmp_path):
     """Where nothing depends on the last step, it ends as one that was to be longer from the start."""
     asked = [*TINY, "--objective.optimizer.schedule", schedule, "--cache-dir", cache]

@@ -98,6 +98,7 @@ def test_a_few_seconds_of_training_beat_chance_by_far(small):
         assert right >= 22  # chance is 12
 
 
+@pytest.mark.nightly
 def test_what_it_counts_is_what_it_hears(small, store):
     clips = store.indices("validation")
     heard = small([store.samples(i) for i in clips]).probabilities["way"].argmax(1)
@@ -122,6 +123,7 @@ def test_only_training_clips_are_learned_from(store, monkeypatch):
     assert set(read) - set(learned) == set(store.indices("validation"))
 
 
+@pytest.mark.nightly
 def test_the_same_seed_trains_the_same_classifier(small, store):
     clips = _samples(store, "validation")
     np.testing.assert_array_equal(train_classifier(store, SMALL)(clips).embedding, small(clips).embedding)
@@ -203,6 +205,7 @@ def test_data_without_labels_is_told_before_anything_is_trained(cache):
             told()
 
 
+@pytest.mark.nightly
 def test_the_cache_keeps_a_classifier_for_each_data_set_and_setting(store, mel_store, tmp_path, capsys):
     first = load_or_train(store, tmp_path, SMALL)
     assert "training a classifier" in capsys.readouterr().err
@@ -367,6 +370,7 @@ CONFIG = Config(
 """
 
 
+@pytest.mark.nightly
 def test_a_run_is_measured_by_the_classifier_of_its_data(command, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier_training, "_MOST_HEARD", 1)
     (tmp_path / "config.py").write_text(CONFIG)
