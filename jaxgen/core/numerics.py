@@ -13,8 +13,12 @@ _SETTINGS: dict[str, Any] = {
     "jax_random_seed_offset": 0,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_transfer_guard": None,  # batches and figures go to and fro
+    "jax_transfer_guard_host_to_device": None,
+    "jax_transfer_guard_device_to_device": None,
+    "jax_transfer_guard_device_to_host": None,
 }
-"""Those that decide dtypes, shapes or random numbers."""
+"""Those that decide dtypes, shapes or random numbers, or forbid what a command does."""
 
 
 def random_key(seed: int) -> jax.Array:
@@ -38,4 +42,6 @@ def fix_settings() -> None:
 def other_settings() -> list[str]:
     """Settings of this process that are not those this project is made for, as NAME=value."""
     found = {name: jax.config.values[name] for name in _SETTINGS}
+    if found["jax_transfer_guard"]:  # which sets those that follow
+        found |= {name: None for name in found if name.startswith("jax_transfer_guard_")}
     return [f"{name.upper()}={found[name]}" for name, value in _SETTINGS.items() if found[name] != value]

@@ -1,11 +1,12 @@
 """Any folder of sound, with fields from a manifest or from the file names."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import mimetypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -60,7 +61,21 @@ class Folder(Dataset):
         return dataclasses.replace(self, root=fetch_root(self.root, cache_dir))
 
     def clips(self) -> list[Clip]:
-        return [self._clip(name, fields) for name, fields in self._rows().items()]
+        clips = [self._clip(name, fields) for name, fields in self._rows().items()]
+        return clips if not self.root or manifest.find(Path(self.root)) is None else self._each_file_once(clips)
+
+    def _each_file_once(self, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips of a manifest, which may name a file by links as well: that would be a clip in two splits, say."""
+        names: dict[tuple[int, int], str] = {}
+        once = []
+        for clip in clips:
+            with contextlib.suppress(OSError, ValueError):
+                status = os.stat(Path(self.root, clip.name))
+                first = names.setdefault((status.st_dev, status.st_ino), clip.name)
+                if first != clip.name and not clip.refused:
+                    clip = _untouched(clip.name, clip.fields, f"the same file as '{first}'")
+            once.append(clip)
+        return once
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         if fields.get("split"):

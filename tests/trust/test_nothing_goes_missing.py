@@ -183,8 +183,9 @@ def test_a_manifest_stays_in_its_folder_unless_told(tmp_path):
     outside = "outside the folder; --data.outside takes it"
     assert reasons(store) == {**dict.fromkeys(names[1:5], outside), "sub": "a folder, not a regular file"}
     there = decoded(root, tmp_path / "cache", outside=True)
-    assert len(there.clips) == 4
+    assert len(there.clips) == 3
     assert reasons(there)["/dev/zero"] == "a device, not a regular file"
+    assert reasons(there)["sub/../../x.wav"] == "the same file as '../x.wav'"
 
 
 def test_recordings_that_a_manifest_does_not_name_are_told(tmp_path):
@@ -362,3 +363,16 @@ def test_what_is_left_out_has_its_true_reason(name, reason, tmp_path):
     data = Folder(root=str(tmp_path))
     assert [clip.name for clip in data.clips()] == ["b.wave"]
     assert dict(data.list_skipped())[name] == reason
+
+
+def test_a_file_that_a_manifest_names_in_two_ways_is_one_clip(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 900), 8_000)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(1).uniform(-0.5, 0.5, 900), 8_000)
+    (tmp_path / "again").symlink_to(tmp_path)
+    os.link(tmp_path / "b.wav", tmp_path / "c.wav")
+    rows = ["path,split", "a.wav,train", "again/a.wav,val", "b.wav,train", "c.wav,val"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    store = decode(Folder(root=str(tmp_path)), MuLaw(sample_rate=8_000), AudioPolicy(), tmp_path / "cache")
+    assert [clip.name for clip in store.clips] == ["a.wav", "b.wav"]
+    refused = {entry["name"]: entry["reason"] for entry in store.report["refused"]}
+    assert refused.items() >= {"again/a.wav": "the same file as 'a.wav'", "c.wav": "the same file as 'b.wav'"}.items()
