@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgen.core.environment import one_line
-from jaxgen.core.errors import SaveFailed, UserError
+from jaxgen.core.errors import SaveFailed, TryAgain, UserError
 from jaxgen.core.files import cause, explain_write_errors, retry_read
 from jaxgen.core.names import join_inside
 from jaxgen.core.numerics import other_settings
@@ -36,6 +36,7 @@ _OPENED_BY = {
 }
 """Which version of jaxgen opens a format."""
 _HASHES = "hashes.json"
+_LOOKS = 20  # at a folder that changes
 _ROOM = 1.5  # times the state's own size, for the files around it
 
 
@@ -94,7 +95,20 @@ class Checkpoints:
                 raise UserError(
                     f"'{path}' is not a file; remove the folder that it is in, which is no whole checkpoint."
                 )
-        return ocp.CheckpointManager(self.directory.absolute(), options=self._options, handler_registry=self._handlers)
+        return self._listed(
+            lambda: ocp.CheckpointManager(
+                self.directory.absolute(), options=self._options, handler_registry=self._handlers
+            )
+        )
+
+    def _listed(self, look: Callable[[], T]) -> T:
+        """What orbax finds in the folder, which it looks up anew where a run that goes on removes a checkpoint meanwhile."""
+        for _ in range(_LOOKS):
+            with contextlib.suppress(FileNotFoundError):
+                return look()
+        raise TryAgain(
+            f"the checkpoints in '{self.directory}' come and go too fast to be listed. Run the same command again."
+        )
 
     def save(self, step: int, state: Any, data: dict[str, Any], run: Any, metrics: dict[str, float] | None) -> None:
         """Starts a save. metrics: the validation figures at this step, if it was validated.
@@ -204,7 +218,7 @@ class Checkpoints:
 
     def reload(self) -> list[int]:
         """As `steps`, looked up anew: another process may have saved and removed some."""
-        self.manager.reload()
+        self._listed(self.manager.reload)
         return self.steps()
 
     def best(self, metric: str) -> int | None:

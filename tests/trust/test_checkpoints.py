@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from jaxgen.cli import generate
 from jaxgen.core import files, numerics
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import TryAgain, UserError
 from jaxgen.runs.run import Run
 from jaxgen.training import checkpoint, upload
 from jaxgen.training.checkpoint import Checkpoints, Damaged
@@ -276,3 +276,23 @@ def test_only_the_first_process_holds_the_whole_state(monkeypatch, first):
     assert most == (len(jax.tree.leaves(STATE)) if first else 1)
     for state in told:
         assert_equal(state, STATE)
+
+
+@pytest.mark.parametrize(("times", "opens"), [(3, True), (10**6, False)])
+def test_a_checkpoint_that_is_removed_while_they_are_listed_is_no_error(times, opens, quickstart, monkeypatch):
+    """By a run that goes on: orbax looks at each of them after it has listed them."""
+    manager, looks = checkpoint.ocp.CheckpointManager, []
+
+    def flaky(*arguments, **options):
+        looks.append(arguments)
+        if len(looks) <= times:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(quickstart / "checkpoints" / "3"))
+        return manager(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", flaky)
+    if opens:
+        assert Run.open(quickstart).step
+        assert len(looks) == times + 1
+    else:
+        with pytest.raises(TryAgain, match="come and go too fast to be listed"):
+            Run.open(quickstart)
