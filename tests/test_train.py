@@ -158,6 +158,7 @@ def test_validation_of_the_run_is_what_the_report_says(quickstart, name):
 def test_a_finished_run_is_trained_on(schedule, cache, command, tmp_path):
     """Where nothing depends on the last step, it ends as one that was to be longer from the start."""
     asked = [*TINY, "--objective.optimizer.schedule", schedule, "--objective.optimizer.warmup-steps", "2"]
+    asked += ["--objective.optimizer.schedule.decay-share", "0.5"] * (schedule == "WarmupStableDecay")
     asked += ["--cache-dir", cache]
     longer, whole = (
         ("--train.steps", "9", "--workdir", tmp_path / "run"),
