@@ -183,7 +183,7 @@ def stream_to_files(
 def _check_size(num_samples: int, rate: int) -> None:
     if num_samples > audio.MOST_WAV_SAMPLES:
         raise UserError(
-            f"a clip would last {num_samples / rate:,.0f} s, but a wav file holds at most "
+            f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most "
             f"{audio.MOST_WAV_SAMPLES // rate:,} s at {rate} Hz; lower --seconds and continue with --prompt, or lower "
             "--interpolate or --num-clips."
         )

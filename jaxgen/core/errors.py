@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxgen.core.environment import check_cache, check_flags, check_limits, open_streams, reason
 
 _log = logging.getLogger(__name__)
+_LONGEST_LINE = 1_500  # characters
 _MOST_SAID = 300  # characters of an error in a line about something else
 
 
@@ -88,10 +89,10 @@ def run(main: Callable[[], int | None]) -> None:
 def report_error(error: BaseException) -> int:
     """Says on stderr what ended a command, in one line unless it is a bug of ours; returns the exit code."""
     if isinstance(error, UserError):
-        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
+        print(f"jaxgen: {_line(str(error))}", file=sys.stderr)
         return ExitCode.PREEMPTED if isinstance(error, TryAgain) else ExitCode.BAD_INPUT
     if isinstance(error, Diverged):
-        print(f"jaxgen: {printable(str(error))}", file=sys.stderr)
+        print(f"jaxgen: {_line(str(error))}", file=sys.stderr)
         return ExitCode.DIVERGED
     if isinstance(error, Preempted):
         print(f"\njaxgen: stopped by {error}; the same command goes on.", file=sys.stderr)
@@ -100,7 +101,7 @@ def report_error(error: BaseException) -> int:
         print("\njaxgen: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if why := reason(error):
-        print(f"jaxgen: {printable(why)}", file=sys.stderr)
+        print(f"jaxgen: {_line(why)}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     traceback.print_exception(error)
     return 1
@@ -131,6 +132,13 @@ def _brief(error: Exception) -> str:
         return said.rstrip(".")
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}{said and f': {said}'}, {Path(place.filename).name} line {place.lineno}"
+
+
+def _line(text: str) -> str:
+    """What can be read of a message in which a name from outside may be endless: its beginning, and the remedy at its end."""
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[: _LONGEST_LINE // 2]} ... {text[-_LONGEST_LINE // 2 :]}"
+    return printable(text)
 
 
 def printable(text: str) -> str:

@@ -131,17 +131,27 @@ class _Members(list[tuple[str, Any]]):
     """The members of a JSON object, of which two may have one name."""
 
 
-_as_written = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_Members)
+class _Number(str):
+    """A number as it was written."""
+
+
+_as_written = json.JSONDecoder(
+    parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_Members
+)
 
 
 def _text(value: Any) -> str:
     """A value as it was written; what is no text, number or truth value, as JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(_plain(value), ensure_ascii=False)
+    return "" if value is None else _json(value)
 
 
-def _plain(value: Any) -> Any:
+def _json(value: Any) -> str:
+    if isinstance(value, _Number):
+        return value
     if isinstance(value, _Members):
-        return {key: _plain(item) for key, item in value}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)}: {_json(item)}" for key, item in value) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_json, value))}]"
+    return json.dumps(value, ensure_ascii=False)

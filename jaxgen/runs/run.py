@@ -51,7 +51,7 @@ _MAY_DIFFER = frozenset(
 )
 
 
-WRITTEN = ("checkpoints", "damaged", "tensorboard", "generated", "evaluation", "starts.jsonl", "metrics.jsonl")
+WRITTEN = ("checkpoints", "damaged", "tensorboard", "generated", "evaluation", "starts.jsonl", "metrics.jsonl", ".lock")
 """What is written to in a run's folder, and not replaced."""
 
 

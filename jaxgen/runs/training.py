@@ -107,8 +107,8 @@ def _uploaded(config: Config) -> Iterator[Mirror | None]:
 def _own_folder(config: Config) -> Iterator[Path]:
     """Where this process writes: the run's folder, which is locked, or a temporary one for all but the first process."""
     with contextlib.ExitStack() as stack:
-        broadcast_from_first(lambda: stack.enter_context(run_lock(config.folder)))
         check_no_link_out(config.folder, WRITTEN)
+        broadcast_from_first(lambda: stack.enter_context(run_lock(config.folder)))
         seen = all_gather(is_remote(config.workdir) or (config.folder / ".lock").exists())
         if not all(seen):
             raise UserError(

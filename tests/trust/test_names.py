@@ -257,3 +257,10 @@ def test_splits_side_by_side_are_left_alone():
     assert HashFraction(0.1, start=0.5).exclude(HashFraction(0.1)) == HashFraction(0.1, start=0.5)
     assert SpeakerShare(start=10, stop=20).exclude(SpeakerShare(start=0, stop=10)).start == 10
     assert FieldIn("who", ("anna",)).exclude(FieldIn("index", ("anna",))).values == ("anna",)
+
+
+def test_what_a_json_manifest_says_is_kept_as_it_was_written(tmp_path):
+
+    text = '{"path": "a.wav", "a": "007", "b": 1.50, "c": [1, [2.0, "x"]], "d": {"e": 1}, "f": true, "g": null}'
+    found = rows(tmp_path / "data", text, "manifest.jsonl")["a.wav"]
+    assert found == {"a": "007", "b": "1.50", "c": '[1, [2.0, "x"]]', "d": '{"e": 1}', "f": "true", "g": ""}

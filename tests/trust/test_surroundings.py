@@ -219,3 +219,10 @@ def test_a_checkout_named_as_the_package_hides_nothing(tmp_path):
     assert found.origin == str(ROOT / "jaxgen" / "__init__.py")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert settings["package-dir"] == {"": "."}
+
+
+def test_an_endless_name_leaves_a_line_that_can_be_read(capsys):
+    assert errors.report_error(UserError(f"'{'x' * 10_000}' is not there; pass another --workdir.")) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 2_000
+    assert said.endswith("pass another --workdir.\n")
