@@ -22,8 +22,6 @@ class DataSpec:
     """How samples become steps."""
     vocabularies: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Label names and their values, sorted. The index of a value is its place plus one; 0 is unknown."""
-    combinations: tuple[tuple[tuple[str, ...], int], ...] = ()
-    """Values of these labels that training clips have together, one a label ("" for none), and how many clips have them."""
     mean: tuple[float, ...] = ()
     """Mean of the training steps in each dimension; empty for codes."""
     std: tuple[float, ...] = ()
@@ -36,6 +34,8 @@ class DataSpec:
     """Median length of a training clip in seconds."""
     max_seconds: float = 1.0
     """Longest training clip in seconds."""
+    combinations: tuple[tuple[tuple[str, ...], int], ...] = ()
+    """Values of the labels that training clips have together, one a label ("" for none), and how many clips have them."""
 
     def label_shares(self, name: str, value: str) -> np.ndarray:
         """How much there is of each index, float32 [V + 1], for a value, or for a mix of some as in "3:0.7,8:0.3".
