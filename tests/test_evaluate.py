@@ -73,6 +73,7 @@ def test_predictions_belong_to_their_clip(wave, wave_store):
     assert some.metrics == alone.metrics
 
 
+@pytest.mark.nightly
 def test_the_command_scores_every_clip_of_a_folder(quickstart, command, cache, tmp_path):
     folder = tmp_path / "test_data"
     folder.mkdir()

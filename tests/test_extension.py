@@ -85,6 +85,7 @@ def test_what_it_cannot_do_is_told(run):
         assert (code, said in err) == (2, True), err
 
 
+@pytest.mark.nightly
 def test_without_its_file_its_run_is_one_line(run, cache, tmp_path):
     assert run(train.main)[0] == 0
     line = ["-m", "jaxgen.generate", "--workdir", tmp_path / "run", "--cache-dir", cache]

@@ -46,6 +46,7 @@ def test_what_does_not_fit_is_told_and_new(tune):
         assert said in line
 
 
+@pytest.mark.nightly
 def test_only_some_are_taken(tune, quickstart):
     _, err, _ = tune("--init-only", "^stack/")
     wanted = [path for path in parameters_by_path(Run.open(quickstart).params) if path.startswith("stack/")]

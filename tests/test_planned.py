@@ -76,6 +76,7 @@ def test_samples_know_their_frame_and_nothing_after_it(model, codes):
         np.testing.assert_array_equal(after[:, first, -1], before[:, first, -1])  # the end is not
 
 
+@pytest.mark.nightly
 def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
     """The clip ends with each sample of its last frame as likely as with any other."""
     outputs, x = unroll(model, codes, labelled()), codes[:, CONFIG.lookback :]
@@ -248,6 +249,7 @@ def test_how_a_clip_is_cut_into_blocks_makes_no_difference(made, monkeypatch):
         np.testing.assert_array_equal(clip, same)
 
 
+@pytest.mark.nightly
 def test_a_plan_is_guided_by_labels_and_drawn_as_asked(made):
     """Guidance without labels changes nothing, the noise scale moves the frames, and a mixed label is its value."""
     guided, barely, narrow = Sampling(guidance=3.0), Sampling(guidance=1e-9), Sampling(guidance=3.0, noise_scale=0.1)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, nightly
 
 from jaxgen.cli import evaluate, generate, train
 from jaxgen.core.errors import UserError
@@ -168,7 +168,7 @@ def test_the_caller_alone_says_where_programs_come_from_and_files_go(run, comman
 
 
 @pytest.mark.parametrize(
-    "name", ["generated", "evaluation", "checkpoints", "tensorboard", "starts.jsonl", "metrics.jsonl"]
+    "name", ["generated", "checkpoints", "starts.jsonl", *map(nightly, ("evaluation", "tensorboard", "metrics.jsonl"))]
 )
 def test_nothing_is_written_through_a_link_that_leads_out_of_a_run(name, run, command, tmp_path, cache):
     elsewhere = tmp_path / "elsewhere"
@@ -197,7 +197,7 @@ def test_a_run_names_no_file_that_is_read(run, tmp_path):
     assert metric.classifier == ""
 
 
-@pytest.mark.parametrize("module", ["numpy", "json", "typing", "soxr", "jax", "dataclasses"])
+@pytest.mark.parametrize("module", ["numpy", "json", *map(nightly, ("typing", "soxr", "jax", "dataclasses"))])
 def test_code_beside_a_strangers_recordings_does_not_run(module, tmp_path):
     """`python -m` looks for modules in the current folder."""
     (tmp_path / f"{module}.py").write_text("open('PWNED', 'w').close()")
