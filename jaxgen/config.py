@@ -224,10 +224,10 @@ def _largest(value: float) -> float:
 
 def _one_line(panel: str) -> str:
     """The first paragraph of tyro's error panel, as one sentence."""
-    rows = [row.strip("│╭╮╰╯|+ ").strip() for row in panel.splitlines()[1:]]
+    rows = [row.strip("│╭╮╰╯ ").strip() for row in panel.splitlines()[1:]]
     sentence = []
     for row in rows:
-        if not row or set(row) <= {"─", "-"}:
+        if not row or set(row) <= {"─"}:
             break
         sentence.append(row)
     return " ".join(sentence).rstrip(".") + ". Run with --help for what each option expects."

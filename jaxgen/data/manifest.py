@@ -143,7 +143,7 @@ _as_written = json.JSONDecoder(
 def _text(value: Any) -> str:
     """A value as it was written; what is no text, number or truth value, as JSON."""
     if isinstance(value, str):
-        return value
+        return str(value)
     return "" if value is None else _json(value)
 
 

@@ -221,7 +221,7 @@ def test_labels_that_look_like_numbers_stay_as_written(number, tmp_path_factory)
     assert rows(root, f'{{"path": "a.wav", "n": {number}}}', "manifest.jsonl")["a.wav"] == {"n": number}
     assert rows(root, f"path,n\na.wav,{number}\n")["a.wav"] == {"n": number}
     assert rows(root, '{"path": "./a.wav", "n": "007", "m": null, "l": [1, {"b": "ä"}]}', "manifest.jsonl") == {
-        "a.wav": {"n": "007", "m": "", "l": '["1", {"b": "ä"}]'}
+        "a.wav": {"n": "007", "m": "", "l": '[1, {"b": "ä"}]'}
     }
 
 
