@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> list[Row]:
 def _maker(run: Run, decoder: Decoder | None, num_clips: int) -> Callable[[], list[np.ndarray]]:
     model, evaluation = run.config.model, run.config.evaluation
     sampler, request = evaluation.sampler(run.task, model, run.spec, decoder), ClipRequest(num_clips=num_clips)
-    return lambda: sampler.clips(run.params, request, evaluation.sampling)
+    return lambda: sampler.clips(run.params, request, evaluation.sampling)[1]
 
 
 if __name__ == "__main__":

@@ -100,6 +100,8 @@ def load(path: str | Path) -> Config:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
+    if (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(beside)  # last: a file there hides nothing
     try:
         spec.loader.exec_module(module)
     except UserError:

@@ -216,3 +216,14 @@ def test_caches_are_where_the_platform_puts_them(variables, expected):
     line = [sys.executable, "-c", "from jaxgen.core.names import CACHE_DIR; print(CACHE_DIR)"]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == expected
+
+
+def test_a_config_may_import_what_is_beside_it_and_hides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_a_config.py").write_text("STEPS = 7\n")
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('hides a module of Python')\n")
+    (tmp_path / "mine.py").write_text(
+        "import colorsys, dataclasses\nfrom beside_a_config import STEPS\nfrom jaxgen.recipes.presets import quickstart\n"
+        "CONFIG = quickstart()\nCONFIG = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=STEPS))\n"
+    )
+    assert load(tmp_path / "mine.py").train.steps == 7

@@ -143,13 +143,14 @@ class Folder(Dataset):
             path = root / name if self.outside else join_inside(root, name)
         except LeavesFolder:
             return _untouched(shown, fields, "outside the folder; --data.outside takes it")
+        status = _status(path)
         return Clip(
             shown,
             fields,
             open=functools.partial(audio.open_recording, path),
             digest=functools.partial(_digest, path),
-            stamp=_stamp(path),
-            is_unchanged=functools.partial(_is_unchanged, path, _times(path)),
+            stamp="" if status is None else f"{path.absolute()} {status.st_ino} {' '.join(map(str, _times(status)))}",
+            is_unchanged=functools.partial(_is_unchanged, path, _times(status)),
             refused=f"name is not {self.pattern}" if unnamed else "",
         )
 
@@ -181,25 +182,20 @@ def _digest(path: Path) -> str:
         raise audio.AudioError(cause(error)) from None
 
 
-def _stamp(path: Path) -> str:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError:
-        return ""
-    return f"{path.absolute()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        return None
 
 
-def _times(path: Path) -> tuple[int, ...]:
+def _times(status: os.stat_result | None) -> tuple[int, ...]:
     """Size and times of a file; its number may change by itself, on network file systems."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return () if status is None else (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _is_unchanged(path: Path, times: tuple[int, ...]) -> bool:
-    return _times(path) == times
+    return _times(_status(path)) == times
 
 
 def _why_left_out(name: str) -> str:

@@ -102,7 +102,7 @@ class AutoregressiveEvaluator(Evaluator):
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
         self._scorer = Scorer(task, model, spec, batch_size=batch_size, seq_len=seq_len)
-        self._generator = Generator(task.module, model, spec, decoder)
+        self._generator = evaluation.sampler(task, model, spec, decoder)
 
     def validate(
         self, params: Any, store: Store, clips: Sequence[int], most: int

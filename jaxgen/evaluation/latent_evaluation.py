@@ -77,8 +77,7 @@ class LatentEvaluator(Evaluator):
         del batch_size, seq_len
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
-        # `model` configures what `task` trains
-        self._generator = LatentSampler(task.module, model, spec, decoder)  # type: ignore[arg-type]
+        self._generator = evaluation.sampler(task, model, spec, decoder)
         self._held_out: HeldOutSet | None = None
 
     def validate(

@@ -78,12 +78,15 @@ class ClipSampler(abc.ABC):
                 raise UserError(f"the run's model {self.kind}; leave out --{name.replace('_', '-')}.")
         return self._batches(params, request, sampling)
 
-    def clips(self, params: Any, request: ClipRequest, sampling: Any) -> list[NDArray[np.float32]]:
-        """All clips of a request, [nsamp] each."""
-        made = []
+    def clips(
+        self, params: Any, request: ClipRequest, sampling: Any
+    ) -> tuple[list[Mapping[str, str]], list[NDArray[np.float32]]]:
+        """All clips of a request: the labels and the samples [nsamp] of each."""
+        labels, clips = list[Mapping[str, str]](), list[NDArray[np.float32]]()
         for batch in self.batches(params, request, sampling):
-            made += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
-        return made
+            labels += batch.labels
+            clips += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
+        return labels, clips
 
     @abc.abstractmethod
     def _batches(self, params: Any, request: ClipRequest, sampling: Any) -> Iterator[ClipBatch]:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from flax import nnx
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nnx.Module)
 class TrainTask(abc.ABC):
     """An objective for one model, data spec, run length and batch size: pure functions, to be jitted by the caller."""
 
-    learning_rate_options: ClassVar[str]
+    learning_rate_options: str
     """Names of the options to lower where training diverges."""
 
     @abc.abstractmethod

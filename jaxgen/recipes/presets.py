@@ -55,8 +55,6 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     data: Any = config.data
     if (root := getattr(data, "root", "")) and not is_remote(root):  # so that a run finds its data from any folder
         config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(root)))
-    if config.init_from and not is_remote(config.init_from):
-        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
     return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
 
 

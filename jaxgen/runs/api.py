@@ -127,11 +127,7 @@ class TrainedRun:
             prompt=prompt,
             interpolate=interpolate,
         )
-        rows: list[Mapping[str, str]] = []
-        clips: list[NDArray[np.float32]] = []
-        for batch in self._sampler(decoder).batches(self.run.params, request, evaluation.sampling):
-            rows += batch.labels
-            clips += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
+        rows, clips = self._sampler(decoder).clips(self.run.params, request, evaluation.sampling)
         return Waveforms(
             tuple(clips),
             self.run.spec.features.sample_rate,

@@ -59,7 +59,7 @@ class FineTuning(TrainTask):
     def __init__(self, task: TrainTask, taken: Mapping[str, np.ndarray], frozen: str):
         """Raises UserError where `frozen` matches no parameter."""
         self._task, self._taken, self._frozen = task, taken, frozen
-        self.learning_rate_options = task.learning_rate_options  # type: ignore[misc]
+        self.learning_rate_options = task.learning_rate_options
         if frozen:
             names = parameters_by_path(jax.eval_shape(task.init, jax.random.key(0)).params)
             if not any(_search(frozen, path, "--freeze") for path in names):
