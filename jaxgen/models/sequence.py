@@ -178,9 +178,9 @@ class SequenceConfig(ModelConfig):
 class LabelEmbedding(nnx.Module):
     """One learned vector a label value, concatenated over the named labels; value 0 stands for "unknown".
 
-    `dropout` is the share of clips that are trained without any label (as in classifier-free guidance, Ho and Salimans
-    2021). Of the others, each label by itself is unknown as often, so that generation is trained with some labels said and
-    others not. Raises UserError for a name that the data does not have.
+    `dropout` is the share of clips that are trained with labels unknown: half of them with all (as in classifier-free
+    guidance, Ho and Salimans 2021), of the other half each label by the toss of a coin, so that generation with some labels
+    said and others not is trained, too. Raises UserError for a name that the data does not have.
     """
 
     def __init__(
@@ -234,9 +234,11 @@ class LabelEmbedding(nnx.Module):
             return labels
         batch_size, num_steps = reset.shape
         start = jax.lax.cummax(jnp.where(reset, jnp.arange(num_steps), 0), axis=1)
-        draws = jax.random.uniform(key, (1 + len(self.names), batch_size, num_steps)) >= self.dropout
-        keep = draws[1:] & draws[0] if len(self.names) > 1 else draws[:1]
-        keep = jnp.take_along_axis(keep, start[None], axis=2)
+        draws = jax.random.uniform(key, (1 + len(self.names), batch_size, num_steps))
+        # Below a half of `dropout` all labels go; up to the whole of it, each by the toss of a coin.
+        some, every = draws[0] < self.dropout, draws[0] < self.dropout / 2
+        lost = every | (some & (draws[1:] < 0.5)) if len(self.names) > 1 else some[None]
+        keep = ~jnp.take_along_axis(lost, start[None], axis=2)
         return {name: jnp.where(each, labels[name], 0) for name, each in zip(self.names, keep, strict=True)}
 
 
