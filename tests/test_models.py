@@ -214,24 +214,20 @@ def test_label_shares_are_read_from_text():
             MEL.label_shares("digit", text)
 
 
-def test_label_dropout_takes_labels_of_whole_clips():
-    """In a chunk a clip keeps a label or not. Half of `dropout` of the clips lose all, half each by a coin."""
-    rows, steps = 400, 12
+def test_label_dropout_takes_whole_clips():
+    """In a chunk every clip keeps all its labels or none; about `dropout` of the clips lose them."""
+    rows, steps = 200, 12
     names = ("digit", "speaker")
     embedding = LabelEmbedding(MEL, names, 2, dropout=0.25, dtype=jnp.float32, rngs=nnx.Rngs(0))
     reset = np.random.default_rng(0).random((rows, steps)) < 0.2
     labels = {name: np.ones((rows, steps), np.int32) for name in names}
     assert embedding.drop(labels, reset, None) is labels
     dropped = embedding.drop(labels, reset, jax.random.key(0))
-    kept = np.stack([np.asarray(dropped[name]) for name in names])
-    assert not (kept[:, :, 1:] != kept[:, :, :-1])[:, ~reset[:, 1:]].any()
+    kept = np.asarray(dropped["digit"])
+    np.testing.assert_array_equal(kept, dropped["speaker"])
+    assert not (kept[:, 1:] != kept[:, :-1])[~reset[:, 1:]].any()
     starts = reset | (np.arange(steps) == 0)
-    assert abs((kept[:, starts] == 0).all(axis=0).mean() - (0.125 + 0.125 / 4)) < 0.03
-    for one, other in ((0, 1), (1, 0)):
-        assert abs((kept[one][starts] & (1 - kept[other][starts])).mean() - 0.125 / 4) < 0.02
-    single = LabelEmbedding(MEL, names[:1], 2, dropout=0.25, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    kept = np.asarray(single.drop({"digit": labels["digit"]}, reset, jax.random.key(0))["digit"])
-    assert abs(kept[starts].mean() - 0.75) < 0.05
+    assert abs(kept[starts].mean() - 0.75) < 0.06
 
 
 def test_input_noise_is_for_training_only():

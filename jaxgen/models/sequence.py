@@ -178,9 +178,8 @@ class SequenceConfig(ModelConfig):
 class LabelEmbedding(nnx.Module):
     """One learned vector a label value, concatenated over the named labels; value 0 stands for "unknown".
 
-    `dropout` is the share of clips that are trained with labels unknown: half of them with all (as in classifier-free
-    guidance, Ho and Salimans 2021), of the other half each label by the toss of a coin, so that generation with some labels
-    said and others not is trained, too. Raises UserError for a name that the data does not have.
+    `dropout` is the share of clips that are trained as unknown (as in classifier-free guidance, Ho and Salimans 2021),
+    so that generation without a label is a trained case. Raises UserError for a name that the data does not have.
     """
 
     def __init__(
@@ -229,17 +228,14 @@ class LabelEmbedding(nnx.Module):
         return label.astype(table.dtype) @ table.embedding[...].astype(table.dtype)
 
     def drop(self, labels: Labels, reset: jax.Array, key: jax.Array | None) -> Labels:
-        """Sets labels of randomly chosen clips to unknown, all of them or some; all steps of a clip in this chunk alike."""
+        """Sets labels of randomly chosen clips to unknown, all steps of a clip in this chunk alike."""
         if key is None or self.dropout == 0.0 or not self.names:
             return labels
         batch_size, num_steps = reset.shape
         start = jax.lax.cummax(jnp.where(reset, jnp.arange(num_steps), 0), axis=1)
-        draws = jax.random.uniform(key, (1 + len(self.names), batch_size, num_steps))
-        # Below a half of `dropout` all labels go; up to the whole of it, each by the toss of a coin.
-        some, every = draws[0] < self.dropout, draws[0] < self.dropout / 2
-        lost = every | (some & (draws[1:] < 0.5)) if len(self.names) > 1 else some[None]
-        keep = ~jnp.take_along_axis(lost, start[None], axis=2)
-        return {name: jnp.where(each, labels[name], 0) for name, each in zip(self.names, keep, strict=True)}
+        keep = jax.random.uniform(key, (batch_size, num_steps)) >= self.dropout
+        keep = jnp.take_along_axis(keep, start, axis=1)
+        return {name: jnp.where(keep, labels[name], 0) for name in self.names}
 
 
 def end_bias(data: DataSpec, samples_per_step: int) -> float:
