@@ -24,9 +24,11 @@ from jaxgen.config import load, parse
 from jaxgen.core.errors import UserError
 from jaxgen.core.pictures import matplotlib_settings
 from jaxgen.data.clips import Dataset
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.preparation import prepare
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.store import Store
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.features import FeatureSpec
 from jaxgen.models.wave_rnn import WaveRNN

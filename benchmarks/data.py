@@ -19,8 +19,9 @@ from benchmarks.workloads import MEL, WAVE, Workload, bound, plucked, prepared, 
 from jaxgen import audio
 from jaxgen.config import parse
 from jaxgen.data.folder import Folder
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.pipeline import Batch
-from jaxgen.data.store import AudioPolicy, prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.features import LogMel, MuLaw
 
 _READING = "reading only"

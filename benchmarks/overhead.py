@@ -20,7 +20,7 @@ from benchmarks.measure import Row
 from jaxgen.config import Config, load, parse
 from jaxgen.core.machine import keep_freed_memory
 from jaxgen.data.batches import Batches
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import MuLaw
 from jaxgen.models.wave_rnn import WaveRNN

@@ -24,7 +24,7 @@ from jaxgen.config import Config, load, parse, split_values
 from jaxgen.core.errors import UserError
 from jaxgen.core.pictures import matplotlib_settings
 from jaxgen.core.serial import to_json
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.features import MuLaw
 from jaxgen.objectives.likelihood import Likelihood
 

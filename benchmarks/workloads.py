@@ -9,9 +9,11 @@ from typing import Any
 import jax
 
 from jaxgen.data.clips import Dataset
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.pipeline import Batch, TrainingBatches
+from jaxgen.data.preparation import prepare
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.store import Store
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import FeatureSpec, LogMel, MuLaw
 from jaxgen.models.mel_rnn import MelRNN

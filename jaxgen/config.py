@@ -25,7 +25,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.names import CACHE_DIR, UserPath, expand
 from jaxgen.core.serial import subclasses
 from jaxgen.data.clips import Dataset
-from jaxgen.data.store import AudioPolicy
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.evaluation.result import EvaluationConfig
 from jaxgen.features import FeatureSpec

@@ -18,7 +18,9 @@ import jax
 import pytest
 
 from jaxgen.core.errors import run
-from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare
+from jaxgen.data.store import Store
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import LogMel, MuLaw
 

@@ -9,7 +9,7 @@ import sys
 from jaxgen.core.errors import ExitCode, run
 from jaxgen.core.machine import keep_freed_memory
 from jaxgen.core.numerics import fix_settings
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.evaluation.classifier import ClassifierTraining
 from jaxgen.evaluation.classifier_training import classifier_path, load_or_train
 from jaxgen.recipes.presets import load_config

@@ -23,7 +23,7 @@ from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.numerics import fix_settings
-from jaxgen.data.store import AudioPolicy
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.inference.generation import use_all_cores
 from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.sampling_overrides import SamplingOverrides

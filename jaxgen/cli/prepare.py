@@ -5,7 +5,7 @@ import sys
 from jaxgen.core.errors import ExitCode, run
 from jaxgen.core.numerics import fix_settings
 from jaxgen.data import report
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.run import enable_compilation_cache
 from jaxgen.storage import output_folder

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
-from jaxgen.features import FeatureSpec
+from jaxgen.features import FeatureSpec, StreamSpec
 
 UNKNOWN = "unknown"
 """What a label is said to be that shall not be known, unless it is a value of it."""
@@ -36,6 +36,16 @@ class DataSpec:
     """Longest training clip in seconds."""
     combinations: tuple[tuple[tuple[str, ...], int], ...] = ()
     """Values of the labels that training clips have together, one a label ("" for none), and how many clips have them."""
+    streams: tuple[tuple[str, StreamSpec], ...] = ()
+    """Further streams of an example by name, sorted: what `Conditioning.aligned` and `context` are made of."""
+
+    def parse_inputs(self, said: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Streams [N, *step_shape] of what a user says of them: a text, the path of a file. Raises UserError."""
+        known = dict(self.streams)
+        if strangers := [name for name in said if name not in known]:
+            reads = ", ".join(known) or "none"
+            raise UserError(f"the model has no input '{strangers[0]}'; its inputs: {reads}. Change --input.")
+        return {name: known[name].parse(value, self.features) for name, value in said.items()}
 
     def label_shares(self, name: str, value: str) -> np.ndarray:
         """How much there is of each index, float32 [V + 1], for a value, or for a mix of some as in "3:0.7,8:0.3".

@@ -1,8 +1,10 @@
-"""Features: what a model sees of sound, and the way back: `MuLaw` and `Pcm16` code samples, `LogMel` frames. All are jit-able."""
+"""Features: what a model sees of sound, and the way back: `MuLaw` and `Pcm16` code samples, `LogMel` frames. All are jit-able.
+Further streams of an example: `Characters` of a text, `Loudness` of each step."""
 
 from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
 from jaxgen.features.pcm16 import Pcm16
 from jaxgen.features.spec import Decoder, FeatureSpec, SampleSpec
+from jaxgen.features.streams import Characters, Loudness, StreamSpec
 
-__all__ = ["Decoder", "FeatureSpec", "LogMel", "MuLaw", "Pcm16", "SampleSpec"]
+__all__ = ["Characters", "Decoder", "FeatureSpec", "LogMel", "Loudness", "MuLaw", "Pcm16", "SampleSpec", "StreamSpec"]

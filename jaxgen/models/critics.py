@@ -11,8 +11,8 @@ from flax import nnx
 from jaxgen.audio.fourier import frame_signal, hann
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.models.conditioning import Labels
 from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
-from jaxgen.models.sequence import Labels
 from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.1

@@ -6,6 +6,7 @@ network (Bishop 1994) as Graves 2013 (section 4) uses it for handwriting, whose 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,10 +17,10 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
+from jaxgen.models.conditioning import Conditioning, Labels, stream_features, stream_sizes
 from jaxgen.models.sequence import (
     Carry,
     LabelEmbedding,
-    Labels,
     SequenceConfig,
     SequenceModel,
     concatenate_features,
@@ -54,6 +55,8 @@ class MelRNN(SequenceConfig):
     """Features a label is embedded into."""
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
+    aligned: tuple[str, ...] = ()
+    """Streams of which each step reads its own value, such as loudness."""
 
     lookback = 1
     ends_clips = True
@@ -101,7 +104,17 @@ class MelModule(SequenceModel):
 
     num_unguided_outputs = 1
 
-    def __init__(self, config: MelRNN, data: DataSpec, scale: FrameScale, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: MelRNN,
+        data: DataSpec,
+        scale: FrameScale,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        *,
+        aligned: Mapping[str, int] | None = None,
+    ):
+        """aligned: features of each aligned value that it reads, by name; none takes the streams that the config names."""
         self.lookback = config.lookback
         self.labels = config.labels
         self.distribution = config.distribution
@@ -112,10 +125,11 @@ class MelModule(SequenceModel):
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
+        self.aligned = stream_sizes(data, config.aligned) if aligned is None else dict(aligned)
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            size + self.condition.num_features,
+            size + self.condition.num_features + sum(self.aligned.values()),
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
@@ -136,20 +150,21 @@ class MelModule(SequenceModel):
         return self.stack.init_carry(batch_size)
 
     def unroll(
-        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
-        past = self.standardise(x[:, :-1])
+        past, labels = self.standardise(x[:, :-1]), conditioning.static
         dropout_key = None
         if key is not None:
             label_key, dropout_key, noise_key = jax.random.split(key, 3)
             labels = self.condition.drop(labels, reset, label_key)
             if self.input_noise:
                 past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
-        hidden, carry = self.stack.unroll(self._inputs(past, labels), carry, reset, dropout_key)
+        hidden, carry = self.stack.unroll(self._inputs(past, labels, conditioning), carry, reset, dropout_key)
         return self.head(hidden), carry
 
-    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        hidden, carry = self.stack.step(self._inputs(self.standardise(x[:, -1]), labels), carry)
+    def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
+        past = self.standardise(x[:, -1])
+        hidden, carry = self.stack.step(self._inputs(past, conditioning.static, conditioning), carry)
         return self.head(hidden), carry
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
@@ -179,8 +194,11 @@ class MelModule(SequenceModel):
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self._restore(self.distribution.mean(self._frame(outputs)))
 
-    def _inputs(self, past: jax.Array, labels: Labels) -> jax.Array:
-        return concatenate_features(past.astype(self.dtype), self.condition(labels))
+    def _inputs(self, past: jax.Array, labels: Labels, conditioning: Conditioning) -> jax.Array:
+        beside = [stream_features(conditioning.aligned[name], size) for name, size in self.aligned.items()]
+        return concatenate_features(
+            past.astype(self.dtype), self.condition(labels), *(each.astype(self.dtype) for each in beside)
+        )
 
     def _frame(self, outputs: jax.Array) -> jax.Array:
         """Of outputs [..., P] the parameters of the distribution."""

@@ -22,11 +22,11 @@ from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import SampleSpec
 from jaxgen.features.source_filter import SourceFilter
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import FrameScale, MelModule, MelRNN
 from jaxgen.models.sample_rnn import FrameConditioning, SampleRNN
 from jaxgen.models.sequence import (
     Carry,
-    Labels,
     SequenceConfig,
     SequenceModel,
     apply_guidance,
@@ -148,7 +148,7 @@ class PlannedModule(SequenceModel):
         }
 
     def unroll(
-        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
         batch_size, num_steps = reset.shape
         if num_steps % self.stride:
@@ -159,22 +159,20 @@ class PlannedModule(SequenceModel):
         plan_key, samples_key, conditioning_key, past_key = (None,) * 4 if key is None else jax.random.split(key, 4)
         frames = self.encode_frames(x)
         starts = reset.reshape(batch_size, -1, self.stride).any(axis=-1)
-        of_frames = {name: values[:, :: self.stride] for name, values in labels.items()}
+        of_frames = conditioning.each_step(lambda values: values[:, :: self.stride])
         planned, plan = self.plan.unroll(frames, of_frames, carry["plan"], starts, plan_key)
-        conditioning = frames[:, 1:]
+        read = frames[:, 1:]
         if conditioning_key is not None:
             scale = self.conditioning_noise * self.frames.tolerance * self.frames.deviation
-            conditioning = conditioning + scale * jax.random.normal(conditioning_key, conditioning.shape)
+            read = read + scale * jax.random.normal(conditioning_key, read.shape)
         if past_key is not None:
             noise = self.past_noise * jax.random.normal(past_key, x.shape)
             x = self.features.encode(expand(jnp.clip(compand(self.features.decode(x)) + noise, -1, 1)))
-        of_tiers = jnp.repeat(
-            self.plan.standardise(conditioning), self.stride // self.samples.tiers[0].frame_size, axis=1
-        )
-        predictors = self.frames.predictors(conditioning)
+        of_tiers = jnp.repeat(self.plan.standardise(read), self.stride // self.samples.tiers[0].frame_size, axis=1)
+        predictors = self.frames.predictors(read)
         outputs, samples = self.samples.unroll(
             self._sample_inputs(x),
-            labels,
+            conditioning,
             carry["samples"],
             reset,
             samples_key,
@@ -188,9 +186,9 @@ class PlannedModule(SequenceModel):
         filling = self._filling(frames[:, -1], nats[:, -1], end[:, -1])
         return outputs, {"plan": plan, "samples": samples, **filling}
 
-    def before_step(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+    def before_step(self, carry: Carry, conditioning: Conditioning, noise: jax.Array, sampling: Sampling) -> Carry:
         def draw() -> Carry:
-            planned, plan = self.plan.step(carry["frame"][:, None], labels, carry["plan"])
+            planned, plan = self.plan.step(carry["frame"][:, None], conditioning, carry["plan"])
             planned = apply_guidance(planned, sampling.guidance, self.plan.num_unguided_outputs)
             seeds = jax.lax.bitcast_convert_type(noise[:, -1], jnp.uint32)
             frame_noise = jax.vmap(lambda seed: self.plan.noise(random_key(seed)))(seeds)
@@ -203,11 +201,11 @@ class PlannedModule(SequenceModel):
         """The carry before the first sample of `frame` [B, D], which was drawn from `planned` [B, P]."""
         return carry | self._filling(frame, self.plan.frame_log_prob(planned, frame), self.plan.end_logit(planned))
 
-    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+    def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
         place = self._place(carry)
         predictor = jax.tree.map(lambda each: each[:, place // self.frames.mel.hop_length], carry["predictors"])
-        conditioning = FrameConditioning(self.plan.standardise(carry["frame"]), predictor)
-        outputs, samples = self.samples.step(self._sample_inputs(x), labels, carry["samples"], conditioning)
+        plan = FrameConditioning(self.plan.standardise(carry["frame"]), predictor)
+        outputs, samples = self.samples.step(self._sample_inputs(x), conditioning, carry["samples"], plan)
         outputs = self._with_plan(outputs, place, predictor.gain, carry["nats"], carry["end"])
         return outputs, carry | {"samples": samples}
 

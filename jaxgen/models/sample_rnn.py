@@ -23,10 +23,10 @@ from jaxgen.audio.linear_prediction import Predictor
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import SampleSpec
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.sequence import (
     Carry,
     LabelEmbedding,
-    Labels,
     SampleSequenceModel,
     SequenceConfig,
     concatenate_features,
@@ -233,13 +233,13 @@ class SampleModule(SampleSequenceModel):
     def unroll(
         self,
         x: jax.Array,
-        labels: Labels,
+        conditioning: Conditioning,
         carry: Carry,
         reset: jax.Array,
         key: jax.Array | None = None,
-        conditioning: FrameConditioning | None = None,
+        plan: FrameConditioning | None = None,
     ) -> tuple[jax.Array, Carry]:
-        """As of every model; conditioning: of a plan, where there is one."""
+        """As of every model; plan: what it reads of one, where there is one."""
         batch_size, num_steps = reset.shape
         if num_steps % self.tiers[0].frame_size:
             raise UserError(
@@ -249,14 +249,14 @@ class SampleModule(SampleSequenceModel):
         keys: list[jax.Array | None] = [None] * (1 + len(self.tiers))
         if key is not None:
             keys = list(jax.random.split(key, len(keys)))
-        labels = self.condition.drop(labels, reset, keys[-1])
+        labels = self.condition.drop(conditioning.static, reset, keys[-1])
         exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
         slowest = self.tiers[0].frame_size
         since = _since(reset[:, ::slowest], carry["since"] // slowest)
         excerpts = frame_signal(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
         known = self.condition({name: a[:, ::slowest] for name, a in labels.items()})
-        beside = self._seen(excerpts, since, known, conditioning and conditioning.frames)
+        beside = self._seen(excerpts, since, known, plan and plan.frames)
         states, last_vectors = [], []
         for tier, state, tier_key in zip(self.tiers, carry["tiers"], keys, strict=False):
             size = tier.frame_size
@@ -268,26 +268,23 @@ class SampleModule(SampleSequenceModel):
             last_vectors.append(vectors[:, -1])
             beside = vectors.reshape(batch_size, -1, tier.out_features)
         beside = jnp.repeat(beside, self.tiers[-1].below, axis=1)
-        features, context = self.context.unroll(
-            self.features.decode(x), num_steps, conditioning and conditioning.predictors
-        )
+        features, context = self.context.unroll(self.features.decode(x), num_steps, plan and plan.predictors)
         outputs = self._next(x[:, self.lookback - 1 : -1], features, beside)
         since = (since[:, -1] + 1) * slowest
         return outputs, {"tiers": tuple(states), "vectors": tuple(last_vectors), "context": context, "since": since}
 
     def step(
-        self, x: jax.Array, labels: Labels, carry: Carry, conditioning: FrameConditioning | None = None
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, plan: FrameConditioning | None = None
     ) -> tuple[jax.Array, Carry]:
-        """As of every model; conditioning: of a plan, where there is one."""
+        """As of every model; plan: what it reads of one, where there is one."""
         exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
         slowest, states, last_vectors = self.tiers[0].frame_size, [], []
-        place, known, last = self.samples_since_start(carry) % slowest, self.condition(labels), self._last(x[:, -1])
+        place, last = self.samples_since_start(carry) % slowest, self._last(x[:, -1])
+        known = self.condition(conditioning.static)
 
         def seen() -> jax.Array:  # within the condition: a spectrum is needed once a frame
-            return self._seen(
-                exact[:, -self.spectrum :], carry["since"] // slowest, known, conditioning and conditioning.frames
-            )
+            return self._seen(exact[:, -self.spectrum :], carry["since"] // slowest, known, plan and plan.frames)
 
         beside: Callable[[], jax.Array] = seen
         for tier, state, vectors in zip(self.tiers, carry["tiers"], carry["vectors"], strict=True):
@@ -308,7 +305,7 @@ class SampleModule(SampleSequenceModel):
             self.features.decode(x),
             carry["context"],
             place % self.context.hop == 0,
-            conditioning and conditioning.predictors,
+            plan and plan.predictors,
         )
         outputs = self._next(x[:, -1], features, vector)
         since = carry["since"] + 1

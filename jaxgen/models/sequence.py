@@ -1,27 +1,26 @@
 """What every autoregressive model of a sequence of steps must offer, and the label conditioning they share.
 
-A model is p(x_t | x_<t, labels). `unroll` (training: all steps of a chunk at once) and `step` (generation: one step)
+A model is p(x_t | x_<t, conditioning). `unroll` (training: all steps of a chunk at once) and `step` (generation: one step)
 are the same function of time; `tests/test_models.py` holds them equal.
 """
 
 import abc
+import dataclasses
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.models.conditioning import Conditioning, Labels
 from jaxgen.models.config import ModelConfig
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.heads import SampleHead
 
 Carry = Any
-Labels = Mapping[str, jax.Array | np.ndarray]
 
 
 class RunState(NamedTuple):
@@ -48,23 +47,31 @@ class SequenceModel(nnx.Module):
 
     @abc.abstractmethod
     def unroll(
-        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
         """Output parameters float [B, T, P] for x [B, lookback + T, ...] under teacher forcing.
 
-        labels: int32 [B, T] each, 0 is unknown. reset: bool [B, T], the carry restarts before that step.
+        conditioning: of T steps; label 0 is unknown. reset: bool [B, T], the carry restarts before that step.
         key: draws dropout masks and all other noise of training; None turns every kind of it off.
         """
 
-    def before_step(self, carry: Carry, labels: Labels, noise: jax.Array, sampling: Sampling) -> Carry:
+    def encode_context(self, conditioning: Conditioning, key: jax.Array | None = None) -> Conditioning:
+        """Runs once, before `unroll` or the first `step`, on whole clips: here a model computes what depends on a whole context.
+
+        It may replace the values of a context, or put what it makes of one into `aligned`. key: as in `unroll`.
+        """
+        del key
+        return conditioning
+
+    def before_step(self, carry: Carry, conditioning: Conditioning, noise: jax.Array, sampling: Sampling) -> Carry:
         """Runs before `step`, and returns the carry for it. A model that plans several steps at once samples its next plan here,
         from `noise` [B, N], of which `sample` takes the rest.
         """
-        del labels, noise, sampling
+        del conditioning, noise, sampling
         return carry
 
     @abc.abstractmethod
-    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
+    def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
         """Output parameters [B, P] of the next step, for the last `lookback` steps x [B, lookback, ...]."""
 
     @abc.abstractmethod
@@ -84,24 +91,28 @@ class SequenceModel(nnx.Module):
         """The next step [..., *step_shape] that `noise` [..., N] picks, and whether the clip ends with it, bool [...]."""
 
     def free_run(
-        self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
+        self, state: RunState, conditioning: Conditioning, noise: jax.Array, sampling: Sampling, silence: jax.Array
     ) -> tuple[RunState, jax.Array, jax.Array]:
         """T steps from the model's own samples: (state, steps [B, T, ...], where clips end bool [B, T]).
 
-        labels: int32 [B] each. noise: [B, T, N] of `noise`. silence: the step that follows the end of a clip.
-        With guidance rows are pairs of one clip, with and without its labels, and stay alike.
+        conditioning: labels of one step, int32 [B] each, and aligned values of T steps. noise: [B, T, N] of `noise`.
+        silence: the step that follows the end of a clip. With guidance rows are pairs of one clip, with and without its
+        labels, and stay alike.
         """
 
-        def advance(state: RunState, noise: jax.Array) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
-            carry = self.before_step(state.carry, labels, noise, sampling)
-            outputs, carry = self.step(state.past, labels, carry)
+        def advance(state: RunState, now: tuple[Any, jax.Array]) -> tuple[RunState, tuple[jax.Array, jax.Array]]:
+            aligned, noise = now
+            here = dataclasses.replace(conditioning, aligned=aligned)
+            carry = self.before_step(state.carry, here, noise, sampling)
+            outputs, carry = self.step(state.past, here, carry)
             outputs = apply_guidance(outputs, sampling.guidance, self.num_unguided_outputs)
             step, ends = self.sample(outputs, noise, sampling)
             step = jnp.where(state.finished.reshape(-1, *[1] * silence.ndim), silence, step)
             past = jnp.concatenate([state.past[:, 1:], step[:, None]], axis=1)
             return RunState(carry, past, state.finished | ends), (step, ends & ~state.finished)
 
-        state, (steps, ends) = jax.lax.scan(advance, state, jnp.swapaxes(noise, 0, 1))
+        by_time = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (dict(conditioning.aligned), noise))
+        state, (steps, ends) = jax.lax.scan(advance, state, by_time)
         return state, jnp.swapaxes(steps, 0, 1), jnp.swapaxes(ends, 0, 1)
 
     def uses_all_cores(self, sampling: Sampling) -> bool:
@@ -154,6 +165,21 @@ class SequenceConfig(ModelConfig):
         @property
         def lookback(self) -> int:
             """Past steps that `step` reads."""
+
+        @property
+        def aligned(self) -> tuple[str, ...]:
+            """Names of the streams of which the model reads one value a step."""
+
+        @property
+        def context(self) -> tuple[str, ...]:
+            """Names of the streams that the model reads as a whole; it is trained on whole clips then, which are padded."""
+    else:
+        aligned = context = ()
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of all streams that the model reads."""
+        return (*self.aligned, *self.context)
 
     @property
     def supports_guidance(self) -> bool:

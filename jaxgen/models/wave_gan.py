@@ -20,9 +20,10 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
+from jaxgen.models.conditioning import Labels
 from jaxgen.models.latent import LatentGenerator, LatentGeneratorConfig
 from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
-from jaxgen.models.sequence import LabelEmbedding, Labels, concatenate_features
+from jaxgen.models.sequence import LabelEmbedding, concatenate_features
 from jaxgen.nn.convolution import Conv
 
 _LEAK = 0.2

@@ -16,10 +16,10 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw, SampleSpec
+from jaxgen.models.conditioning import Conditioning, Labels
 from jaxgen.models.sequence import (
     Carry,
     LabelEmbedding,
-    Labels,
     RunState,
     SampleSequenceModel,
     SequenceConfig,
@@ -107,27 +107,27 @@ class WaveModule(SampleSequenceModel):
         return self.stack.init_carry(batch_size)
 
     def unroll(
-        self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Carry]:
         label_key, dropout_key = (None, None) if key is None else jax.random.split(key)
-        labels = self.condition.drop(labels, reset, label_key)
+        labels = self.condition.drop(conditioning.static, reset, label_key)
         num_steps = reset.shape[1]
         windows = jnp.stack([x[:, i : i + num_steps] for i in range(self.lookback)], axis=-1)
         inputs = self._inputs(windows, labels)
         hidden, carry = self.stack.unroll(inputs, carry, reset, dropout_key)
         return self.head(hidden), carry
 
-    def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        hidden, carry = self.stack.step(self._inputs(x, labels), carry)
+    def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
+        hidden, carry = self.stack.step(self._inputs(x, conditioning.static), carry)
         return self.head(hidden), carry
 
     def free_run(
-        self, state: RunState, labels: Labels, noise: jax.Array, sampling: Sampling, silence: jax.Array
+        self, state: RunState, conditioning: Conditioning, noise: jax.Array, sampling: Sampling, silence: jax.Array
     ) -> tuple[RunState, jax.Array, jax.Array]:
-        by_scan = functools.partial(super().free_run, state, labels, noise, sampling, silence)
+        by_scan = functools.partial(super().free_run, state, conditioning, noise, sampling, silence)
         if not self.uses_all_cores(sampling):
             return by_scan()
-        natively = functools.partial(self._run_natively, state, labels, noise, sampling)
+        natively = functools.partial(self._run_natively, state, conditioning.static, noise, sampling)
         return jax.lax.platform_dependent(cpu=natively, default=by_scan)
 
     def uses_all_cores(self, sampling: Sampling) -> bool:

@@ -14,8 +14,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.names import display_name, expand
 from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.public import PublicDataset
-from jaxgen.data.store import AudioPolicy
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.melody import Melody
 from jaxgen.features import LogMel

@@ -11,7 +11,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.names import CACHE_DIR
 from jaxgen.data.clips import Dataset, HashFraction
 from jaxgen.data.folder import Folder
-from jaxgen.data.store import Store, prepare
+from jaxgen.data.preparation import prepare
+from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.result import EvaluationResult
 from jaxgen.evaluation.summary import write_report

@@ -21,8 +21,9 @@ from jaxgen.core.names import check_no_link_out, shell_quote
 from jaxgen.core.numerics import fix_settings, random_key
 from jaxgen.core.serial import to_json
 from jaxgen.data import report as data_report
+from jaxgen.data.preparation import prepare
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.store import Store, prepare
+from jaxgen.data.store import Store
 from jaxgen.evaluation.metrics import split_absent
 from jaxgen.evaluation.result import Evaluator
 from jaxgen.evaluation.summary import headline, write_report

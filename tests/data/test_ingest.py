@@ -20,7 +20,7 @@ from jaxgen.core.files import partial_folder
 from jaxgen.data import ingest
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy, Encoder, decode_clips
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.features import LogMel, MuLaw
 
 MEL = LogMel(sample_rate=8_000, n_fft=128, hop_length=40, n_mels=10)

@@ -5,8 +5,9 @@ import collections
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.store import AudioPolicy, prepare
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.features import MuLaw
 

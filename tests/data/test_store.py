@@ -20,7 +20,9 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import report
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
-from jaxgen.data.store import AudioPolicy, Store, prepare
+from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare
+from jaxgen.data.store import Store
 from jaxgen.features import LogMel, MuLaw
 
 MEL = LogMel(sample_rate=8_000, n_fft=128, hop_length=40, n_mels=10)

@@ -15,7 +15,8 @@ from jaxgen import audio
 from jaxgen.cli import classifier, evaluate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.clips import Clip, Dataset
-from jaxgen.data.store import AudioPolicy, prepare
+from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation import classifier_training
 from jaxgen.evaluation.audio_metric import ClipSet, Reference

@@ -26,7 +26,8 @@ from jaxgen.core.files import Corrupt, read_checksummed, write_checksummed
 from jaxgen.data import blocks, store
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
-from jaxgen.data.store import Store, prepare
+from jaxgen.data.preparation import prepare
+from jaxgen.data.store import Store
 from jaxgen.evaluation import classifier_training
 from jaxgen.evaluation.classifier import FORMAT, ClassifierTraining, LabelClassifier, init_params
 from jaxgen.features import MuLaw

@@ -14,7 +14,7 @@ from jaxgen.core.errors import TryAgain
 from jaxgen.data import folder as folder_module
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
-from jaxgen.data.store import prepare
+from jaxgen.data.preparation import prepare
 from jaxgen.features import MuLaw
 
 FEATURES = MuLaw(sample_rate=8_000)

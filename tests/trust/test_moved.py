@@ -10,8 +10,8 @@ import pytest
 from jaxgen import audio
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import differences
+from jaxgen.data.preparation import prepare
 from jaxgen.data.public import PublicDataset
-from jaxgen.data.store import prepare
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.evaluation import _training_data
