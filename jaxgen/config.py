@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +28,7 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
 from jaxgen.evaluation.result import EvaluationConfig
-from jaxgen.features import FeatureSpec
+from jaxgen.features import FeatureSpec, StreamSpec
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.objective import Objective
@@ -38,6 +38,7 @@ from jaxgen.training.schedule import Train
 
 T = TypeVar("T")
 _OPTION = re.compile(r"--[\w.-]*\w")
+_STREAM_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,13 @@ class Config:
     process_id: int | None = None
     """Which of them this one is, from 0 on, if no cluster tells."""
 
+    streams: Mapping[str, StreamSpec] = dataclasses.field(default_factory=dict)
+    """Further streams of each clip by name, such as its text, for a model that reads them."""
+
     def __post_init__(self) -> None:
         span(self.profile)
+        if unfit := [name for name in self.streams if not _STREAM_NAME.fullmatch(name)]:
+            raise UserError(f"a stream is called '{unfit[0]}'; expected small letters, digits and underscores.")
 
     @property
     def folder(self) -> Path:

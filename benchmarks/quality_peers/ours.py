@@ -12,9 +12,9 @@ from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
 from jaxgen.core.machine import keep_freed_memory
 from jaxgen.core.serial import from_json
+from jaxgen.data.preparation import prepare as prepare_store
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.data.store import prepare as prepare_store
 from jaxgen.evaluation.scoring import Scorer
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.objectives.likelihood import LikelihoodTask

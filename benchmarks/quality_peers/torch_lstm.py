@@ -19,7 +19,7 @@ from benchmarks.quality_peers.clock import trained_in_turns
 from jaxgen.config import Config
 from jaxgen.core.serial import from_json
 from jaxgen.data.pipeline import Batch, scoring_batches
-from jaxgen.data.store import prepare as prepare_store
+from jaxgen.data.preparation import prepare as prepare_store
 from jaxgen.features import MuLaw
 from jaxgen.objectives.learning_rate import Cosine
 from jaxgen.objectives.likelihood import Likelihood

@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Options(SamplingOverrides):
     mixes values."""
     prompt: UserPath | None = None
     """Audio file that every clip begins with and continues."""
+    input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A stream that the model reads, as name=value: a text, or the path of a file; repeat the option for further names."""
     interpolate: int | None = None
     """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
@@ -72,16 +74,17 @@ class Options(SamplingOverrides):
         check_seed(self.seed)
         self.request()
 
-    def request(self, prompt: np.ndarray | None = None) -> ClipRequest:
-        """What is asked of the sampler. prompt: samples of the file, float32 [nsamp]."""
+    def request(self, prompt: np.ndarray | None = None, inputs: Mapping[str, np.ndarray] | None = None) -> ClipRequest:
+        """What is asked of the sampler. prompt: samples of the file, float32 [nsamp]. inputs: streams [N, ...] by name."""
         return ClipRequest(
             num_clips=self.num_clips,
-            labels=_labels(self.label),
+            labels=named_values(self.label, "--label"),
             seed=self.seed,
             batch_size=self.batch_size,
             seconds=self.seconds,
             prompt=prompt,
             interpolate=self.interpolate,
+            input=inputs,
         )
 
 
@@ -111,7 +114,11 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     else:
         trained = with_refinements(trained, options.refinements)
     sampler = evaluation.sampler(trained.task, trained.config.model, trained.spec, decoder)
-    request = options.request(None if options.prompt is None else read_prompt(options.prompt, rate))
+    said = named_values(options.input, "--input")
+    request = options.request(
+        None if options.prompt is None else read_prompt(options.prompt, rate),
+        trained.spec.parse_inputs(said) if said else None,
+    )
     batches = sampler.batches(trained.params, request, evaluation.sampling)
     _check_size(sampler.max_samples(request), rate)
     total = request.total
@@ -206,20 +213,19 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
         raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None
 
 
-def _labels(words: tuple[str, ...]) -> dict[str, str]:
-    labels: dict[str, str] = {}
+def named_values(words: tuple[str, ...], option: str) -> dict[str, str]:
+    """Values by name of `name=value` words. Raises UserError for another word, or a name that comes twice."""
+    values: dict[str, str] = {}
     for word in words:
         name, _, value = word.partition("=")
         name = normalize(name)
         if not name or not value:
-            raise UserError(f"--label is '{word}', expected name=value, as in --label digit=3.")
-        if name in labels:
-            raise UserError(
-                f"--label says {name} twice, '{labels[name]}' and '{value}'; leave one out, or mix them: --label "
-                f"{name}={labels[name]}:0.5,{value}:0.5."
-            )
-        labels[name] = value
-    return labels
+            raise UserError(f"{option} is '{word}', expected name=value, as in --label digit=3.")
+        if name in values:
+            mix = f", or mix them: {option} {name}={values[name]}:0.5,{value}:0.5" if option == "--label" else ""
+            raise UserError(f"{option} says {name} twice, '{values[name]}' and '{value}'; leave one out{mix}.")
+        values[name] = value
+    return values
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main() -> int:
     config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
     fix_settings()
     enable_compilation_cache(config.cache_dir)
-    store = prepare(config.data, config.features, config.audio, config.cache_dir)
+    store = prepare(config.data, config.features, config.audio, config.cache_dir, config.streams)
     with output_folder(config.workdir) as out:
         report.write(store.report, out)
     print(

@@ -41,6 +41,8 @@ def to_json(value: Any) -> Any:
         return {"class": _name(cls), **fields}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
+    if isinstance(value, collections.abc.Mapping):
+        return {name: to_json(item) for name, item in value.items()}
     return value
 
 

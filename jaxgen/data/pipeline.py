@@ -9,6 +9,7 @@ one batch to the next. A batch is a dictionary of numpy arrays:
     end    bool [B, T]      the target is the last step of its clip
     clip   int32 [B, T]     index of the clip in the store
     labels {name: int32 [B, T]}    0 is "unknown"
+    aligned {name: [B, T, ...]}    the value at each step of further streams
 
 A clip enters its row behind `lookback` steps of silence, whose places are masked out of the loss. Clips start at
 multiples of `stride`, with further masked silence between them, for models that work frame by frame; those that train
@@ -61,6 +62,7 @@ class TrainingBatches:
         seed: int,
         stride: int = 1,
         rows: Sequence[int] | None = None,
+        aligned: Sequence[str] = (),
     ):
         longest = _CHUNKS_PER_SEGMENT * seq_len
         segments = [
@@ -72,7 +74,7 @@ class TrainingBatches:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
         order = _Shuffled(segments, seed, stride)
         self._store = store
-        packer = _Packer(store, spec, labels, lookback, seq_len, stride)
+        packer = _Packer(store, spec, labels, lookback, seq_len, stride, aligned)
         self._streams = lambda: Streams(packer, order, batch_size, rows)
 
     def __iter__(self) -> "Streams":
@@ -93,11 +95,12 @@ def scoring_batches(
     batch_size: int,
     seq_len: int,
     stride: int = 1,
+    aligned: Sequence[str] = (),
 ) -> Iterator[Batch]:
     """Every step of every clip once, each clip from a fresh start. Label values never seen in training are unknown."""
     longest_first = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
     segments = [Segment(clip, 0, store.clips[clip].num_steps) for clip in longest_first]
-    return Streams(_Packer(store, spec, labels, lookback, seq_len, stride), segments, batch_size)
+    return Streams(_Packer(store, spec, labels, lookback, seq_len, stride, aligned), segments, batch_size)
 
 
 class _Shuffled:
@@ -129,13 +132,23 @@ class _Shuffled:
 class _Packer:
     """Reads segments into the arrays of a batch."""
 
-    def __init__(self, store: Store, spec: DataSpec, labels: Sequence[str], lookback: int, seq_len: int, stride: int):
+    def __init__(
+        self,
+        store: Store,
+        spec: DataSpec,
+        labels: Sequence[str],
+        lookback: int,
+        seq_len: int,
+        stride: int,
+        aligned: Sequence[str],
+    ):
         if seq_len % stride:
             raise UserError(
                 f"--train.seq-len is {seq_len}, expected a multiple of {stride}, the steps that the model takes together."
             )
         self.store, self.lookback, self.seq_len, self.stride = store, lookback, seq_len, stride
         self.silence = spec.features.silence()
+        self.aligned = {name: store.streams[name] for name in aligned}
         self.label_indices = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
     def empty(self, batch_size: int) -> Batch:
@@ -148,6 +161,9 @@ class _Packer:
             "end": np.zeros(shape, bool),
             "clip": np.zeros(shape, np.int32),
             "labels": {name: np.zeros(shape, np.int32) for name in self.label_indices},
+            "aligned": {
+                name: np.zeros((*shape, *stream.step_shape), stream.step_dtype) for name, stream in self.aligned.items()
+            },
         }
 
     def length(self, segment: Segment) -> int:
@@ -164,6 +180,8 @@ class _Packer:
         first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
         silent = min(max(-first, 0), count)
         batch["x"][row, at + silent : at + count] = self.store.steps(segment.clip, first + silent, first + count)
+        for name, values in batch["aligned"].items():
+            values[row, at + silent : at + count] = self.store.stream(name, segment.clip, first + silent, first + count)
         real = min(max(self.lookback - offset, 0), count)
         batch["mask"][row, at + real : at + count] = True
         if offset <= self.lookback < offset + count:
@@ -215,9 +233,11 @@ class Streams(Iterator[Batch]):
                 for piece in pieces:
                     self._packer.write(batch, self._read[index], *piece)
             self._advance(row)
-        labels = {name: values[:, lookback:] for name, values in batch["labels"].items()}
+        by_step = {
+            kind: {name: values[:, lookback:] for name, values in batch[kind].items()} for kind in ("labels", "aligned")
+        }
         flags = {name: batch[name][:, lookback:] for name in ("reset", "mask", "end", "clip")}
-        return {"x": batch["x"], "labels": labels, **flags}
+        return {"x": batch["x"], **by_step, **flags}
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands after the batches drawn so far."""

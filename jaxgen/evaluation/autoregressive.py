@@ -20,6 +20,7 @@ from jaxgen.evaluation.result import (
     EvaluationResult,
     Evaluator,
     known_labels,
+    known_streams,
     pick_balanced,
     pick_evenly,
 )
@@ -132,12 +133,13 @@ class AutoregressiveEvaluator(Evaluator):
 
         chosen = held_out.choose(self._model.labels, self._evaluation.num_clips)
         labels = known_labels(self._spec, self._model.labels, store, chosen)
-        generated = self._generate(params, labels)
+        inputs = known_streams(self._model.streams, store, chosen)
+        generated = self._generate(params, labels, inputs)
         return held_out.result(
             chosen,
             labels,
             generated.clips,
-            self._generate(untrained, labels).clips,
+            self._generate(untrained, labels, inputs).clips,
             seed=self._seed,
             metrics=metrics,
             notes={"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"},
@@ -146,12 +148,16 @@ class AutoregressiveEvaluator(Evaluator):
 
     def _previews(self, params: Any, store: Store, clips: Sequence[int]) -> Iterator[np.ndarray]:
         shown = pick_balanced(store, clips, self._model.labels, self._evaluation.num_previews)
-        yield from self._generate(params, known_labels(self._spec, self._model.labels, store, shown)).clips
+        labels = known_labels(self._spec, self._model.labels, store, shown)
+        yield from self._generate(params, labels, known_streams(self._model.streams, store, shown)).clips
 
-    def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> GeneratedClips:
+    def _generate(
+        self, params: Any, labels: Sequence[Mapping[str, str]], inputs: Sequence[Mapping[str, np.ndarray]]
+    ) -> GeneratedClips:
         options = self._evaluation
         seconds = options.seconds or min(self._generator.default_seconds, EXCERPT_SECONDS)
-        return self._generator(params, labels, seconds=seconds, sampling=options.sampling, seed=self._seed)
+        more: dict[str, Any] = {"seconds": seconds, "sampling": options.sampling, "seed": self._seed}
+        return self._generator(params, labels, inputs=inputs if self._model.streams else None, **more)
 
 
 def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[int, np.ndarray]) -> dict[str, float]:

@@ -214,6 +214,11 @@ def known_labels(
     return tuple({name: f[name] for name in names if f.get(name) in known[name]} for f in fields(store, clips))
 
 
+def known_streams(names: Sequence[str], store: Store, clips: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """Streams [N, ...] of the clips by these names."""
+    return [{name: store.stream(name, clip) for name in names} for clip in clips]
+
+
 def _repeated(items: Sequence[int], count: int) -> list[int]:
     """Exactly `count` of the items, evenly spread, over and over where there are fewer."""
     return list(itertools.islice(itertools.cycle(pick_evenly(items, count)), count))

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen.data.pipeline import scoring_batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.models.sequence import SequenceConfig
@@ -27,7 +26,7 @@ class Scores:
 
 
 class Scorer:
-    """Scores clips in batches of one shape, so that it compiles once."""
+    """Scores clips in batches of few shapes, for each of which it compiles once."""
 
     def __init__(self, task: LikelihoodTask, model: SequenceConfig, spec: DataSpec, *, batch_size: int, seq_len: int):
         self._model, self._spec = model, spec
@@ -39,16 +38,8 @@ class Scorer:
         self, params: Any, store: Store, clips: Sequence[int], *, predict: Collection[int] = (), most: int = sys.maxsize
     ) -> Scores:
         """Scores the clips of these indices; of those in `predict`, the first `most` steps are also predicted."""
-        batches = scoring_batches(
-            store,
-            self._spec,
-            clips,
-            self._model.labels,
-            lookback=self._model.lookback,
-            stride=self._model.stride,
-            batch_size=self._batch_size,
-            seq_len=self._seq_len,
-        )
+        sizes = {"batch_size": self._batch_size, "seq_len": self._seq_len}
+        batches = self._model.scoring_batches(store, self._spec, clips, **sizes)
         carry, sums, num_steps = self._start(params), dict[str, float](), 0
         predicted: dict[int, list[np.ndarray]] = {clip: [] for clip in predict}
         for batch in batches:

@@ -16,10 +16,12 @@ from tqdm import tqdm
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
 from jaxgen.core.numerics import random_key
+from jaxgen.data.padded import pad_rows, round_up
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
 from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
-from jaxgen.models.sequence import Labels, RunState, SequenceConfig, SequenceModel
+from jaxgen.models.conditioning import Conditioning, Context, Labels
+from jaxgen.models.sequence import RunState, SequenceConfig, SequenceModel
 from jaxgen.nn.distributions import Sampling
 
 _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
@@ -63,6 +65,7 @@ class Generator(ClipSampler):
         self._module, self._model, self._spec = module, model, spec
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")
         self._consume = jax.jit(self._consume_prompt)
+        self._encode = jax.jit(lambda params, conditioning: module(params).encode_context(conditioning))
 
     def __call__(self, params: Any, labels: Sequence[Mapping[str, str]], **options: Any) -> GeneratedClips:
         """Whole clips: those that `stream` gives in pieces for the same arguments."""
@@ -76,6 +79,7 @@ class Generator(ClipSampler):
         params: Any,
         labels: Sequence[Mapping[str, str]],
         *,
+        inputs: Sequence[Mapping[str, np.ndarray]] | None = None,
         seconds: float | None = None,
         prompt: np.ndarray | None = None,
         sampling: Sampling = Sampling(),
@@ -91,13 +95,16 @@ class Generator(ClipSampler):
         Clip n depends on the seed and its place, `first` + n, not on how many are drawn. It ends where the model ends it, at
         the latest after `seconds` of new sound. None takes the length of the longest training clip, or of the median one
         for a model that does not end clips. prompt: float32 [nsamp] at the features' sample rate, which every clip begins
-        with and continues.
-        Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short.
+        with and continues. inputs: of each clip, the streams [N, ...] that the model reads; a clip is at most as long as its
+        aligned ones.
+        Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short, or
+        streams that are missing.
         """
-        num_steps, before = self.num_steps(seconds), self._prompt_steps(prompt)
-        lengths, rows = np.full(len(labels), len(before) + num_steps), first + np.arange(len(labels))
-        conditions = self._conditions(labels)
-        steps = self._steps(params, before, conditions, rows, lengths, num_steps, sampling, seed, progress)
+        before, rows = self._prompt_steps(prompt), first + np.arange(len(labels))
+        given = [{}] * len(labels) if inputs is None else inputs
+        conditioning = dataclasses.replace(self._streams(given), static=self._conditions(labels))
+        lengths = self._lengths(given, seconds, len(before))
+        steps = self._steps(params, before, conditioning, rows, lengths, sampling, seed, progress)
         return self._sound(steps, lengths)
 
     def _batches(self, params: Any, request: ClipRequest, sampling: Sampling) -> Iterator[ClipBatch]:
@@ -108,6 +115,7 @@ class Generator(ClipSampler):
             stream = self.stream(
                 params,
                 labels,
+                inputs=None if request.input is None else [request.input] * len(labels),
                 seconds=request.seconds,
                 prompt=request.prompt,
                 sampling=sampling,
@@ -119,7 +127,9 @@ class Generator(ClipSampler):
 
     def max_samples(self, request: ClipRequest) -> int:
         before = 0 if request.prompt is None else len(request.prompt)
-        return before + self.num_steps(request.seconds) * self._spec.features.samples_per_step
+        lengths = [len(values) for name, values in (request.input or {}).items() if name in self._model.aligned_streams]
+        num_steps = self.num_steps(request.seconds) if request.seconds or not lengths else min(lengths)
+        return before + num_steps * self._spec.features.samples_per_step
 
     @property
     def default_seconds(self) -> float:
@@ -149,16 +159,16 @@ class Generator(ClipSampler):
         self,
         params: Any,
         first: np.ndarray,
-        conditions: Labels,
+        conditioning: Conditioning,
         rows: np.ndarray,
         lengths: np.ndarray,
-        num_steps: int,
         sampling: Sampling,
         seed: int,
         progress: bool,
     ) -> Iterator[np.ndarray]:
-        """The prompt's steps, then up to num_steps new ones [B, any number, ...] until all rows are over."""
+        """The prompt's steps, then new ones [B, any number, ...] until all rows are over."""
         features, num_rows, copies = self._spec.features, len(lengths), 1
+        num_steps = lengths.max() - len(first)
         prompt = np.broadcast_to(first, (num_rows, *first.shape))
         if len(first):
             yield prompt
@@ -172,16 +182,22 @@ class Generator(ClipSampler):
                     "the model has no labels to be guided by, or never trained without them (--model.label-dropout 0); leave "
                     "out --guidance."
                 )
-            copies, conditions = 2, {name: _with_unknown(each) for name, each in conditions.items()}
+            copies = 2
             rows, prompt = (np.repeat(each, copies, axis=0) for each in (rows, prompt))
+            both = jax.tree.map(lambda each: np.repeat(each, copies, axis=0), conditioning)
+            unknown = {name: _with_unknown(each) for name, each in conditioning.static.items()}
+            conditioning = dataclasses.replace(both, static=unknown)
         if not self._module(params).uses_all_cores(sampling):
-            params, rows, conditions, prompt = _spread(params, (rows, conditions, prompt), copies)
-        state = self._consume(params, prompt, conditions)
+            params, rows, conditioning, prompt = _spread(params, (rows, conditioning, prompt), copies)
         key, count = random_key(seed), min(_STEPS_PER_BLOCK[features.step_unit], num_steps)
+        conditioning = _extended(self._encode(params, conditioning), len(first) + -(-num_steps // count) * count)
+        state = self._consume(params, prompt, conditioning)
         visible = progress and sys.stderr.isatty()
         with tqdm(total=num_steps, unit=features.step_unit, desc="generating", disable=not visible) as bar:
             for start in range(0, num_steps, count):
-                made = self._block(params, state, key, start, rows, conditions, count=count, sampling=sampling)
+                made = self._block(
+                    params, state, key, start, rows, conditioning, len(first), count=count, sampling=sampling
+                )
                 state, steps, ends = made[0], np.asarray(made[1])[::copies], np.asarray(made[2])[::copies]
                 ended = len(first) + start + 1 + ends.argmax(axis=1)
                 lengths[:] = np.where(ends.any(axis=1), np.minimum(lengths, ended), lengths)
@@ -216,7 +232,39 @@ class Generator(ClipSampler):
             conditions[name] = rows.argmax(axis=1).astype(np.int32) if (rows.max(axis=1) == 1).all() else rows
         return conditions
 
-    def _consume_prompt(self, params: Any, first: jax.Array, conditions: Labels) -> RunState:
+    def _streams(self, given: Sequence[Mapping[str, np.ndarray]]) -> Conditioning:
+        """The streams that the model reads: aligned ones [B, T, ...], as long as the longest, and contexts with masks."""
+        known = dict(self._spec.streams)
+        for name in self._model.streams:
+            if any(name not in row for row in given):
+                raise UserError(f"the model reads '{name}', which is not said; pass --input {name}=...")
+        if strangers := sorted({name for row in given for name in row} - {*self._model.streams}):
+            reads = ", ".join(self._model.streams) or "none"
+            raise UserError(f"the model has no input '{strangers[0]}'; its inputs: {reads}. Change --input.")
+
+        def padded(name: str, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
+            longest = max(len(row[name]) for row in given)
+            return pad_rows([row[name] for row in given], round_up(longest, 1) if rounded else longest, known[name])
+
+        return Conditioning(
+            aligned={name: padded(name, rounded=False)[0] for name in self._model.aligned_streams},
+            context={name: Context(*padded(name, rounded=True)) for name in self._model.context_streams},
+        )
+
+    def _lengths(self, given: Sequence[Mapping[str, np.ndarray]], seconds: float | None, before: int) -> np.ndarray:
+        """Steps that each clip may have at the most, int [B], of which `before` are the prompt's."""
+        if not self._model.aligned_streams:
+            return np.full(len(given), before + self.num_steps(seconds))
+        longest = sys.maxsize if seconds is None else before + self.num_steps(seconds)
+        lengths = np.array([min(longest, *(len(row[name]) for name in self._model.aligned_streams)) for row in given])
+        if lengths.min() <= before:
+            raise UserError(
+                f"the prompt has {before} {self._spec.features.step_unit}s, and {' and '.join(self._model.aligned_streams)} "
+                f"{lengths.min()}; nothing is left to make. Pass a shorter --prompt or a longer --input."
+            )
+        return lengths
+
+    def _consume_prompt(self, params: Any, first: jax.Array, conditioning: Conditioning) -> RunState:
         """The state after the prompt [B, nstep, ...]."""
         model = self._module(params)
         batch_size, num_steps = first.shape[:2]
@@ -225,8 +273,10 @@ class Generator(ClipSampler):
         x, num_steps = jnp.concatenate([silence, first], axis=1)[:, beyond:], num_steps - beyond
         carry = model.init_carry(batch_size)
         if num_steps:
-            over_time = {name: jnp.repeat(value[:, None], num_steps, axis=1) for name, value in conditions.items()}
-            _, carry = model.unroll(x, over_time, carry, jnp.zeros((batch_size, num_steps), bool))
+            here = dataclasses.replace(
+                conditioning.over_time(num_steps), aligned=_slice(conditioning.aligned, beyond, num_steps)
+            )
+            _, carry = model.unroll(x, here, carry, jnp.zeros((batch_size, num_steps), bool))
         return RunState(carry, x[:, num_steps:], jnp.zeros(batch_size, bool))
 
     def _generate_block(
@@ -236,13 +286,15 @@ class Generator(ClipSampler):
         key: jax.Array,
         start: jax.Array,
         rows: jax.Array,
-        conditions: Labels,
+        conditioning: Conditioning,
+        before: jax.Array,
         *,
         count: int,
         sampling: Sampling,
     ) -> tuple[RunState, jax.Array, jax.Array]:
         """The state after `count` further steps, these steps [B, count, ...] and where clips end, bool [B, count].
 
+        conditioning: of whole clips, which begin `before` steps ahead of step 0.
         All random numbers are drawn before the loop: that of row n at step t is the seed folded with n and t.
         """
         model = self._module(params)
@@ -251,7 +303,25 @@ class Generator(ClipSampler):
         times = start + jnp.arange(count)
         keys = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(times))(row_keys)
         noise = jax.vmap(jax.vmap(model.noise))(keys)
-        return model.free_run(state, conditions, noise, sampling, silence)
+        here = dataclasses.replace(conditioning, aligned=_slice(conditioning.aligned, before + start, count))
+        return model.free_run(state, here, noise, sampling, silence)
+
+
+def _slice(aligned: Mapping[str, Any], start: int | jax.Array, count: int) -> dict[str, jax.Array]:
+    """`count` values of each stream [B, T, ...]."""
+    return {name: jax.lax.dynamic_slice_in_dim(each, start, count, axis=1) for name, each in aligned.items()}
+
+
+def _extended(conditioning: Conditioning, num_steps: int) -> Conditioning:
+    """The same with `num_steps` aligned values: the last one goes on, behind the ends of clips."""
+
+    def extend(values: jax.Array | np.ndarray) -> jax.Array:
+        missing = max(0, num_steps - values.shape[1])
+        return jnp.pad(values, [(0, 0), (0, missing), *[(0, 0)] * (values.ndim - 2)], mode="edge")
+
+    return dataclasses.replace(
+        conditioning, aligned={name: extend(each) for name, each in conditioning.aligned.items()}
+    )
 
 
 def _with_unknown(condition: jax.Array | np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ class ClipRequest:
     """[nsamp] at the features' sample rate: what every clip begins with and continues."""
     interpolate: int | None = None
     """One more clip, in which each turns into the next in so many steps."""
+    input: Mapping[str, NDArray[Any]] | None = None
+    """Further streams [N, ...] by name that the model reads, such as a text (`DataSpec.parse_inputs`), of every clip."""
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:

@@ -62,8 +62,7 @@ class Conditioning:
         return dataclasses.replace(self, static=static, aligned=aligned)
 
     def over_time(self, num_steps: int) -> Self:
-        """That of T steps alike, of one step without aligned values."""
-        assert not self.aligned
+        """Labels of one step as those of T steps alike; what has an axis of steps stays as it is."""
         static = {name: jnp.repeat(value[:, None], num_steps, axis=1) for name, value in self.static.items()}
         return dataclasses.replace(self, static=static)
 

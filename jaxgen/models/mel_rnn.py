@@ -55,7 +55,7 @@ class MelRNN(SequenceConfig):
     """Features a label is embedded into."""
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
-    aligned: tuple[str, ...] = ()
+    aligned_streams: tuple[str, ...] = ()
     """Streams of which each step reads its own value, such as loudness."""
 
     lookback = 1
@@ -125,7 +125,7 @@ class MelModule(SequenceModel):
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
-        self.aligned = stream_sizes(data, config.aligned) if aligned is None else dict(aligned)
+        self.aligned = stream_sizes(data, config.aligned_streams) if aligned is None else dict(aligned)
         self.stack = Stack(
             config.cell,
             config.num_layers,

@@ -7,6 +7,7 @@ are the same function of time; `tests/test_models.py` holds them equal.
 import abc
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -14,7 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.batches import Batch, Batches
+from jaxgen.data.padded import PaddedBatches, padded_scoring_batches
+from jaxgen.data.pipeline import TrainingBatches, scoring_batches
 from jaxgen.data.spec import DataSpec
+from jaxgen.data.store import Store
 from jaxgen.models.conditioning import Conditioning, Labels
 from jaxgen.models.config import ModelConfig
 from jaxgen.nn.distributions import Sampling
@@ -167,19 +172,19 @@ class SequenceConfig(ModelConfig):
             """Past steps that `step` reads."""
 
         @property
-        def aligned(self) -> tuple[str, ...]:
+        def aligned_streams(self) -> tuple[str, ...]:
             """Names of the streams of which the model reads one value a step."""
 
         @property
-        def context(self) -> tuple[str, ...]:
+        def context_streams(self) -> tuple[str, ...]:
             """Names of the streams that the model reads as a whole; it is trained on whole clips then, which are padded."""
     else:
-        aligned = context = ()
+        aligned_streams = context_streams = ()
 
     @property
     def streams(self) -> tuple[str, ...]:
         """Names of all streams that the model reads."""
-        return (*self.aligned, *self.context)
+        return (*self.aligned_streams, *self.context_streams)
 
     @property
     def supports_guidance(self) -> bool:
@@ -195,6 +200,35 @@ class SequenceConfig(ModelConfig):
     def stride(self) -> int:
         """Steps that advance together: clips start, and chunks are cut, at multiples of it."""
         return 1
+
+    def training_batches(
+        self,
+        store: Store,
+        data: DataSpec,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ) -> Batches:
+        """What the model is trained on: streams of clips, or where it reads a context whole clips of up to `seq_len` steps."""
+        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
+        if self.context_streams:
+            names = self.labels, self.aligned_streams, self.context_streams
+            return PaddedBatches(store, data, *names, longest=seq_len, seed=seed, rows=rows, **sizes)
+        return TrainingBatches(
+            store, data, self.labels, aligned=self.aligned_streams, seq_len=seq_len, seed=seed, rows=rows, **sizes
+        )
+
+    def scoring_batches(
+        self, store: Store, data: DataSpec, clips: Sequence[int], *, batch_size: int, seq_len: int
+    ) -> Iterator[Batch]:
+        """Every step of every clip once."""
+        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
+        if self.context_streams:
+            names = self.labels, self.aligned_streams, self.context_streams
+            return padded_scoring_batches(store, data, clips, *names, **sizes)
+        return scoring_batches(store, data, clips, self.labels, aligned=self.aligned_streams, seq_len=seq_len, **sizes)
 
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SequenceModel:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""

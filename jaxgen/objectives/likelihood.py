@@ -14,9 +14,10 @@ import optax
 from jaxgen.core.errors import UserError
 from jaxgen.core.numerics import wrap_key
 from jaxgen.core.sharding import replicate
-from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.objectives.guard import Guard
@@ -25,6 +26,7 @@ from jaxgen.objectives.optimizer import AdamW, Optimizer, current_learning_rate,
 from jaxgen.objectives.state import TrainState
 
 _STEPS = "real steps"
+_CONTEXT = 2**31  # a number that no segment has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +85,10 @@ class Likelihood(Objective):
         seq_len: int,
         seed: int,
         rows: Sequence[int] | None = None,
-    ) -> TrainingBatches:
-        """Streams of clips (`jaxgen.data.pipeline`)."""
-        model = _of_sequences(model)
-        return TrainingBatches(
-            store,
-            data,
-            model.labels,
-            lookback=model.lookback,
-            stride=model.stride,
-            batch_size=batch_size,
-            seq_len=seq_len,
-            seed=seed,
-            rows=rows,
-        )
+    ) -> Batches:
+        """As the model asks (`SequenceConfig.training_batches`)."""
+        sizes: dict[str, int] = {"batch_size": batch_size, "seq_len": seq_len}
+        return _of_sequences(model).training_batches(store, data, seed=seed, rows=rows, **sizes)
 
 
 def _of_sequences(model: ModelConfig) -> SequenceConfig:
@@ -180,7 +172,8 @@ class LikelihoodTask(TrainTask):
     def eval_step(self, params: Any, carry: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array], jax.Array]:
         """Scores one chunk: the carry after it, scores [B, T] by name (0 where masked), and predictions [B, T, ...]."""
         model = self.module(params)
-        outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"])
+        conditioning = model.encode_context(Conditioning.of(batch))
+        outputs, carry = model.unroll(batch["x"], conditioning, carry, batch["reset"])
         scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
         scores = {name: jnp.where(batch["mask"], value, 0.0) for name, value in scores.items()}
         return carry, scores, model.predict(outputs)
@@ -189,8 +182,9 @@ class LikelihoodTask(TrainTask):
         carry = jax.lax.stop_gradient(carry)
         length = batch["reset"].shape[1]
         segment = self.config.segment
+        conditioning = self.module(params).encode_context(Conditioning.of(batch), jax.random.fold_in(key, _CONTEXT))
         if segment == 0:
-            sums, carry = self._sums(params, batch, carry, key)
+            sums, carry = self._sums(params, batch, conditioning, carry, key)
             return sums["loss"], (sums, carry)
         if length % segment:
             raise UserError(
@@ -200,17 +194,21 @@ class LikelihoodTask(TrainTask):
 
         @jax.checkpoint
         def advance(carry, index):
-            sums, carry = self._sums(params, self._part(batch, index * segment), carry, jax.random.fold_in(key, index))
+            start = index * segment
+            part, of_part = self._part(batch, start), conditioning.part(start, segment)
+            sums, carry = self._sums(params, part, of_part, carry, jax.random.fold_in(key, index))
             return carry, sums
 
         carry, sums = jax.lax.scan(advance, carry, jnp.arange(length // segment))
         sums = {name: values.sum() for name, values in sums.items()}
         return sums["loss"], (sums, carry)
 
-    def _sums(self, params: Any, batch: Batch, carry: Any, key: jax.Array) -> tuple[Metrics, Any]:
+    def _sums(
+        self, params: Any, batch: Batch, conditioning: Conditioning, carry: Any, key: jax.Array
+    ) -> tuple[Metrics, Any]:
         """Sums of the scores over real steps, the number of these, and the carry after the last."""
         model = self.module(params)
-        outputs, carry = model.unroll(batch["x"], batch["labels"], carry, batch["reset"], key)
+        outputs, carry = model.unroll(batch["x"], conditioning, carry, batch["reset"], key)
         scores = model.scores(outputs, batch["x"][:, model.lookback :], batch["end"])
         sums = {name: jnp.where(batch["mask"], value, 0.0).sum() for name, value in scores.items()}
         # Counted beside the scores: devices then sum once, at the end. A sum at the start would hold a thread of the CPU.
@@ -220,6 +218,7 @@ class LikelihoodTask(TrainTask):
         """A segment of a batch: its steps, and in x the lookback before them."""
         segment = self.config.segment
         lookback = batch["x"].shape[1] - batch["reset"].shape[1]
-        part = {name: a for name, a in batch.items() if name != "x"}
-        part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, segment, axis=1), part)
+        part = {
+            name: jax.lax.dynamic_slice_in_dim(batch[name], start, segment, axis=1) for name in ("reset", "mask", "end")
+        }
         return part | {"x": jax.lax.dynamic_slice_in_dim(batch["x"], start, lookback + segment, axis=1)}

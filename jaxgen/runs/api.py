@@ -105,6 +105,7 @@ class TrainedRun:
         labels: Mapping[str, str] | None = None,
         seconds: float | None = None,
         prompt: NDArray[np.float32] | None = None,
+        inputs: Mapping[str, str] | None = None,
         interpolate: int | None = None,
         seed: int = 0,
         vocoder: str | os.PathLike[str] | None = None,
@@ -113,8 +114,9 @@ class TrainedRun:
         """New clips, those of `python -m jaxgen.generate` with the same options.
 
         labels: name to value, as {"digit": "3"}. seconds: longest clip. prompt: samples float32 [nsamp] at the run's sample rate
-        that every clip continues. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the
-        run of a vocoder that makes sound of frames. sampling: settings of how clips are drawn, as temperature=0.8.
+        that every clip continues. inputs: streams that the model reads by name, each a text or the path of a file. interpolate:
+        of a model of noise, one more clip on the way through all. vocoder: folder of the run of a vocoder that makes sound of
+        frames. sampling: settings of how clips are drawn, as temperature=0.8.
         Raises UserError for an option that the model does not have, or a label never seen in training.
         """
         decoder, vocoder_run = self._vocoder(None if vocoder is None else os.fspath(vocoder))
@@ -126,6 +128,7 @@ class TrainedRun:
             seconds=seconds,
             prompt=prompt,
             interpolate=interpolate,
+            input=self.run.spec.parse_inputs(inputs) if inputs else None,
         )
         rows, clips = self._sampler(decoder).clips(self.run.params, request, evaluation.sampling)
         return Waveforms(

@@ -57,7 +57,8 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
     store, clips = training, training.indices("validation")
     if root is not None:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
-        store = prepare(_test_data(config.data, root, request.pattern), config.features, policy, request.cache_dir)
+        data = _test_data(config.data, root, request.pattern)
+        store = prepare(data, config.features, policy, request.cache_dir, config.streams)
         clips = tuple(range(len(store.clips)))
     evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.task,
@@ -92,7 +93,7 @@ def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Stor
 
     def read(data: Dataset) -> Store:
         config = trained.config
-        store = prepare(data, config.features, config.audio, cache_dir)
+        store = prepare(data, config.features, config.audio, cache_dir, config.streams)
         trained.check_data(store)
         return store
 

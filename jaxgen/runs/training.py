@@ -121,7 +121,7 @@ def _own_folder(config: Config) -> Iterator[Path]:
 
 def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
     devices = devices_of(config)
-    store = prepare(config.data, config.features, config.audio, config.cache_dir)
+    store = prepare(config.data, config.features, config.audio, config.cache_dir, config.streams)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
     check_alike("another folder, settings or recordings", [config.workdir, config_hash(config), to_json(spec)])
