@@ -11,6 +11,7 @@ from jaxgen import audio
 from jaxgen.cli import evaluate
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.scoring import Scorer
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
@@ -35,7 +36,9 @@ def _bits_by_hand(task, spec, params, store, clip):
     x = jnp.concatenate([jnp.full(model.lookback, spec.features.silence()), codes])[None]
     shape = (1, len(codes))
     value = spec.label_index("timbre", store.clips[clip].fields["timbre"])
-    outputs, _ = model.unroll(x, {"timbre": jnp.full(shape, value)}, model.init_carry(1), jnp.zeros(shape, bool))
+    outputs, _ = model.unroll(
+        x, Conditioning({"timbre": jnp.full(shape, value)}), model.init_carry(1), jnp.zeros(shape, bool)
+    )
     chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs[0]), codes[:, None].astype(int), axis=1)
     return -float(chosen.sum()) / np.log(2)
 

@@ -8,6 +8,7 @@ from conftest import nightly
 
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.sequence import RunState, SequenceModel
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Sampling
@@ -35,7 +36,7 @@ def made(config, q_levels=256, seed=0):
 def start(model, num_rows, q_levels=256):
     rng = np.random.default_rng(1)
     past = rng.integers(q_levels, size=(num_rows, model.lookback), dtype=np.uint8)
-    labels = {name: jnp.arange(num_rows) % 3 for name in model.labels}
+    labels = Conditioning({name: jnp.arange(num_rows) % 3 for name in model.labels})
     noise = jax.random.uniform(jax.random.key(2), (num_rows, T, 1))
     return RunState(model.init_carry(num_rows), jnp.asarray(past), jnp.zeros(num_rows, bool)), labels, noise
 

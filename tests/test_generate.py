@@ -21,6 +21,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel, MuLaw
 from jaxgen.inference import generation
 from jaxgen.inference.generation import Generator
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.sample_rnn import SampleRNN
 from jaxgen.models.sequence import RunState, apply_guidance
@@ -114,7 +115,7 @@ def test_guidance_goes_further_from_what_is_said_without_labels(kind):
 
     module = task.module(params)
     x, carry = jnp.full((2, module.lookback), 9), module.init_carry(2)
-    c, u = module.step(x, {"key": jnp.int32([1, 0])}, carry)[0]
+    c, u = module.step(x, Conditioning({"key": jnp.int32([1, 0])}), carry)[0]
     np.testing.assert_allclose(apply_guidance(jnp.stack([c, u]), 0.5, 0), [1.5 * c - 0.5 * u] * 2, rtol=1e-5)
     some = apply_guidance(jnp.stack([c, u]), 0.5, 2)
     np.testing.assert_allclose(some, [np.append(1.5 * c[:-2] - 0.5 * u[:-2], c[-2:])] * 2, rtol=1e-5)
@@ -128,7 +129,7 @@ def test_where_a_clip_of_frames_ends_is_not_guided():
     params = jax.tree.map(lambda p: 2 * p, task.init(jax.random.key(0)).params)
     params["head"]["bias"] = params["head"]["bias"].at[-1].set(0.0)
     module, count = task.module(params), 200
-    labels = {"key": jnp.tile(jnp.int32([1, 0]), count)}
+    labels = Conditioning({"key": jnp.tile(jnp.int32([1, 0]), count)})
     noise = jnp.repeat(jax.vmap(module.noise)(jax.random.split(jax.random.key(1), count)), 2, axis=0)[:, None]
     state = RunState(module.init_carry(2 * count), jnp.zeros((2 * count, 1, 4)), jnp.zeros(2 * count, bool))
 
@@ -227,7 +228,7 @@ def test_generation_is_the_training_model_run_freely(trained, monkeypatch):
     model = trained.task.module(params)
     x = jnp.concatenate([features.silence()[None, None], steps], axis=1)
     reset = jnp.zeros(steps.shape[:2], bool)
-    labels = {name: jnp.zeros(steps.shape[:2], jnp.int32) for name in model.labels}
+    labels = Conditioning({name: jnp.zeros(steps.shape[:2], jnp.int32) for name in model.labels})
     outputs, _ = model.unroll(x, labels, model.init_carry(1), reset)
     noise = model.noise(jax.random.key(0))
     expected, _ = model.sample(

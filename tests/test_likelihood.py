@@ -11,6 +11,7 @@ import pytest
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel, MuLaw
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Normal
@@ -67,7 +68,7 @@ def assert_trees_close(got, expected, **tolerance):
 def test_scores_and_loss_are_the_models_own_over_real_steps(model, data):
     (task, state, train_step, eval_step), batch = build(model, data), draw_batch(data)
     module = task.module(state.params)
-    outputs, last = jax.jit(module.unroll)(batch["x"], batch["labels"], state.carry, batch["reset"])
+    outputs, last = jax.jit(module.unroll)(batch["x"], Conditioning.of(batch), state.carry, batch["reset"])
     nats = -np.asarray(module.log_prob(outputs, batch["x"][:, 1:], batch["end"]))
     carry, scores, predictions = eval_step(state.params, state.carry, batch)
     np.testing.assert_allclose(scores["loss"], np.where(batch["mask"], nats, 0), rtol=SCORE)

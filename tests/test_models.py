@@ -15,6 +15,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel, MuLaw, Pcm16
 from jaxgen.features.source_filter import SourceFilter
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
@@ -102,19 +103,19 @@ def draw_batch(config, data, seed=0):
 
 @nnx.jit
 def unroll(model, batch, key=None):
-    return model.unroll(batch["x"], batch["labels"], model.init_carry(B), batch["reset"], key)
+    return model.unroll(batch["x"], Conditioning.of(batch), model.init_carry(B), batch["reset"], key)
 
 
 @nnx.jit
 def step(model, x, labels, carry):
-    return model.step(x, labels, carry)
+    return model.step(x, Conditioning(labels), carry)
 
 
 @functools.partial(nnx.jit, static_argnums=4)
 def planned(model, x, labels, carry, t):
     """The carry of who is to fill the frame that begins at step t, as it is in x."""
     before, frame = model.encode_frames(x)[:, t // model.stride :][:, :2].swapaxes(0, 1)
-    outputs, plan = model.plan.step(before[:, None], labels, carry["plan"])
+    outputs, plan = model.plan.step(before[:, None], Conditioning(labels), carry["plan"])
     return model.start_frame(carry | {"plan": plan}, outputs, frame)
 
 
@@ -131,7 +132,7 @@ def test_the_last_tier_tells_each_held_sample_the_same(monkeypatch):
     config = SampleRNN(cell=LSTM(4), frame_sizes=(6,), conditioning_repeat=2, context=Window(4), **TIERS)
     model, batch = make(config, MU), draw_batch(config, MU)
     monkeypatch.setattr(model, "_next", lambda last, heard, vector: vector)
-    told = np.asarray(model.unroll(batch["x"], batch["labels"], model.init_carry(B), batch["reset"])[0])
+    told = np.asarray(model.unroll(batch["x"], Conditioning.of(batch), model.init_carry(B), batch["reset"])[0])
     np.testing.assert_array_equal(told[:, ::2], told[:, 1::2])
     assert (np.abs(np.diff(told[:, ::2], axis=1)).max(axis=-1) > 1e-4).all()
 

@@ -16,6 +16,7 @@ from jaxgen.features import LogMel, MuLaw
 from jaxgen.features.source_filter import SourceFilter
 from jaxgen.inference import generation
 from jaxgen.inference.generation import Generator
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
@@ -57,7 +58,7 @@ def codes():
 
 @nnx.jit
 def unroll(model, x, labels, key=None):
-    return model.unroll(x, labels, model.init_carry(B), jnp.zeros((B, T), bool), key)[0]
+    return model.unroll(x, Conditioning(labels), model.init_carry(B), jnp.zeros((B, T), bool), key)[0]
 
 
 def labelled(value=1):
@@ -82,7 +83,7 @@ def test_likelihoods_of_the_plan_its_samples_and_the_end_add_up(model, codes):
     outputs, x = unroll(model, codes, labelled()), codes[:, CONFIG.lookback :]
     frames, starts = model.encode_frames(codes), jnp.zeros((B, FRAMES), bool)
     of_frames = {"digit": np.ones((B, FRAMES), np.int32)}
-    planned, _ = model.plan.unroll(frames, of_frames, model.plan.init_carry(B), starts)
+    planned, _ = model.plan.unroll(frames, Conditioning(of_frames), model.plan.init_carry(B), starts)
     last = FRAMES - 1
     for place in (0, STRIDE - 1):
         end = np.arange(T) == last * STRIDE + place
@@ -140,8 +141,8 @@ def test_noise_on_what_is_told_and_heard_is_for_training_only(codes):
 def test_pitch_is_told_more_finely_than_levels(codes):
     """The noise on what is told, by what arrives at the model of samples."""
     noisy = dataclasses.replace(CONFIG, conditioning_noise=0.1, past_noise=0.0).make(DATA, rngs=nnx.Rngs(0))
-    noisy.samples.unroll = lambda x, labels, carry, reset, key, conditioning: (
-        jnp.repeat(conditioning.frames, 3, axis=1),
+    noisy.samples.unroll = lambda x, conditioning, carry, reset, key, plan: (
+        jnp.repeat(plan.frames, 3, axis=1),
         carry,
     )
     off = unroll(noisy, codes, labelled(), jax.random.key(0)) - unroll(noisy, codes, labelled())
@@ -178,7 +179,7 @@ def test_a_clip_ends_as_often_as_planned_at_any_place_of_a_frame():
 
 def test_a_frame_is_drawn_before_its_first_sample_and_another_for_each_row(model):
     """It is what the plan says of the frame before, with noise of its own; `sample` knows nothing of that noise."""
-    carry, labels = nnx.jit(lambda model: model.init_carry(B))(model), {"digit": jnp.arange(B) % 3}
+    carry, labels = nnx.jit(lambda model: model.init_carry(B))(model), Conditioning({"digit": jnp.arange(B) % 3})
     noise = jax.vmap(model.noise)(jax.random.split(jax.random.key(3), B))
     ready = jax.jit(lambda carry, noise: model.before_step(carry, labels, noise, Sampling(temperature=0.5)))
     first = ready(carry, noise)
@@ -215,7 +216,7 @@ def test_voices_are_drawn_by_a_lower_temperature(model, gain, temperature):
     frame = jnp.zeros((B, model.frames.mel.stack, model.frames.mel.n_mels + 2)).at[..., -1].set(gain).reshape(B, -1)
     carry = nnx.jit(lambda model: model.init_carry(B))(model)
     carry |= {"frame": frame, "predictors": model.frames.predictors(frame[:, None]), "end": jnp.zeros(B)}
-    labels = {"digit": jnp.ones(B, jnp.int32)}
+    labels = Conditioning({"digit": jnp.ones(B, jnp.int32)})
     out, _ = nnx.jit(lambda model: model.step(jnp.zeros((B, model.lookback), jnp.uint8), labels, carry))(model)
     out = jnp.broadcast_to(out, (300, *out.shape)).at[..., :16].multiply(5)  # a fresh model has few preferences
     noise = jax.random.uniform(jax.random.key(0), (300, B, 3))
@@ -229,7 +230,7 @@ def test_voices_are_drawn_by_a_lower_temperature(model, gain, temperature):
 def test_where_a_clip_ends_is_not_guided(model):
     """Rows are a clip with its label and without: both end as the label has it, their frames are neither's."""
     carry = nnx.jit(lambda model: model.init_carry(2))(model)
-    noise, labels = jnp.tile(model.noise(jax.random.key(3)), (2, 1)), {"digit": jnp.int32([1, 0])}
+    noise, labels = jnp.tile(model.noise(jax.random.key(3)), (2, 1)), Conditioning({"digit": jnp.int32([1, 0])})
     plain, guided = (
         jax.jit(functools.partial(model.before_step, sampling=Sampling(guidance=guidance)))(carry, labels, noise)
         for guidance in (0.0, 3.0)
@@ -287,7 +288,9 @@ def test_a_chunk_that_cuts_a_frame_is_refused(model, codes):
     with pytest.raises(
         UserError, match=r"chunks of 21 samples do not divide into frames of 6; change --train\.seq-len"
     ):
-        jax.eval_shape(lambda: model.unroll(codes[:, :-3], short, model.init_carry(B), jnp.zeros((B, T - 3), bool)))
+        jax.eval_shape(
+            lambda: model.unroll(codes[:, :-3], Conditioning(short), model.init_carry(B), jnp.zeros((B, T - 3), bool))
+        )
 
 
 @pytest.mark.parametrize(

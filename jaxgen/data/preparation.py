@@ -187,8 +187,10 @@ def _write_stream(
     size = math.prod(spec.step_shape)
     if values.shape[1:] != spec.step_shape or (spec.is_aligned and len(values) != features.num_steps(len(samples))):
         expected = features.num_steps(len(samples)) if spec.is_aligned else "any number"
+        shape = ", ".join(map(str, (expected, *spec.step_shape)))
         raise UserError(
-            f"{type(spec).__name__} made {list(values.shape)} of '{clip.name}', expected [{expected}, *{spec.step_shape}]."
+            f"{type(spec).__name__} made {list(values.shape)} of '{clip.name}', expected [{shape}]; change the config's "
+            "streams."
         )
     offset = file.tell() // (spec.step_dtype.itemsize * size)
     file.write(values.data)

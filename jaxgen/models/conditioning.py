@@ -81,9 +81,9 @@ def stream_sizes(data: DataSpec, names: Sequence[str]) -> dict[str, int]:
     return {name: known[name].num_values or math.prod(known[name].step_shape) for name in names}
 
 
-def stream_features(values: Array, size: int) -> jax.Array:
-    """Float32 [..., size] of a stream's values: numbers [..., size] or [...] as they are, integers [...] one-hot."""
+def stream_features(values: Array, size: int, num_axes: int) -> jax.Array:
+    """Float32 [..., size] of a stream's values at `num_axes` axes of rows and steps: integers one-hot, numbers as they are."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.integer):
         return jax.nn.one_hot(values, size)
-    return values if values.ndim and values.shape[-1] == size else values[..., None]
+    return values.reshape(*values.shape[:num_axes], size)

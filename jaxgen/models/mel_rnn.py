@@ -56,14 +56,17 @@ class MelRNN(SequenceConfig):
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
     aligned_streams: tuple[str, ...] = ()
-    """Streams of which each step reads its own value, such as loudness."""
+    """Streams of which each step reads its own value, such as loudness. A clip is as long as they are then."""
 
     lookback = 1
-    ends_clips = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.input_noise < math.inf:
             raise UserError(f"--model.input-noise is {self.input_noise}, expected a deviation of at least 0.")
+
+    @property
+    def ends_clips(self) -> bool:
+        return not self.aligned_streams
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "MelModule":
         """Raises UserError where the features are not log-mel frames."""
@@ -115,7 +118,7 @@ class MelModule(SequenceModel):
         aligned: Mapping[str, int] | None = None,
     ):
         """aligned: features of each aligned value that it reads, by name; none takes the streams that the config names."""
-        self.lookback = config.lookback
+        self.lookback, self.ends_clips = config.lookback, config.ends_clips
         self.labels = config.labels
         self.distribution = config.distribution
         self.input_noise = config.input_noise
@@ -168,7 +171,8 @@ class MelModule(SequenceModel):
         return self.head(hidden), carry
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
-        return self.frame_log_prob(outputs, target) + end_log_prob(self.end_logit(outputs), end)
+        nats = self.frame_log_prob(outputs, target)
+        return nats + end_log_prob(self.end_logit(outputs), end) if self.ends_clips else nats
 
     def frame_log_prob(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
         """Log-likelihood of the frames alone in nats [...], whether or not the clip ends with them."""
@@ -189,16 +193,15 @@ class MelModule(SequenceModel):
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
         x = self.distribution.sample(self._frame(outputs), noise[..., :-1], sampling)
-        return self._restore(x), noise[..., -1] < jax.nn.sigmoid(self.end_logit(outputs))
+        return self._restore(x), self.ends_clips & (noise[..., -1] < jax.nn.sigmoid(self.end_logit(outputs)))
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self._restore(self.distribution.mean(self._frame(outputs)))
 
     def _inputs(self, past: jax.Array, labels: Labels, conditioning: Conditioning) -> jax.Array:
-        beside = [stream_features(conditioning.aligned[name], size) for name, size in self.aligned.items()]
-        return concatenate_features(
-            past.astype(self.dtype), self.condition(labels), *(each.astype(self.dtype) for each in beside)
-        )
+        aligned = conditioning.aligned
+        beside = [stream_features(aligned[name], size, past.ndim - 1) for name, size in self.aligned.items()]
+        return concatenate_features(*(each.astype(self.dtype) for each in (past, *beside)), self.condition(labels))
 
     def _frame(self, outputs: jax.Array) -> jax.Array:
         """Of outputs [..., P] the parameters of the distribution."""
