@@ -28,7 +28,7 @@ from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decode_cli
 from jaxgen.data.store import SAMPLE_DTYPE, Index, Store, StoredClip, stream_file
 from jaxgen.features import FeatureSpec, StreamSpec
 
-_VERSION = 5  # of the files of a store; a change makes every store anew
+_VERSION = 6  # of the files of a store; a change makes every store anew
 _VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
