@@ -48,7 +48,8 @@ def parse_midi(content: bytes) -> ScoreFile:
         raise ScoreError(f"a damaged MIDI file ({_brief(error)})") from None
 
     left_out: Counter[str] = Counter()
-    parts, tracks = [], []
+    parts: list[Notes] = []
+    tracks: list[Track] = []
     for track in parsed.tracks:
         columns = track.notes.numpy()
         lasting = columns["duration"] != 0
@@ -58,7 +59,9 @@ def parse_midi(content: bytes) -> ScoreFile:
         if track.is_drum or not lasting.any():
             continue
         parts.append(
-            make_notes(*(columns[name][lasting] for name in ("time", "duration", "pitch", "velocity")), len(tracks))
+            make_notes(
+                *(columns[name][lasting] for name in ("time", "duration", "pitch", "velocity")), track=len(tracks)
+            )
         )
         tracks.append(Track(_name_of(track), track.program & 0x7F))
         if len(tracks) > MOST_EVENTS // 100 or sum(map(len, parts)) > MOST_NOTES:
@@ -104,7 +107,9 @@ def _name_of(track: Any) -> str:
 
 
 def _tempi(events: Any, left_out: Counter[str]) -> tuple[Tempo, ...]:
-    known = [Tempo(event.time, event.mspq) for event in _few(events) if event.mspq >= _SHORTEST_QUARTER and event.time >= 0]
+    known = [
+        Tempo(event.time, event.mspq) for event in _few(events) if event.mspq >= _SHORTEST_QUARTER and event.time >= 0
+    ]
     left_out["impossible tempi"] += len(events) - len(known)
     return _changes(known)
 

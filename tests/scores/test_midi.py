@@ -1,5 +1,6 @@
 """MIDI files: what is written is read again, by symusic and so by others; what is damaged costs one line."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -92,7 +93,11 @@ def test_drums_and_empty_notes_are_left_out_and_counted():
 
 
 def test_impossible_tempi_and_signatures_are_left_out_and_counted():
-    tempo, metre, key = b"\x00\xff\x51\x03\x00\x00\x00", b"\x00\xff\x58\x04\x00\x02\x18\x08", b"\x00\xff\x59\x02\x09\x00"
+    tempo, metre, key = (
+        b"\x00\xff\x51\x03\x00\x00\x00",
+        b"\x00\xff\x58\x04\x00\x02\x18\x08",
+        b"\x00\xff\x59\x02\x09\x00",
+    )
     read = parse_midi(file_of(tempo, metre, key, note()))
     assert read.left_out == {"impossible tempi": 1, "impossible time signatures": 1, "impossible key signatures": 1}
     assert read.score.tempi == read.score.time_signatures == read.score.key_signatures == ()
@@ -137,13 +142,12 @@ def test_too_many_notes_are_refused_before_they_cost_memory(monkeypatch):
 def test_damage_gives_a_score_or_a_reason(data):
     content = bytearray(midi_bytes(SCORE, "x" * 50))
     for _ in range(data.draw(st.integers(1, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.sampled_from((0, 127, 128, 0x90, 0xF0, 0xFF)))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.sampled_from((0, 127, 128, 0x90, 0xF0, 0xFF))
+        )
     content = content[: data.draw(st.integers(0, len(content)))]
-    try:
+    with contextlib.suppress(ScoreError):
         read = parse_midi(bytes(content))
-    except ScoreError as reason:
-        assert str(reason)
-    else:
         assert read.score.quarters <= source.MOST_QUARTERS
         assert len(read.score.notes) > 0
 
@@ -152,10 +156,8 @@ def test_damage_gives_a_score_or_a_reason(data):
 def test_anything_behind_a_header_gives_a_score_or_a_reason(content):
     head = file_of()[:14]
     for body in (content, struct.pack(">4sI", b"MTrk", len(content)) + content):
-        try:
-            parse_midi(head + body)
-        except ScoreError as reason:
-            assert str(reason)
+        with contextlib.suppress(ScoreError):
+            assert len(parse_midi(head + body).score.notes)
 
 
 def test_what_a_file_cannot_hold_is_one_line(tmp_path):
