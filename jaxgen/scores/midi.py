@@ -58,11 +58,10 @@ def parse_midi(content: bytes) -> ScoreFile:
         )
         if track.is_drum or not lasting.any():
             continue
-        parts.append(
-            make_notes(
-                *(columns[name][lasting] for name in ("time", "duration", "pitch", "velocity")), track=len(tracks)
-            )
+        onset, duration, pitch, velocity = (
+            columns[name][lasting] for name in ("time", "duration", "pitch", "velocity")
         )
+        parts.append(make_notes(onset, duration, pitch, velocity, len(tracks)))
         tracks.append(Track(_name_of(track), track.program & 0x7F))
         if len(tracks) > MOST_EVENTS // 100 or sum(map(len, parts)) > MOST_NOTES:
             raise ScoreError(f"more than {MOST_EVENTS // 100} tracks or {MOST_NOTES} notes")
