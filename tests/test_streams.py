@@ -21,7 +21,7 @@ from jaxgen.data.padded import PaddedBatches, padded_scoring_batches, round_up
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.preparation import prepare
 from jaxgen.data.store import Store
-from jaxgen.features import Characters, LogMel, Loudness, StreamSpec
+from jaxgen.features import Characters, Example, LogMel, Loudness, StreamSpec
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.recurrent import GRU
@@ -41,7 +41,7 @@ def test_a_store_has_the_streams_of_its_clips(store, cache):
     for clip, entry in enumerate(store.clips):
         assert "".join("abc"[symbol] for symbol in store.stream("text", clip)) == entry.fields["text"]
         np.testing.assert_array_equal(
-            store.stream("loudness", clip), Loudness().encode_clip({}, store.samples(clip), store.features)
+            store.stream("loudness", clip), Loudness().encode_clip(Example({}, 0, store.samples(clip)), store.features)
         )
         np.testing.assert_array_equal(store.stream("loudness", clip, 3, 5), store.stream("loudness", clip)[3:5])
     other = prepare(Spelt(), CONFIG.features, AudioPolicy(), cache, {"loudness": Loudness(quietest_dbfs=-40)})
@@ -196,9 +196,9 @@ def test_symbols_that_a_stream_does_not_know(capsys):
     assert text.parse("a🙂ß", CONFIG.features).tolist() == [0]
     assert "the model does not know 🙂 ß; skipped" in capsys.readouterr().err
     with pytest.raises(AudioError, match="its text has 'z', which is not among the symbols"):
-        text.encode_clip({"text": "abz"}, np.zeros(0), CONFIG.features)
+        text.encode_clip(Example({"text": "abz"}, 0, np.zeros(0)), CONFIG.features)
     with pytest.raises(AudioError, match="no text"):
-        text.encode_clip({}, np.zeros(0), CONFIG.features)
+        text.encode_clip(Example({}, 0, np.zeros(0)), CONFIG.features)
     with pytest.raises(UserError, match="has no symbol that the model knows"):
         text.parse("🙂", CONFIG.features)
     with pytest.raises(UserError, match="names \\['a'\\] twice"):
@@ -208,7 +208,7 @@ def test_symbols_that_a_stream_does_not_know(capsys):
 def test_loudness_is_the_level_of_each_step(tmp_path):
     features = LogMel(sample_rate=RATE, n_fft=256, hop_length=100, n_mels=10)
     samples = np.concatenate([np.full(100, 1.0), np.full(100, 10**-1.5), np.full(150, 1e-5)]).astype(np.float32)
-    levels = Loudness(quietest_dbfs=-60).encode_clip({}, samples, features)
+    levels = Loudness(quietest_dbfs=-60).encode_clip(Example({}, 0, samples), features)
     assert len(levels) == features.num_steps(350)
     np.testing.assert_allclose(levels[:3], [1, 0.5, 0], atol=1e-3)
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
@@ -225,7 +225,7 @@ class TooShort(StreamSpec):
     is_aligned = True
     step_dtype = np.dtype(np.float32)
 
-    def encode_clip(self, fields, samples, features):
+    def encode_clip(self, example, features):
         return np.zeros(1, np.float32)
 
 
@@ -273,7 +273,7 @@ def test_it_trains_stops_speaks_and_is_measured(command, cache, tmp_path):
         ]
         heard = "".join(map(tone_of, letters))
         assert sum(a == b for a, b in zip(heard, text, strict=False)) >= 4, heard
-        made, wanted = (Loudness().encode_clip({}, each, CONFIG.features) for each in (samples, levels))
+        made, wanted = (Loudness().encode_clip(Example({}, 0, each), CONFIG.features) for each in (samples, levels))
         count = min(len(made), len(wanted))
         assert np.corrcoef(made[:count], wanted[:count])[0, 1] > 0.5
     for options, said in (

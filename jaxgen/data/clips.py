@@ -9,6 +9,7 @@ from typing import Literal
 from jaxgen.audio import Recording, Waveform
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
+from jaxgen.scores.score import Score
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -32,6 +33,8 @@ class Clip:
     """Why it is refused before it is read; empty for none."""
     is_unchanged: Callable[[], bool] = lambda: True
     """Whether its content is still that of the stamp."""
+    score: Callable[[], Score] | None = None
+    """Reads written music, which `open` makes sound of; None for a recording. Raises scores.ScoreError."""
 
     def load(self) -> Waveform:
         """All of it, in memory. Raises audio.AudioError where it cannot be decoded."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch, check_position
+from jaxgen.data.pipeline import variant_names
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.features import StreamSpec
@@ -84,7 +85,7 @@ def padded_scoring_batches(
     padder = _Padder(store, spec, labels, aligned, context, lookback, stride)
     order = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
     for first in range(0, len(order), batch_size):
-        yield padder.pad(order[first : first + batch_size], batch_size)
+        yield padder.pad([(clip, 0) for clip in order[first : first + batch_size]], batch_size)
 
 
 class _Shuffled(Iterator[Batch]):
@@ -93,7 +94,7 @@ class _Shuffled(Iterator[Batch]):
     def __init__(self, padder: "_Padder", clips: Sequence[int], batch_size: int, seed: int, rows: Sequence[int] | None):
         self._padder, self._clips, self._batch_size, self._seed = padder, clips, batch_size, seed
         self._rows = range(batch_size) if rows is None else rows
-        self._next, self._epoch, self._batches = 0, -1, list[list[int]]()
+        self._next, self._epoch, self._batches = 0, -1, list[list[tuple[int, int]]]()
 
     def __next__(self) -> Batch:
         epoch, place = divmod(self._next, -(-len(self._clips) // self._batch_size))
@@ -110,12 +111,13 @@ class _Shuffled(Iterator[Batch]):
         """Goes on from where `get_state` was asked."""
         self._next = check_position(state["next"])
 
-    def _of_epoch(self, epoch: int) -> list[list[int]]:
-        """The clips of each batch: neighbours by length, where clips of one rounded length are shuffled, in random order."""
+    def _of_epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Each batch's clips and their variants: neighbours by length, shuffled where it is the same, in random order."""
         random = np.random.default_rng((self._seed, epoch))
         order = random.permutation(len(self._clips))
         lengths = [self._padder.rounded(self._clips[place]) for place in order]
-        by_length = [self._clips[order[place]] for place in np.argsort(lengths, kind="stable")]
+        variants = random.integers(self._padder.features.num_variants, size=len(order))
+        by_length = [(self._clips[order[place]], int(variants[place])) for place in np.argsort(lengths, kind="stable")]
         batches = [by_length[first : first + self._batch_size] for first in range(0, len(by_length), self._batch_size)]
         return [batches[place] for place in random.permutation(len(batches))]
 
@@ -135,16 +137,16 @@ class _Padder:
     ):
         self._store, self._lookback, self._stride = store, lookback, stride
         self._aligned, self._context = aligned, context
-        self._silence = spec.features.silence()
+        self.features, self._silence = spec.features, spec.features.silence()
         self._labels = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
     def rounded(self, clip: int) -> int:
         """Steps of a batch in which the clip is the longest."""
         return round_up(self._store.clips[clip].num_steps, self._stride)
 
-    def pad(self, clips: Sequence[int], batch_size: int, rows: Sequence[int] | None = None) -> Batch:
-        """A batch of these clips, and of rows without one where they are fewer; of its rows those asked for."""
-        num_steps = max(map(self.rounded, clips))
+    def pad(self, clips: Sequence[tuple[int, int]], batch_size: int, rows: Sequence[int] | None = None) -> Batch:
+        """A batch of clips in a variant each, and of rows without one where they are fewer; of its rows those asked for."""
+        num_steps = max(self.rounded(clip) for clip, _ in clips)
         rows = range(batch_size) if rows is None else rows
         chosen = [clips[row] if row < len(clips) else None for row in rows]
         shape, silence = (len(chosen), num_steps), self._silence
@@ -152,30 +154,37 @@ class _Padder:
             "x": np.broadcast_to(silence, (len(chosen), self._lookback + num_steps, *silence.shape)).copy(),
             **{name: np.zeros(shape, bool) for name in ("reset", "mask", "end")},
             "clip": np.zeros(shape, np.int32),
-            "labels": {name: np.zeros(shape, np.int32) for name in self._labels},
+            "labels": {name: np.zeros(shape, np.int32) for name in (*self._labels, *variant_names(self.features))},
             "aligned": {name: self._pad_stream(name, chosen, num_steps)[0] for name in self._aligned},
             "context": {name: self._pad_stream(name, chosen, self._longest(name, clips)) for name in self._context},
         }
         batch["reset"][:, 0] = True
-        for row, clip in enumerate(chosen):
-            if clip is None:
+        for row, each in enumerate(chosen):
+            if each is None:
                 continue
+            clip, variant = each
             count = self._store.clips[clip].num_steps
-            batch["x"][row, self._lookback : self._lookback + count] = self._store.steps(clip)
+            steps = self.features.vary(self._store.steps(clip), variant)
+            batch["x"][row, self._lookback : self._lookback + count] = steps
             batch["mask"][row, :count] = True
             batch["end"][row, count - 1] = True
             batch["clip"][row] = clip
             for name, indices in self._labels.items():
                 batch["labels"][name][row] = indices[clip]
+            for name in variant_names(self.features):
+                batch["labels"][name][row] = variant
         return batch
 
-    def _longest(self, name: str, clips: Sequence[int]) -> int:
-        return round_up(max(self._store.clips[clip].streams[name][1] for clip in clips), 1)
+    def _longest(self, name: str, clips: Sequence[tuple[int, int]]) -> int:
+        return round_up(max(self._store.clips[clip].streams[name][1] for clip, _ in clips), 1)
 
-    def _pad_stream(self, name: str, clips: Sequence[int | None], length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _pad_stream(
+        self, name: str, clips: Sequence[tuple[int, int] | None], length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Values [B, length, ...] of a stream, 0 behind its end, and which are real, bool [B, length]."""
-        streams = [None if clip is None else self._store.stream(name, clip) for clip in clips]
-        return pad_rows(streams, length, self._store.streams[name])
+        spec = self._store.streams[name]
+        rows = [None if each is None else spec.vary(self._store.stream(name, each[0]), each[1]) for each in clips]
+        return pad_rows(rows, length, spec)
 
 
 def pad_rows(rows: Sequence[np.ndarray | None], length: int, spec: StreamSpec) -> tuple[np.ndarray, np.ndarray]:

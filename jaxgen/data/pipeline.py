@@ -27,6 +27,10 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch, check_position
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.features import FeatureSpec
+
+VARIANT = "variant"
+"""Among the labels of a batch, where the features have several: in which form a clip is shown (`FeatureSpec.vary`)."""
 
 _CHUNKS_PER_SEGMENT = 64
 
@@ -38,6 +42,8 @@ class Segment:
     clip: int
     start: int
     stop: int
+    variant: int = 0
+    """Form in which the clip is shown (`FeatureSpec.vary`)."""
 
 
 class TrainingBatches:
@@ -72,7 +78,7 @@ class TrainingBatches:
         ]
         if not segments:
             raise UserError("there is no training clip; change the split (data.validation, data.test or the manifest).")
-        order = _Shuffled(segments, seed, stride)
+        order = _Shuffled(segments, seed, stride, spec.features.num_variants)
         self._store = store
         packer = _Packer(store, spec, labels, lookback, seq_len, stride, aligned)
         self._streams = lambda: Streams(packer, order, batch_size, rows)
@@ -110,9 +116,9 @@ class _Shuffled:
     the same frames in each epoch, and learn them by heart.
     """
 
-    def __init__(self, segments: Sequence[Segment], seed: int, stride: int):
-        self._segments, self._seed, self._stride = segments, seed, stride
-        self._epoch, self._order, self._late = -1, np.zeros(0, np.int64), np.zeros(0, np.int64)
+    def __init__(self, segments: Sequence[Segment], seed: int, stride: int, num_variants: int):
+        self._segments, self._seed, self._stride, self._num_variants = segments, seed, stride, num_variants
+        self._epoch, self._order, self._late, self._variants = -1, *[np.zeros(0, np.int64)] * 3
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -124,9 +130,10 @@ class _Shuffled:
             rng = np.random.default_rng((self._seed, epoch))
             self._order = rng.permutation(len(self._segments))
             self._late = rng.integers(self._stride, size=len(self._segments))
+            self._variants = rng.integers(self._num_variants, size=len(self._segments))
         segment = self._segments[self._order[index]]
         late = min(int(self._late[index]), segment.stop - segment.start - 1)
-        return dataclasses.replace(segment, start=segment.start + late)
+        return dataclasses.replace(segment, start=segment.start + late, variant=int(self._variants[index]))
 
 
 class _Packer:
@@ -147,7 +154,7 @@ class _Packer:
                 f"--train.seq-len is {seq_len}, expected a multiple of {stride}, the steps that the model takes together."
             )
         self.store, self.lookback, self.seq_len, self.stride = store, lookback, seq_len, stride
-        self.silence = spec.features.silence()
+        self.features, self.silence = spec.features, spec.features.silence()
         self.aligned = {name: store.streams[name] for name in aligned}
         self.label_indices = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
@@ -160,7 +167,9 @@ class _Packer:
             "mask": np.zeros(shape, bool),
             "end": np.zeros(shape, bool),
             "clip": np.zeros(shape, np.int32),
-            "labels": {name: np.zeros(shape, np.int32) for name in self.label_indices},
+            "labels": {
+                name: np.zeros(shape, np.int32) for name in (*self.label_indices, *variant_names(self.features))
+            },
             "aligned": {
                 name: np.zeros((*shape, *stream.step_shape), stream.step_dtype) for name, stream in self.aligned.items()
             },
@@ -179,9 +188,11 @@ class _Packer:
             return
         first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
         silent = min(max(-first, 0), count)
-        batch["x"][row, at + silent : at + count] = self.store.steps(segment.clip, first + silent, first + count)
+        place, part = slice(at + silent, at + count), (first + silent, first + count)
+        batch["x"][row, place] = self.features.vary(self.store.steps(segment.clip, *part), segment.variant)
         for name, values in batch["aligned"].items():
-            values[row, at + silent : at + count] = self.store.stream(name, segment.clip, first + silent, first + count)
+            read = self.store.stream(name, segment.clip, *part)
+            values[row, place] = self.aligned[name].vary(read, segment.variant)
         real = min(max(self.lookback - offset, 0), count)
         batch["mask"][row, at + real : at + count] = True
         if offset <= self.lookback < offset + count:
@@ -191,6 +202,13 @@ class _Packer:
         batch["clip"][row, at : at + count] = segment.clip
         for name, indices in self.label_indices.items():
             batch["labels"][name][row, at : at + count] = indices[segment.clip]
+        for name in variant_names(self.features):
+            batch["labels"][name][row, at : at + count] = segment.variant
+
+
+def variant_names(features: FeatureSpec) -> tuple[str, ...]:
+    """`VARIANT` where clips come in several forms."""
+    return (VARIANT,) if features.num_variants > 1 else ()
 
 
 @dataclasses.dataclass

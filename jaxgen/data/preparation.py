@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,11 +22,12 @@ from jaxgen.core.names import expand
 from jaxgen.core.serial import content_hash, to_json
 from jaxgen.data import report
 from jaxgen.data.blocks import block_hashes
-from jaxgen.data.clips import Clip, Dataset
+from jaxgen.data.clips import Dataset
 from jaxgen.data.digests import FoundClip, find_clips, progress
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decode_clips
+from jaxgen.data.score_ingest import EncodedScore, encode_scores
 from jaxgen.data.store import SAMPLE_DTYPE, Index, Store, StoredClip, stream_file
-from jaxgen.features import FeatureSpec, StreamSpec
+from jaxgen.features import Example, FeatureSpec, ScoreSpec, StreamSpec
 
 _VERSION = 6  # of the files of a store; a change makes every store anew
 _VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
@@ -124,10 +125,16 @@ def _write_clips(
     with contextlib.ExitStack() as stack:
         names = ("samples", "steps", *map(stream_file, streams))
         files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in names}
-        for each, blocks in zip(found, decode_clips(clips, features.sample_rate, policy, pool), strict=True):
+        write: Any = _write_score if isinstance(features, ScoreSpec) else _write_clip
+        decoded: Iterator[Any] = (
+            encode_scores(clips, features, pool)
+            if isinstance(features, ScoreSpec)
+            else decode_clips(clips, features.sample_rate, policy, pool)
+        )
+        for each, content in zip(found, decoded, strict=True):
             ends = [(file, file.tell()) for file in files.values()]
             try:
-                stored.append(_write_clip(each, blocks, features, streams, files))
+                stored.append(write(each, content, features, streams, files))
             except AudioError as error:
                 refused.append((each.clip.name, str(error)))
                 for file, end in ends:  # a long clip may turn out to be refused at its end
@@ -158,6 +165,7 @@ def _write_clip(
         for steps in encode(block.samples, block.is_last):
             step_file.write(np.ascontiguousarray(steps).data)
             num_steps += len(steps)
+    example = Example(found.clip.fields, num_steps, np.concatenate(held) if held else np.zeros(0, np.float32))
     return StoredClip(
         name=found.clip.name,
         split=found.split,
@@ -173,24 +181,56 @@ def _write_clip(
         source_peak=block.source_peak,
         peak=block.peak,
         streams={
-            name: _write_stream(files[stream_file(name)], spec, found.clip, np.concatenate(held), features)
+            name: _write_stream(files[stream_file(name)], spec, example, features, found.clip.name)
+            for name, spec in streams.items()
+        },
+    )
+
+
+def _write_score(
+    found: FoundClip,
+    encoded: concurrent.futures.Future[EncodedScore],
+    features: FeatureSpec,
+    streams: Mapping[str, StreamSpec],
+    files: Mapping[str, BinaryIO],
+) -> StoredClip:
+    """As `_write_clip`, of written music: its samples are made when somebody asks for them."""
+    score, step_file = encoded.result(), files["steps"]
+    step_offset, num_steps = step_file.tell() // _step_bytes(features), len(score.steps)
+    step_file.write(np.ascontiguousarray(score.steps, features.step_dtype).data)
+    example = score.example(found.clip)
+    return StoredClip(
+        name=found.clip.name,
+        split=found.split,
+        fields=dict(found.clip.fields),
+        digest=found.digest,
+        num_samples=features.num_samples(num_steps),
+        num_steps=num_steps,
+        sample_offset=features.num_samples(step_offset),
+        step_offset=step_offset,
+        source_rate=features.sample_rate,
+        source_channels=1,
+        loudness_dbfs=0.0,
+        source_peak=0.0,
+        peak=0.0,
+        streams={
+            name: _write_stream(files[stream_file(name)], spec, example, features, found.clip.name)
             for name, spec in streams.items()
         },
     )
 
 
 def _write_stream(
-    file: BinaryIO, spec: StreamSpec, clip: Clip, samples: np.ndarray, features: FeatureSpec
+    file: BinaryIO, spec: StreamSpec, example: Example, features: FeatureSpec, clip: str
 ) -> tuple[int, int]:
     """Appends a stream of a clip; where it begins, and how many values it has."""
-    values = np.ascontiguousarray(spec.encode_clip(clip.fields, samples, features), spec.step_dtype)
+    values = np.ascontiguousarray(spec.encode_clip(example, features), spec.step_dtype)
     size = math.prod(spec.step_shape)
-    if values.shape[1:] != spec.step_shape or (spec.is_aligned and len(values) != features.num_steps(len(samples))):
-        expected = features.num_steps(len(samples)) if spec.is_aligned else "any number"
+    if values.shape[1:] != spec.step_shape or (spec.is_aligned and len(values) != example.num_steps):
+        expected = example.num_steps if spec.is_aligned else "any number"
         shape = ", ".join(map(str, (expected, *spec.step_shape)))
         raise UserError(
-            f"{type(spec).__name__} made {list(values.shape)} of '{clip.name}', expected [{shape}]; change the config's "
-            "streams."
+            f"{type(spec).__name__} made {list(values.shape)} of '{clip}', expected [{shape}]; change the config's streams."
         )
     offset = file.tell() // (spec.step_dtype.itemsize * size)
     file.write(values.data)

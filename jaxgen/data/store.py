@@ -98,7 +98,10 @@ class Store:
                 raise ValueError("its mean or deviation has another size than its steps")
         except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        self._samples = BlockArray(directory / "samples.bin", num_samples, (), SAMPLE_DTYPE, hashes[0])
+        kept = (
+            0 if self.features.is_symbolic else num_samples
+        )  # those of written music are made when they are asked for
+        self._samples = BlockArray(directory / "samples.bin", kept, (), SAMPLE_DTYPE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
         self._streams = {name: self._stream_array(name, spec, index) for name, spec in self.streams.items()}
 
@@ -137,6 +140,8 @@ class Store:
     def samples(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 [nsamp] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by default."""
         entry = self.clips[clip]
+        if self.features.is_symbolic:
+            return self.features.decode_clips([self.steps(clip)])[0][start:stop]
         return self._read(self._samples, entry.sample_offset, entry.num_samples, start, stop)
 
     def steps(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -3,8 +3,24 @@ Further streams of an example: `Characters` of a text, `Loudness` of each step."
 
 from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
+from jaxgen.features.notes import PianoRoll, ScoreSpec, Voices
 from jaxgen.features.pcm16 import Pcm16
 from jaxgen.features.spec import Decoder, FeatureSpec, SampleSpec
-from jaxgen.features.streams import Characters, Loudness, StreamSpec
+from jaxgen.features.streams import Characters, Countdown, Example, Loudness, StreamSpec
 
-__all__ = ["Characters", "Decoder", "FeatureSpec", "LogMel", "Loudness", "MuLaw", "Pcm16", "SampleSpec", "StreamSpec"]
+__all__ = [
+    "Characters",
+    "Countdown",
+    "Decoder",
+    "Example",
+    "FeatureSpec",
+    "LogMel",
+    "Loudness",
+    "MuLaw",
+    "Pcm16",
+    "PianoRoll",
+    "SampleSpec",
+    "ScoreSpec",
+    "StreamSpec",
+    "Voices",
+]

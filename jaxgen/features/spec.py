@@ -36,6 +36,8 @@ class FeatureSpec:
 
     step_unit: ClassVar[str]
     """What one step is: "sample" or "frame"."""
+    is_symbolic: ClassVar[bool] = False
+    """Whether steps are of written music: they are not made of samples, but samples of them."""
 
     def __post_init__(self) -> None:
         require(self.sample_rate > 0, f"sample_rate is {self.sample_rate}; features.sample_rate must be above 0 Hz.")
@@ -109,6 +111,16 @@ class FeatureSpec:
     def silence(self) -> np.ndarray:
         """The step of digital silence, shape step_shape: what every sequence starts from."""
         raise NotImplementedError
+
+    @property
+    def num_variants(self) -> int:
+        """Forms in which training shows a clip, drawn anew each epoch: such as all keys. Variant 0 is the clip as it is."""
+        return 1
+
+    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
+        """Steps [T, *step_shape] in another form."""
+        del variant
+        return steps
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the kind of feature and with every setting of it."""

@@ -12,8 +12,24 @@ from jaxgen import audio
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import content_hash
 from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.scores.score import Score
 
 _MOST_SECONDS = 14_400  # of a recording whose loudness is asked for
+_MOST_STEPS = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What a stream may be made of."""
+
+    fields: Mapping[str, str]
+    """All that is known of the clip."""
+    num_steps: int
+    """Steps of the clip."""
+    samples: np.ndarray
+    """Float32 [nsamp], full scale 1.0; empty for written music."""
+    score: Score | None = None
+    """Written music, on the features' grid; None for sound."""
 
 
 class StreamSpec:
@@ -37,12 +53,17 @@ class StreamSpec:
         """How many integers there are; 0 for numbers."""
         return 0
 
-    def encode_clip(self, fields: Mapping[str, str], samples: np.ndarray, features: FeatureSpec) -> np.ndarray:
-        """[N, *step_shape] of a clip with these fields and samples float32 [nsamp], whose steps are of `features`.
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        """[N, *step_shape] of a clip whose steps are of `features`; an aligned stream has one value for each of them.
 
-        An aligned stream has features.num_steps(nsamp) values. Raises audio.AudioError where the clip has to be refused.
+        Raises audio.AudioError where the clip has to be refused.
         """
         raise NotImplementedError
+
+    def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
+        """Values [N, *step_shape] that go with a variant of the clip (`FeatureSpec.vary`)."""
+        del variant
+        return values
 
     def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
         """[N, *step_shape] of what a user asks for: a text, or the path of a file. Raises UserError where that is none."""
@@ -77,8 +98,8 @@ class Characters(StreamSpec):
     def num_values(self) -> int:
         return len(self.symbols)
 
-    def encode_clip(self, fields: Mapping[str, str], samples: np.ndarray, features: FeatureSpec) -> np.ndarray:
-        text = fields.get(self.field, "")
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        text = example.fields.get(self.field, "")
         found, unknown = self._places(text)
         if unknown:
             raise audio.AudioError(f"its {self.field} has '{unknown[0]}', which is not among the symbols of the stream")
@@ -123,8 +144,10 @@ class Loudness(StreamSpec):
     def step_dtype(self) -> np.dtype:
         return np.dtype(np.float32)
 
-    def encode_clip(self, fields: Mapping[str, str], samples: np.ndarray, features: FeatureSpec) -> np.ndarray:
-        return self._levels(samples, features)
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        if features.is_symbolic:
+            raise UserError("Loudness is of sound, and the features are of written music; leave it out of the streams.")
+        return self._levels(example.samples, features)
 
     def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
         try:
@@ -144,3 +167,35 @@ class Loudness(StreamSpec):
         power = np.square(whole.reshape(count, size), dtype=np.float64).mean(axis=1)
         level = 10 * np.log10(np.maximum(power, 1e-20))
         return np.clip(1 - level / self.quietest_dbfs, 0, 1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Countdown(StreamSpec):
+    """How many steps are left, int32: 0 in the last one. A model that reads it ends a clip where it was asked to."""
+
+    most: int = 64
+    """Steps that are counted; more are as many."""
+
+    is_aligned = True
+
+    def __post_init__(self) -> None:
+        require(1 <= self.most <= 4_096, f"streams: Countdown counts {self.most} steps, expected 1 to 4,096.")
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    @property
+    def num_values(self) -> int:
+        return self.most + 1
+
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        return self._values(example.num_steps)
+
+    def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
+        if not said.isdecimal() or not 1 <= int(said[:9]) <= _MOST_STEPS:
+            raise UserError(f"the number of {features.step_unit}s is '{said[:40]}', expected 1 to {_MOST_STEPS:,}.")
+        return self._values(int(said))
+
+    def _values(self, count: int) -> np.ndarray:
+        return np.minimum(np.arange(count)[::-1], self.most).astype(np.int32)

@@ -17,6 +17,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
 from jaxgen.core.numerics import random_key
 from jaxgen.data.padded import pad_rows, round_up
+from jaxgen.data.pipeline import variant_names
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
 from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
@@ -225,7 +226,7 @@ class Generator(ClipSampler):
     def _conditions(self, labels: Sequence[Mapping[str, str]]) -> Labels:
         """Of each label that the model knows the indices int32 [B], or where values are mixed the shares float32 [B, V]."""
         shares = [{name: self._spec.label_shares(name, value) for name, value in row.items()} for row in labels]
-        conditions: dict[str, np.ndarray] = {}
+        conditions = {name: np.zeros(len(labels), np.int32) for name in variant_names(self._spec.features)}
         for name in self._model.labels:
             unknown = np.eye(1, 1 + len(dict(self._spec.vocabularies)[name]), dtype=np.float32)[0]
             rows = np.stack([row.get(name, unknown) for row in shares])

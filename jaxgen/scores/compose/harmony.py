@@ -91,7 +91,7 @@ def _table(minor: bool) -> dict[Harmony, dict[Harmony, float]]:
 
 
 def _weighted(word: str) -> tuple[str, float]:
-    """"ii6:3" and "IV4": a colon stands where the chord ends in a figure."""
+    """ "ii6:3" and "IV4": a colon stands where the chord ends in a figure."""
     if ":" in word:
         name, weight = word.split(":")
         return name, float(weight)

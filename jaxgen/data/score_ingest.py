@@ -1,0 +1,56 @@
+"""Written music to steps: each score is read, put on the features' grid, and encoded."""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from jaxgen.audio import AudioError
+from jaxgen.data.clips import Clip
+from jaxgen.features import Example, ScoreSpec
+from jaxgen.scores.score import Score, ScoreError, quantise
+
+_AT_ONCE = 64  # scores that wait encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedScore:
+    """A score and its steps."""
+
+    score: Score
+    """On the grid."""
+    steps: np.ndarray
+    """[nstep, *step_shape]."""
+
+    def example(self, clip: Clip) -> Example:
+        """What further streams are made of."""
+        return Example(clip.fields, len(self.steps), np.zeros(0, np.float32), self.score)
+
+
+def encode_scores(
+    clips: Iterable[Clip], features: ScoreSpec, pool: concurrent.futures.Executor
+) -> Iterator[concurrent.futures.Future[EncodedScore]]:
+    """Each clip's score, read in parallel; the future raises AudioError where it is refused."""
+    pending: collections.deque[concurrent.futures.Future[EncodedScore]] = collections.deque()
+    for clip in clips:
+        pending.append(pool.submit(_encode, clip, features))
+        if len(pending) == _AT_ONCE:
+            yield pending.popleft()
+    yield from pending
+
+
+def _encode(clip: Clip, features: ScoreSpec) -> EncodedScore:
+    if clip.refused:
+        raise AudioError(clip.refused)
+    if clip.score is None:
+        raise AudioError(f"sound, and {type(features).__name__} are of written music")
+    try:
+        score, _ = quantise(clip.score(), (features.frames_per_quarter,))
+        steps = features.encode_score(score)
+    except ScoreError as error:
+        raise AudioError(str(error)) from None
+    if not steps.any():
+        raise AudioError("no notes")
+    return EncodedScore(score, steps)

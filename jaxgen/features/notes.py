@@ -1,0 +1,251 @@
+"""Frames of notes: what a model sees of written music, and the way back to a score and to sound."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgen.core.errors import UserError
+from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.scores.render import render_blocks
+from jaxgen.scores.rolls import HOLD, NUM_KEYS, REST, fill_holds, from_roll, from_voices, to_roll, to_voices
+from jaxgen.scores.score import Score, ScoreError, Tempo
+
+SILENT, SOUNDING, STRUCK = 0, 1, 2
+"""What a key of a piano roll does in a frame."""
+
+_OFFSETS = (0, 1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1)  # semitones, by variant: all keys, each the nearest way
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreSpec(FeatureSpec):
+    """Frames of notes on a grid of time. Subclasses: `PianoRoll`, `Voices`."""
+
+    sample_rate: int = 44_100
+    """Hz of the sound that is made of them."""
+    frames_per_quarter: int = 4
+    """Frames of a quarter note: 4 for sixteenths; more follow rhythm more finely, and are more to learn."""
+    quarters_per_minute: float = 100.0
+    """Tempo of the sound."""
+
+    step_unit: ClassVar[str] = "frame"
+    is_symbolic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.frames_per_quarter <= 96,
+            f"features.frames_per_quarter is {self.frames_per_quarter}, expected 1 to 96.",
+        )
+        require(
+            4 <= self.quarters_per_minute <= 1_000,
+            f"features.quarters_per_minute is {self.quarters_per_minute:g}, expected 4 to 1,000.",
+        )
+
+    @property
+    def hop_length(self) -> int:
+        return max(1, round(self.sample_rate * 60 / (self.quarters_per_minute * self.frames_per_quarter)))
+
+    @property
+    def num_variants(self) -> int:
+        return len(_OFFSETS)
+
+    def num_steps(self, num_samples: int) -> int:
+        return -(-num_samples // self.hop_length)
+
+    def num_samples(self, num_steps: int) -> int:
+        return num_steps * self.hop_length
+
+    def num_samples_seen(self, num_steps: int) -> int:
+        return num_steps * self.hop_length
+
+    def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
+        raise UserError(
+            f"{type(self).__name__} are frames of written music, and this is sound; pass a folder of MIDI files, or use "
+            "LogMel features."
+        )
+
+    def encode_score(self, score: Score) -> NDArray[np.uint8]:
+        """Frames uint8 [T, *step_shape] of a score whose notes are on the grid. Raises ScoreError where they do not fit."""
+        raise NotImplementedError
+
+    def decode_score(self, steps: NDArray[np.uint8]) -> Score:
+        """The score of frames [T, *step_shape], at the features' tempo."""
+        raise NotImplementedError
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers of a frame for a network, D of `as_inputs`."""
+        raise NotImplementedError
+
+    def as_inputs(self, steps: jax.Array) -> jax.Array:
+        """Frames uint8 [..., W] as zeros and ones for a network, float32 [..., D]."""
+        raise NotImplementedError
+
+    def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
+        """Where a note begins or ends between two frames [..., W], bool [..., W]."""
+        raise NotImplementedError
+
+    def decode(self, steps: jax.Array | np.ndarray) -> np.ndarray:  # type: ignore[override]
+        rows = np.asarray(steps).reshape(-1, *np.shape(steps)[-1 - len(self.step_shape) :])
+        sound = np.stack(self.decode_clips(list(rows)))
+        return sound.reshape(*np.shape(steps)[: -1 - len(self.step_shape)], -1)
+
+    def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.concatenate(list(self._sound(clip))) for clip in clips]
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `FeatureSpec`. A note's sound depends on how long it lasts, so the frames are gathered first: they are small."""
+        rows = np.concatenate(list(blocks), axis=1)
+        yield from map(np.stack, zip(*map(self._sound, rows), strict=True))
+
+    def _sound(self, steps: np.ndarray) -> Iterator[np.ndarray]:
+        """Samples float32 [any number] of frames [T, *step_shape], num_samples(T) in all."""
+        left = self.num_samples(len(steps))
+        silence = itertools.repeat(np.zeros((1 << 13, 2), np.float32))
+        for block in itertools.chain(render_blocks(self.decode_score(steps), self.sample_rate), silence):
+            yield block[:left].mean(axis=1)
+            left -= len(block)
+            if left <= 0:
+                return
+
+    def _with_tempo(self, score: Score) -> Score:
+        return dataclasses.replace(score, tempi=(Tempo(0, round(60e6 / self.quarters_per_minute)),))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PianoRoll(ScoreSpec):
+    """Which of 88 keys sound: uint8 [88] a frame, 0 silent, 1 sounding, 2 struck anew in this frame."""
+
+    onsets: bool = True
+    """Whether a held note is told from a repeated one; without it no key is ever 2."""
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        return (NUM_KEYS,)
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    def silence(self) -> np.ndarray:
+        return np.zeros(NUM_KEYS, np.uint8)
+
+    def encode_score(self, score: Score) -> NDArray[np.uint8]:
+        try:
+            roll = to_roll(score, self.frames_per_quarter)
+        except UserError as error:
+            raise ScoreError(str(error).partition(";")[0].rstrip(".")) from None
+        return (roll.sounding + (roll.onsets & roll.sounding & self.onsets)).astype(np.uint8)
+
+    def decode_score(self, steps: NDArray[np.uint8]) -> Score:
+        onsets = steps == STRUCK if self.onsets else None
+        return self._with_tempo(from_roll(steps > SILENT, onsets, self.frames_per_quarter))
+
+    @property
+    def num_inputs(self) -> int:
+        return NUM_KEYS * (1 + self.onsets)
+
+    def as_inputs(self, steps: jax.Array) -> jax.Array:
+        kinds = [steps > SILENT, steps == STRUCK] if self.onsets else [steps > SILENT]
+        return jnp.concatenate(kinds, axis=-1).astype(jnp.float32)
+
+    def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
+        return ((steps > SILENT) != (before > SILENT)) | (steps == STRUCK)
+
+    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
+        offset = _OFFSETS[variant]
+        keys = np.arange(NUM_KEYS) + offset
+        keys = np.where(keys < 0, keys + 12, np.where(keys >= NUM_KEYS, keys - 12, keys))  # the octave inside the piano
+        moved = np.zeros_like(steps)
+        np.maximum.at(moved, (slice(None), keys), steps)
+        return moved
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voices(ScoreSpec):
+    """One pitch a voice: uint8 [V] a frame, 0 for a rest.
+
+    Pitch p above the lowest is 1 + 2 p in the frame where it begins, and 2 + 2 p where it goes on.
+    """
+
+    names: tuple[str, ...] = ("soprano", "alto", "tenor", "bass")
+    """The voices, highest first: the tracks of a score."""
+    lowest: int = 33
+    """Lowest MIDI pitch; 60 is middle C."""
+    highest: int = 90
+    """Highest MIDI pitch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.lowest < self.highest <= 127 and bool(self.names),
+            f"features.lowest is {self.lowest} and features.highest {self.highest}, of {len(self.names)} voices; expected MIDI "
+            "pitches from 0 to 127, the lowest first, and at least one voice.",
+        )
+
+    @property
+    def num_pitches(self) -> int:
+        """Pitches that a voice may have."""
+        return 1 + self.highest - self.lowest
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        return (len(self.names),)
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    def silence(self) -> np.ndarray:
+        return np.zeros(len(self.names), np.uint8)
+
+    def encode_score(self, score: Score) -> NDArray[np.uint8]:
+        if len(score.tracks) != len(self.names):
+            raise ScoreError(f"{len(score.tracks)} tracks, expected {len(self.names)} voices")
+        try:
+            voices = to_voices(score, self.frames_per_quarter)
+        except UserError as error:
+            raise ScoreError(str(error).partition(";")[0].rstrip(".")) from None
+        pitches = voices[voices >= 0]
+        if len(pitches) and not self.lowest <= pitches.min() <= pitches.max() <= self.highest:
+            raise ScoreError(
+                f"pitches {pitches.min()} to {pitches.max()}, expected {self.lowest} to {self.highest}; change "
+                "--features.lowest or --features.highest"
+            )
+        codes = 1 + 2 * (fill_holds(voices).astype(np.int64) - self.lowest) + (voices == HOLD)
+        return np.where(fill_holds(voices) == REST, 0, codes).astype(np.uint8)
+
+    def decode_score(self, steps: NDArray[np.uint8]) -> Score:
+        codes = np.asarray(steps, np.int64)
+        before = np.concatenate([np.zeros_like(codes[:1]), codes[:-1]])
+        goes_on = (codes > 0) & (codes % 2 == 0) & ((before + 1) // 2 == codes // 2)
+        pitches = (codes - 1) // 2 + self.lowest
+        voices = np.where(codes == 0, REST, np.where(goes_on, HOLD, pitches))
+        return self._with_tempo(from_voices(voices, self.frames_per_quarter, self.names))
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.names) * (2 + self.num_pitches)
+
+    def as_inputs(self, steps: jax.Array) -> jax.Array:
+        pitches = jax.nn.one_hot(self.places(steps), 1 + self.num_pitches)
+        goes_on = (steps > 0) & (steps % 2 == 0)
+        return jnp.concatenate([pitches.reshape(*steps.shape[:-1], -1), goes_on.astype(jnp.float32)], axis=-1)
+
+    def places(self, steps: jax.Array) -> jax.Array:
+        """Which pitch sounds, int32 [..., V] from 1 on; 0 for a rest."""
+        return (steps.astype(jnp.int32) + 1) // 2
+
+    def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
+        return (steps % 2 == 1) | ((steps == 0) & (before > 0))
+
+    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
+        moved = steps.astype(np.int64) + 2 * _OFFSETS[variant]
+        moved = np.where(moved < 1, moved + 24, np.where(moved > 2 * self.num_pitches, moved - 24, moved))
+        return np.where(steps == 0, 0, moved).astype(np.uint8)

@@ -1,0 +1,186 @@
+"""Frames of notes, one after another: a recurrent network that draws the notes of the next frame together.
+
+The network reads the frame before, frames some beats ago, how long each key or voice has been as it is, and how many frames
+have passed, since metre is a matter of counting.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.pipeline import VARIANT
+from jaxgen.data.spec import DataSpec
+from jaxgen.features.notes import ScoreSpec
+from jaxgen.models.conditioning import Conditioning, Labels, stream_features, stream_sizes
+from jaxgen.models.sequence import Carry, LabelEmbedding, SequenceConfig, SequenceModel, concatenate_features
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.note_heads import NoteOutput, SortedKeys
+from jaxgen.nn.recurrent import LSTM, Cell, Stack
+
+_LONGEST_AGE = 64  # frames; what is older is as old
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRNN(SequenceConfig):
+    """A recurrent network over frames of notes."""
+
+    cell: Cell = LSTM(hidden_size=256)
+    """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
+    num_layers: int = 2
+    """Recurrent layers, one above the other."""
+    residual: bool = True
+    """Add each layer's input to its output, from the second layer on."""
+    dropout: float = 0.3
+    """Variational dropout: share of units switched off for a whole chunk. More keeps a model of few pieces from learning
+    them by heart."""
+    output: NoteOutput = SortedKeys()
+    """How the notes of a frame are drawn: IndependentKeys, SortedKeys or VoiceByVoice."""
+    lags: tuple[int, ...] = (4, 8, 16)
+    """Frames ago that are read beside the last one: a beat, a bar and more, for what repeats."""
+    periods: tuple[int, ...] = (2, 3, 4, 8, 12, 16)
+    """Frames that metre may count to: the network is told where in each of them the next frame is."""
+    labels: tuple[str, ...] = ()
+    """Label fields that condition the model."""
+    label_size: int = 16
+    """Features a label is embedded into."""
+    label_dropout: float = 0.1
+    """Share of clips trained with labels unknown."""
+    aligned_streams: tuple[str, ...] = ()
+    """Streams of which each step reads its own value, such as how many frames are left. A clip is as long as they are."""
+
+    ends_clips = False
+
+    def __post_init__(self) -> None:
+        if not all(1 <= lag <= 10_000 for lag in self.lags):
+            raise UserError(f"--model.lags is {self.lags}, expected frames from 1 to 10,000.")
+        if not all(period >= 2 for period in self.periods):
+            raise UserError(f"--model.periods is {self.periods}, expected at least 2 frames each.")
+
+    @property
+    def lookback(self) -> int:
+        return max(2, *self.lags)
+
+    def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "ScoreModule":
+        """Raises UserError where the features are not frames of notes."""
+        if not isinstance(data.features, ScoreSpec):
+            raise UserError(
+                f"ScoreRNN models written music, but the features are {type(data.features).__name__}; use PianoRoll or "
+                "Voices, and a data set of scores."
+            )
+        return ScoreModule(self, data, data.features, dtype, rngs)
+
+
+class ScoreModule(SequenceModel):
+    """The module that `ScoreRNN` configures. Its outputs are hidden units, from which the head draws a frame, and the frame
+    before. The carry knows how long each key or voice has been as it is, and the frames since the clip began.
+    """
+
+    def __init__(self, config: ScoreRNN, data: DataSpec, features: ScoreSpec, dtype: Any, rngs: nnx.Rngs):
+        self.lookback, self.lags, self.labels, self.dtype = config.lookback, config.lags, config.labels, dtype
+        self.periods, self.dropout, self.features = config.periods, config.dropout, features
+        self.width = features.step_shape[0]
+        self.aligned = stream_sizes(data, config.aligned_streams)
+        self.condition = LabelEmbedding(
+            data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
+        )
+        self.stack = Stack(
+            config.cell,
+            config.num_layers,
+            (1 + len(config.lags)) * features.num_inputs
+            + self.width
+            + 2 * len(config.periods)
+            + features.num_variants
+            + sum(self.aligned.values())
+            + self.condition.num_features,
+            residual=config.residual,
+            dropout=config.dropout,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.head = config.output.make(features, config.cell.hidden_size, dtype=dtype, rngs=rngs)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return {
+            "stack": self.stack.init_carry(batch_size),
+            "age": jnp.zeros((batch_size, self.width), jnp.int32),
+            "since": jnp.zeros(batch_size, jnp.int32),
+        }
+
+    def unroll(
+        self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Carry]:
+        labels, dropout_key, output_key = conditioning.static, None, None
+        if key is not None:
+            label_key, dropout_key, output_key = jax.random.split(key, 3)
+            labels = self.condition.drop(labels, reset, label_key)
+        inputs, counts = self._inputs(x, labels, conditioning, carry, reset)
+        hidden, stack = self.stack.unroll(inputs, carry["stack"], reset, dropout_key)
+        if output_key is not None and self.dropout:
+            keep = 1 - self.dropout
+            mask = jax.random.bernoulli(output_key, keep, (hidden.shape[0], 1, hidden.shape[2]))
+            hidden = hidden * (mask / jnp.float32(keep)).astype(hidden.dtype)
+        return self._outputs(hidden, x[:, self.lookback - 1 : -1]), {"stack": stack, **counts}
+
+    def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
+        one = conditioning.each_step(lambda values: values[:, None])
+        longer = jnp.concatenate([x, x[:, -1:]], axis=1)  # the target's place, which is not read
+        inputs, counts = self._inputs(longer, one.static, one, carry, jnp.zeros((len(x), 1), bool))
+        hidden, stack = self.stack.step(inputs[:, 0], carry["stack"])
+        return self._outputs(hidden, x[:, -1]), {"stack": stack, **counts}
+
+    def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
+        del end
+        return self.head.log_prob(*self._split(outputs), target)
+
+    def scores(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> dict[str, jax.Array]:
+        nats = -self.log_prob(outputs, target, end)
+        return {"loss": nats, "nats_per_frame": nats}
+
+    def noise(self, key: jax.Array) -> jax.Array:
+        return self.head.noise(key)
+
+    def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+        frame = self.head.sample(*self._split(outputs), noise, sampling)
+        return frame, jnp.zeros(frame.shape[:-1], bool)
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        return self.head.predict(*self._split(outputs))
+
+    def _inputs(
+        self, x: jax.Array, labels: Labels, conditioning: Conditioning, carry: Carry, reset: jax.Array
+    ) -> tuple[jax.Array, Carry]:
+        """What the network reads at each of T steps [B, T, F], and the counts after the last, for x [B, lookback + T, W]."""
+        num_steps, place = reset.shape[1], self.lookback
+        frames = [x[:, place - lag :][:, :num_steps] for lag in (1, *self.lags)]
+        since = _count(reset, carry["since"] - 1)  # 0 at the first frame of a clip
+        changed = self.features.changes(frames[0], x[:, place - 2 :][:, :num_steps])
+        age = _count(changed | reset[..., None], carry["age"])
+        angle = 2 * math.pi * since[..., None].astype(jnp.float32) / jnp.asarray(self.periods, jnp.float32)
+        known = (
+            *map(self.features.as_inputs, frames),
+            jnp.log1p(jnp.minimum(age, _LONGEST_AGE).astype(jnp.float32)) / math.log1p(_LONGEST_AGE),
+            jnp.sin(angle),
+            jnp.cos(angle),
+            jax.nn.one_hot(conditioning.static[VARIANT], self.features.num_variants),
+            *(stream_features(conditioning.aligned[name], size, 2) for name, size in self.aligned.items()),
+        )
+        inputs = concatenate_features(*(each.astype(self.dtype) for each in known), self.condition(labels))
+        return inputs, {"age": age[:, -1], "since": since[:, -1] + 1}
+
+    def _outputs(self, hidden: jax.Array, before: jax.Array) -> jax.Array:
+        return concatenate_features(hidden, before.astype(hidden.dtype))
+
+    def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return outputs[..., : -self.width], outputs[..., -self.width :].astype(jnp.uint8)
+
+
+def _count(starts: jax.Array, before: jax.Array) -> jax.Array:
+    """Steps since the last start, int32 [B, T, ...]: 0 at each of `starts`; before: that of the step before the first [B, ...]."""
+    index = jnp.arange(starts.shape[1]).reshape(-1, *[1] * (starts.ndim - 2))
+    last = jax.lax.cummax(jnp.where(starts, index, -1), axis=1)
+    return jnp.where(last >= 0, index - last, before[:, None] + 1 + index)
