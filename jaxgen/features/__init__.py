@@ -5,8 +5,9 @@ from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
 from jaxgen.features.notes import PianoRoll, ScoreSpec, Voices
 from jaxgen.features.pcm16 import Pcm16
+from jaxgen.features.score_streams import Countdown, Melody
 from jaxgen.features.spec import Decoder, FeatureSpec, SampleSpec
-from jaxgen.features.streams import Characters, Countdown, Example, Loudness, StreamSpec
+from jaxgen.features.streams import Characters, Example, Loudness, StreamSpec
 
 __all__ = [
     "Characters",
@@ -16,6 +17,7 @@ __all__ = [
     "FeatureSpec",
     "LogMel",
     "Loudness",
+    "Melody",
     "MuLaw",
     "Pcm16",
     "PianoRoll",

@@ -14,7 +14,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.features.spec import FeatureSpec, require
 from jaxgen.scores.render import render_blocks
 from jaxgen.scores.rolls import HOLD, NUM_KEYS, REST, fill_holds, from_roll, from_voices, to_roll, to_voices
-from jaxgen.scores.score import Score, ScoreError, Tempo
+from jaxgen.scores.score import Score, ScoreError, Tempo, select_tracks
 
 SILENT, SOUNDING, STRUCK = 0, 1, 2
 """What a key of a piano roll does in a frame."""
@@ -32,6 +32,8 @@ class ScoreSpec(FeatureSpec):
     """Frames of a quarter note: 4 for sixteenths; more follow rhythm more finely, and are more to learn."""
     quarters_per_minute: float = 100.0
     """Tempo of the sound."""
+    quarters_per_bar: int = 4
+    """Quarter notes of a bar, as --bars counts them."""
 
     step_unit: ClassVar[str] = "frame"
     is_symbolic: ClassVar[bool] = True
@@ -43,6 +45,10 @@ class ScoreSpec(FeatureSpec):
             f"features.frames_per_quarter is {self.frames_per_quarter}, expected 1 to 96.",
         )
         require(
+            1 <= self.quarters_per_bar <= 64,
+            f"features.quarters_per_bar is {self.quarters_per_bar}, expected 1 to 64.",
+        )
+        require(
             4 <= self.quarters_per_minute <= 1_000,
             f"features.quarters_per_minute is {self.quarters_per_minute:g}, expected 4 to 1,000.",
         )
@@ -50,6 +56,11 @@ class ScoreSpec(FeatureSpec):
     @property
     def hop_length(self) -> int:
         return max(1, round(self.sample_rate * 60 / (self.quarters_per_minute * self.frames_per_quarter)))
+
+    @property
+    def frames_per_bar(self) -> int:
+        """Frames of a bar."""
+        return self.frames_per_quarter * self.quarters_per_bar
 
     @property
     def num_variants(self) -> int:
@@ -163,7 +174,8 @@ class PianoRoll(ScoreSpec):
         keys = np.arange(NUM_KEYS) + offset
         keys = np.where(keys < 0, keys + 12, np.where(keys >= NUM_KEYS, keys - 12, keys))  # the octave inside the piano
         moved = np.zeros_like(steps)
-        np.maximum.at(moved, (slice(None), keys), steps)
+        for key in np.flatnonzero(steps.any(axis=0)):
+            moved[:, keys[key]] = np.maximum(moved[:, keys[key]], steps[:, key])
         return moved
 
 
@@ -180,6 +192,8 @@ class Voices(ScoreSpec):
     """Lowest MIDI pitch; 60 is middle C."""
     highest: int = 90
     """Highest MIDI pitch."""
+    tracks: tuple[int, ...] = ()
+    """Tracks of a score that the voices are, from 0 on; none takes all. A model that accompanies a melody leaves that out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,8 +220,10 @@ class Voices(ScoreSpec):
         return np.zeros(len(self.names), np.uint8)
 
     def encode_score(self, score: Score) -> NDArray[np.uint8]:
-        if len(score.tracks) != len(self.names):
+        tracks = self.tracks or range(len(score.tracks))
+        if len(tracks) != len(self.names) or max(tracks, default=0) >= len(score.tracks):
             raise ScoreError(f"{len(score.tracks)} tracks, expected {len(self.names)} voices")
+        score = select_tracks(score, tracks)
         try:
             voices = to_voices(score, self.frames_per_quarter)
         except UserError as error:

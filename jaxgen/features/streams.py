@@ -15,7 +15,6 @@ from jaxgen.features.spec import FeatureSpec, require
 from jaxgen.scores.score import Score
 
 _MOST_SECONDS = 14_400  # of a recording whose loudness is asked for
-_MOST_STEPS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,16 @@ class StreamSpec:
         Raises audio.AudioError where the clip has to be refused.
         """
         raise NotImplementedError
+
+    def default(self, num_steps: int) -> np.ndarray | None:
+        """[N, *step_shape] of a clip of so many steps of which nobody says it; None where it has to be said."""
+        del num_steps
+        return None
+
+    def written(self, values: np.ndarray, features: FeatureSpec) -> Score | None:
+        """What stands beside the music that is made for these values, as a melody beside its accompaniment; None for nothing."""
+        del values, features
+        return None
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         """Values [N, *step_shape] that go with a variant of the clip (`FeatureSpec.vary`)."""
@@ -167,35 +176,3 @@ class Loudness(StreamSpec):
         power = np.square(whole.reshape(count, size), dtype=np.float64).mean(axis=1)
         level = 10 * np.log10(np.maximum(power, 1e-20))
         return np.clip(1 - level / self.quietest_dbfs, 0, 1).astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Countdown(StreamSpec):
-    """How many steps are left, int32: 0 in the last one. A model that reads it ends a clip where it was asked to."""
-
-    most: int = 64
-    """Steps that are counted; more are as many."""
-
-    is_aligned = True
-
-    def __post_init__(self) -> None:
-        require(1 <= self.most <= 4_096, f"streams: Countdown counts {self.most} steps, expected 1 to 4,096.")
-
-    @property
-    def step_dtype(self) -> np.dtype:
-        return np.dtype(np.int32)
-
-    @property
-    def num_values(self) -> int:
-        return self.most + 1
-
-    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
-        return self._values(example.num_steps)
-
-    def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
-        if not said.isdecimal() or not 1 <= int(said[:9]) <= _MOST_STEPS:
-            raise UserError(f"the number of {features.step_unit}s is '{said[:40]}', expected 1 to {_MOST_STEPS:,}.")
-        return self._values(int(said))
-
-    def _values(self, count: int) -> np.ndarray:
-        return np.minimum(np.arange(count)[::-1], self.most).astype(np.int32)

@@ -102,7 +102,7 @@ class Generator(ClipSampler):
         streams that are missing.
         """
         before, rows = self._prompt_steps(prompt), first + np.arange(len(labels))
-        given = [{}] * len(labels) if inputs is None else inputs
+        given = self._with_defaults([{}] * len(labels) if inputs is None else inputs, len(before), seconds)
         conditioning = dataclasses.replace(self._streams(given), static=self._conditions(labels))
         lengths = self._lengths(given, seconds, len(before))
         steps = self._steps(params, before, conditioning, rows, lengths, sampling, seed, progress)
@@ -128,7 +128,9 @@ class Generator(ClipSampler):
 
     def max_samples(self, request: ClipRequest) -> int:
         before = 0 if request.prompt is None else len(request.prompt)
-        lengths = [len(values) for name, values in (request.input or {}).items() if name in self._model.aligned_streams]
+        known = dict(self._spec.streams)
+        said = {name: values for name, values in (request.input or {}).items() if name in known}
+        lengths = [len(values) for name, values in said.items() if known[name].is_aligned]
         num_steps = self.num_steps(request.seconds) if request.seconds or not lengths else min(lengths)
         return before + num_steps * self._spec.features.samples_per_step
 
@@ -233,6 +235,19 @@ class Generator(ClipSampler):
             conditions[name] = rows.argmax(axis=1).astype(np.int32) if (rows.max(axis=1) == 1).all() else rows
         return conditions
 
+    def _with_defaults(
+        self, given: Sequence[Mapping[str, np.ndarray]], before: int, seconds: float | None
+    ) -> Sequence[Mapping[str, np.ndarray]]:
+        """What is said, and of what is not the default of a clip of this length."""
+        known = dict(self._spec.streams)
+        rows = []
+        for row in given:
+            others = [len(row[name]) for name in self._model.streams if name in row and known[name].is_aligned]
+            num_steps = min(others, default=before + self.num_steps(seconds))
+            missing = {name: known[name].default(num_steps) for name in self._model.streams if name not in row}
+            rows.append({**row, **{name: values for name, values in missing.items() if values is not None}})
+        return rows
+
     def _streams(self, given: Sequence[Mapping[str, np.ndarray]]) -> Conditioning:
         """The streams that the model reads: aligned ones [B, T, ...], as long as the longest, and contexts with masks."""
         known = dict(self._spec.streams)
@@ -254,13 +269,15 @@ class Generator(ClipSampler):
 
     def _lengths(self, given: Sequence[Mapping[str, np.ndarray]], seconds: float | None, before: int) -> np.ndarray:
         """Steps that each clip may have at the most, int [B], of which `before` are the prompt's."""
-        if not self._model.aligned_streams:
+        known = dict(self._spec.streams)
+        aligned = [name for name in self._model.streams if known[name].is_aligned]
+        if not aligned:
             return np.full(len(given), before + self.num_steps(seconds))
         longest = sys.maxsize if seconds is None else before + self.num_steps(seconds)
-        lengths = np.array([min(longest, *(len(row[name]) for name in self._model.aligned_streams)) for row in given])
+        lengths = np.array([min(longest, *(len(row[name]) for name in aligned)) for row in given])
         if lengths.min() <= before:
             raise UserError(
-                f"the prompt has {before} {self._spec.features.step_unit}s, and {' and '.join(self._model.aligned_streams)} "
+                f"the prompt has {before} {self._spec.features.step_unit}s, and {' and '.join(aligned)} "
                 f"{lengths.min()}; nothing is left to make. Pass a shorter --prompt or a longer --input."
             )
         return lengths

@@ -52,6 +52,10 @@ class ScoreRNN(SequenceConfig):
     """Share of clips trained with labels unknown."""
     aligned_streams: tuple[str, ...] = ()
     """Streams of which each step reads its own value, such as how many frames are left. A clip is as long as they are."""
+    context_streams: tuple[str, ...] = ()
+    """Streams that are read as a whole, in both directions, before the first frame: a melody that is to be accompanied."""
+    context_cell: Cell = LSTM(hidden_size=128)
+    """The recurrence that reads them."""
 
     ends_clips = False
 
@@ -85,6 +89,16 @@ class ScoreModule(SequenceModel):
         self.periods, self.dropout, self.features = config.periods, config.dropout, features
         self.width = features.step_shape[0]
         self.aligned = stream_sizes(data, config.aligned_streams)
+        self.context = stream_sizes(data, config.context_streams)
+        self.readers = nnx.Dict(
+            {
+                f"{name}_{way}": Stack(config.context_cell, 1, size, dropout=config.dropout, dtype=dtype, rngs=rngs)
+                for name, size in self.context.items()
+                for way in ("forward", "backward")
+            }
+        )
+        self.aligned |= {f"{name} read": 2 * config.context_cell.hidden_size for name in self.context}
+        self.aligned |= self.context
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
@@ -110,6 +124,25 @@ class ScoreModule(SequenceModel):
             "age": jnp.zeros((batch_size, self.width), jnp.int32),
             "since": jnp.zeros(batch_size, jnp.int32),
         }
+
+    def encode_context(self, conditioning: Conditioning, key: jax.Array | None = None) -> Conditioning:
+        """Puts what is read of each stream, in both directions, beside the frames, and the stream itself."""
+        aligned = dict(conditioning.aligned)
+        for place, (name, size) in enumerate(self.context.items()):
+            context = conditioning.context[name]
+            values, mask = stream_features(context.values, size, 2), jnp.asarray(context.mask)
+            keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, place))
+            ways = ("forward", values, mask, keys[0]), ("backward", values[:, ::-1], mask[:, ::-1], keys[1])
+            read = [self._read(f"{name}_{way}", *inputs) for way, *inputs in ways]  # type: ignore[arg-type]
+            aligned[f"{name} read"] = jnp.concatenate([read[0], read[1][:, ::-1]], axis=-1)
+            aligned[name] = context.values
+        return dataclasses.replace(conditioning, aligned=aligned)
+
+    def _read(self, reader: str, values: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Hidden units [B, N, H] at each of N values, which starts anew at the first that is real."""
+        stack = self.readers[reader]
+        first = mask & ~jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+        return stack.unroll(values, stack.init_carry(len(values)), first, key)[0]
 
     def unroll(
         self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
@@ -180,7 +213,7 @@ class ScoreModule(SequenceModel):
 
 
 def _count(starts: jax.Array, before: jax.Array) -> jax.Array:
-    """Steps since the last start, int32 [B, T, ...]: 0 at each of `starts`; before: that of the step before the first [B, ...]."""
+    """Steps since the last start, int32 [B, T, ...]: 0 at each of `starts`. before: that of the step before, [B, ...]."""
     index = jnp.arange(starts.shape[1]).reshape(-1, *[1] * (starts.ndim - 2))
     last = jax.lax.cummax(jnp.where(starts, index, -1), axis=1)
     return jnp.where(last >= 0, index - last, before[:, None] + 1 + index)

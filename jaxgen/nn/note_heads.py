@@ -143,7 +143,7 @@ class SortedKeysHead(NoteHead):
             return total + jnp.where(place <= count, nats, 0.0), None
 
         zeros = jnp.zeros(frame.shape[:-1], jnp.float32)
-        total, _ = jax.lax.scan(jax.checkpoint(add), zeros, jnp.arange(self.most + 1))  # type: ignore[arg-type]
+        total, _ = jax.lax.scan(jax.checkpoint(add), zeros, jnp.arange(self.most + 1))
         return jnp.where(count <= self.most, total, _NEVER)
 
     def noise(self, key: jax.Array) -> jax.Array:

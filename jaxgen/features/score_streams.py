@@ -1,0 +1,115 @@
+"""Streams beside frames of notes: how many frames are left, and a melody that is given."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from jaxgen.audio import AudioError
+from jaxgen.core.errors import UserError
+from jaxgen.features.notes import ScoreSpec, Voices
+from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.features.streams import Example, StreamSpec
+from jaxgen.scores.files import read_scores
+from jaxgen.scores.score import Score, ScoreError, quantise, select_tracks
+
+_MOST_STEPS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Countdown(StreamSpec):
+    """How many steps are left, int32: 0 in the last one. A model that reads it ends a clip where it was asked to."""
+
+    most: int = 64
+    """Steps that are counted; more are as many."""
+
+    is_aligned: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(1 <= self.most <= 4_096, f"streams: Countdown counts {self.most} steps, expected 1 to 4,096.")
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    @property
+    def num_values(self) -> int:
+        return self.most + 1
+
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        return self.default(example.num_steps)
+
+    def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
+        if not said.isdecimal() or not 1 <= int(said[:9]) <= _MOST_STEPS:
+            raise UserError(f"the number of {features.step_unit}s is '{said[:40]}', expected 1 to {_MOST_STEPS:,}.")
+        return self.default(int(said))
+
+    def default(self, num_steps: int) -> np.ndarray:
+        return np.minimum(np.arange(num_steps)[::-1], self.most).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Melody(StreamSpec):
+    """One voice that is given, int32: the codes of `Voices`."""
+
+    track: int = 0
+    """Track of the training scores that it is."""
+    lowest: int = 33
+    """Lowest MIDI pitch; 60 is middle C."""
+    highest: int = 90
+    """Highest MIDI pitch."""
+
+    is_aligned: ClassVar[bool] = True
+
+    @property
+    def step_dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    @property
+    def num_values(self) -> int:
+        return 1 + 2 * (1 + self.highest - self.lowest)
+
+    def encode_clip(self, example: Example, features: FeatureSpec) -> np.ndarray:
+        assert example.score is not None
+        try:
+            codes = self._encode(select_tracks(example.score, [self.track]), features)
+        except (ScoreError, IndexError, UserError) as error:
+            raise AudioError(f"its melody cannot be used ({error})") from None
+        missing = example.num_steps - len(codes)
+        return np.pad(codes, (0, max(0, missing)))[: example.num_steps]
+
+    def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
+        try:
+            found = read_scores(said)[0][1]
+            if isinstance(found, ScoreError):
+                raise found
+            voiced = [track for track in range(len(found.score.tracks)) if (found.score.notes["track"] == track).any()]
+            codes = self._encode(select_tracks(found.score, voiced[:1]), features)
+        except ScoreError as error:
+            raise UserError(f"the melody '{said}' cannot be used ({error}); pass a file of one voice.") from None
+        if not codes.any():
+            raise UserError(f"the melody '{said}' has no notes; pass a file of one voice.")
+        return codes
+
+    def written(self, values: np.ndarray, features: FeatureSpec) -> Score:
+        return self._voice(features).decode_score(values[:, None].astype(np.uint8))
+
+    def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
+        voice = Voices(names=("melody",), lowest=self.lowest, highest=self.highest)
+        return voice.vary(values[:, None].astype(np.uint8), variant)[:, 0].astype(np.int32)
+
+    def _encode(self, score: Score, features: FeatureSpec) -> np.ndarray:
+        """Codes int32 [T] of a score of one track."""
+        voice = self._voice(features)
+        return voice.encode_score(quantise(score, (voice.frames_per_quarter,))[0])[:, 0].astype(np.int32)
+
+    def _voice(self, features: FeatureSpec) -> Voices:
+        if not isinstance(features, ScoreSpec):
+            raise UserError("Melody is of written music, and the features are of sound; leave it out of the streams.")
+        return Voices(
+            names=("melody",),
+            lowest=self.lowest,
+            highest=self.highest,
+            frames_per_quarter=features.frames_per_quarter,
+            quarters_per_minute=features.quarters_per_minute,
+        )
