@@ -30,7 +30,8 @@ _HIGHEST_RATE = 22_050
 _MOST_OPENED = 1_000  # recordings
 _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
 (a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
-class takes another class by name: --model.cell GRU."""
+class takes another class by name: --model.cell GRU; one that holds several takes any number: --train.loggers TensorBoard
+WandB."""
 
 
 def load_config(argv: Sequence[str], program: str) -> Config:

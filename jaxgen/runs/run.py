@@ -46,24 +46,30 @@ _MAY_DIFFER = frozenset(
             "on_full_disk",
             "stuck_after",
             "shard_parameters",
+            "loggers",
         )
     ]
 )
 
 
-WRITTEN = ("checkpoints", "damaged", "tensorboard", "generated", "evaluation", "starts.jsonl", "metrics.jsonl", ".lock")
+WRITTEN = (
+    *("checkpoints", "code", "damaged", "tensorboard", "wandb", "generated", "evaluation"),
+    *("starts.jsonl", "metrics.jsonl", ".lock"),
+)
 """What is written to in a run's folder, and not replaced."""
 
 
 def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
     """What every checkpoint says of its run."""
-    return {"config": to_json(config), "data": to_json(spec)}
+    kept = dataclasses.replace(config, train=dataclasses.replace(config.train, loggers=()))
+    return {"config": to_json(kept), "data": to_json(spec)}
 
 
 def config_hash(config: Config) -> str:
     """SHA-256 of a config without where it runs, hexadecimal: the same experiment has the same hash anywhere."""
     content = {name: value for name, value in to_json(config).items() if name not in _PLACE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
+    content["train"] = {name: value for name, value in content["train"].items() if name != "loggers"}
     return content_hash(content)
 
 

@@ -132,6 +132,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         )
     for metric in config.evaluation.metrics:
         metric.check(store)
+    broadcast_from_first(lambda: [logger.check() for logger in config.train.loggers])
     task = build_task(config, spec)
     evaluator = config.evaluation.evaluator(
         task,

@@ -1,0 +1,104 @@
+"""The loggers of a training, each in a thread of its own: training waits for no network, and no logger ends it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core.errors import tolerate
+from jaxgen.loggers.logger import Logger, RunDescription
+
+_MOST_WAITING = 1_000  # entries
+_FINISH_SECONDS = 10  # that training waits for all loggers when it ends; a machine may be about to be taken away
+_GOES_ON = "training goes on, and metrics.jsonl has all figures"
+
+
+class LoggerThreads:
+    """Hands what is logged to each logger. What fails is told, by kind, once until it works again.
+
+    tell: says a line to the user.
+    """
+
+    def __init__(self, loggers: Sequence[Logger], run: RunDescription, tell: Callable[[str], None]):
+        self._threads = [_LoggerThread(logger, run, tell) for logger in loggers]
+
+    def __bool__(self) -> bool:
+        return bool(self._threads)
+
+    def scalars(self, values: Mapping[str, float], step: int, *, again: bool = False) -> None:
+        """Figures by name. again: whether an earlier process of this run has logged them."""
+        for each in self._threads:
+            if not again or each.logger.takes_back:
+                each.put("scalars", values, step)
+
+    def audio(self, name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
+        """A clip, float32 [nsamp]."""
+        for each in self._threads:
+            each.put("audio", name, samples, sample_rate, step)
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """A picture, uint8 [height, width, 3]."""
+        for each in self._threads:
+            each.put("image", name, image, step)
+
+    def finish(self) -> None:
+        """Lets every logger finish; for one that takes its time it does not wait."""
+        for each in self._threads:
+            each.end()
+        last = time.monotonic() + _FINISH_SECONDS
+        for each in self._threads:
+            each.join(max(0.0, last - time.monotonic()))
+
+
+class _LoggerThread:
+    def __init__(self, logger: Logger, run: RunDescription, tell: Callable[[str], None]):
+        self.logger = logger
+        self._run, self._tell, self._told = run, tell, set[str]()
+        self._name = type(logger).__name__
+        self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"logger {self._name}", daemon=True)
+        self._thread.start()
+
+    def put(self, *call: Any) -> None:
+        """Has a method of the logger called; where very many calls wait, this one is left out."""
+        if self._queue.qsize() < _MOST_WAITING:
+            self._queue.put(call)
+        else:
+            self._tell_once("queue", f"jaxgen: {self._name} is too slow, and some entries are left out; {_GOES_ON}.")
+
+    def end(self) -> None:
+        """Has the thread end when it has done what waits."""
+        self._queue.put(None)
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._tell_once("finish", f"jaxgen: {self._name} has not sent everything yet; nothing waits for it.")
+
+    def _work(self) -> None:
+        sessions: list[Any] = []
+        with tolerate(f"start {self._name}", f"nothing is logged there; {_GOES_ON}", self._tell):
+            sessions.append(self.logger.start(self._run))
+        while (call := self._queue.get()) is not None:
+            method, *arguments = call
+            for session in sessions:
+                self._call(method, session, *arguments)
+        for session in sessions:
+            self._call("finish", session)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        failed: list[str] = []
+        with tolerate(f"log {method} with {self._name}", _GOES_ON, failed.append):
+            getattr(self.logger, method)(*arguments)
+        if not failed:
+            self._told.discard(method)
+        for message in failed:
+            self._tell_once(method, message)
+
+    def _tell_once(self, about: str, message: str) -> None:
+        if about not in self._told:
+            self._told.add(about)
+            self._tell(message)
