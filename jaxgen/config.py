@@ -16,6 +16,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -96,13 +97,23 @@ def load(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at '{path}'. Pass --config a Python file that defines CONFIG.")
-    spec = importlib.util.spec_from_file_location(f"jaxgen_config_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(module_name(path.stem), path)
     assert spec is not None
+    if (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(beside)  # last: a file there hides nothing
+    return run_module(spec, path)
+
+
+def module_name(stem: str) -> str:
+    """The module that a config file of this name is, and its classes are saved with."""
+    return f"jaxgen_config_{stem}"
+
+
+def run_module(spec: ModuleSpec, path: Path) -> Config:
+    """Runs the module of a config file, as its loader finds it, and returns its CONFIG. path: the file, for messages."""
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    if (beside := str(path.resolve().parent)) not in sys.path:
-        sys.path.append(beside)  # last: a file there hides nothing
     try:
         spec.loader.exec_module(module)
     except UserError:

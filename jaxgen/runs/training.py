@@ -27,6 +27,7 @@ from jaxgen.evaluation.metrics import split_absent
 from jaxgen.evaluation.result import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.objective import TrainTask
+from jaxgen.runs.code import Code, CodeManifest, collect_code
 from jaxgen.runs.lock import note_start, run_lock
 from jaxgen.runs.run import (
     WRITTEN,
@@ -39,6 +40,7 @@ from jaxgen.runs.run import (
     enable_compilation_cache,
     is_finished,
     save_config,
+    saved_code,
     saved_licences,
     training_batches,
 )
@@ -62,13 +64,15 @@ if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.upload import FirstProcessCheckpoints
 
 
-def train(config: Config) -> ExitCode:
+def train(config: Config, config_file: str | Path | None = None) -> ExitCode:
     """Trains to the end and writes the report, or goes on with a run that was stopped; of a finished one, says so.
 
+    config_file: where the config comes from; its source goes with the run where it defines classes that the run needs.
     Returns how it ended: DONE, PREEMPTED where a signal stopped it and all is saved, BAD_INPUT where no report could be made.
     Raises UserError for what the user can mend, Diverged where training cannot go on.
     """
     fix_settings()
+    code = collect_code(config, config_file)  # at once: the file may be changed while data is prepared
     with (
         raise_on_signal(),
         join_processes(config.distributed, config.coordinator, config.num_processes, config.process_id),
@@ -80,7 +84,7 @@ def train(config: Config) -> ExitCode:
         keep_freed_memory()
         with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
             beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
-            return _run(config, mirror, beside)
+            return _run(config, code, mirror, beside)
 
 
 def _is_finished(config: Config) -> bool:
@@ -118,12 +122,13 @@ def _own_folder(config: Config) -> Iterator[Path]:
         yield config.folder if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
 
 
-def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
+def _run(config: Config, code: Code | None, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
     devices = devices_of(config)
     store = prepare(config.data, config.features, config.audio, config.cache_dir)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
     check_alike("another folder, settings or recordings", [config.workdir, config_hash(config), to_json(spec)])
+    check_alike("another config file", None if code is None else to_json(code.manifest))
     broadcast_from_first(lambda: check_data(config, spec))
     if not store.indices("validation"):
         raise UserError(
@@ -132,7 +137,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         )
     for metric in config.evaluation.metrics:
         metric.check(store)
-    broadcast_from_first(lambda: [logger.check() for logger in config.train.loggers])
+    broadcast_from_first(lambda: _check_loggers(config))
     task = build_task(config, spec)
     evaluator = config.evaluation.evaluator(
         task,
@@ -149,9 +154,10 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
             return ExitCode.DONE
         broadcast_from_first(lambda: check_data(config, spec))
         save_config(config, own)
+        _save_code(config, code, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
-        outcome = _train(config, own, mirror, devices, store, tuned, spec, evaluator)
+        outcome = _train(config, code, own, mirror, devices, store, tuned, spec, evaluator)
         with tolerate("write the data report", "jaxgen.prepare makes it again"):
             drawn.result()
         if outcome is Outcome.PREEMPTED:
@@ -165,6 +171,29 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
                 return ExitCode.DONE
             return ExitCode.BAD_INPUT
     return ExitCode.DONE
+
+
+def _save_code(config: Config, code: Code | None, own: Path) -> None:
+    """Writes the source of the run's own classes into its folder, and says where it has changed since the last checkpoint."""
+    if code is None:
+        return
+    code.save(own)
+    before = broadcast_from_first(lambda: _manifest(saved_code(config)))
+    if before not in (None, _manifest(code.manifest)):
+        print(
+            f"jaxgen: '{code.manifest.config_file}', or a module beside it, has changed since the last checkpoint; those from "
+            "here on keep the new source, earlier ones the old.",
+            file=sys.stderr,
+        )
+
+
+def _manifest(manifest: CodeManifest | None) -> Any:
+    return None if manifest is None else to_json(manifest)
+
+
+def _check_loggers(config: Config) -> None:
+    for logger in config.train.loggers:
+        logger.check()
 
 
 def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, DataSpec]:
@@ -186,6 +215,7 @@ def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, 
 
 def _train(
     config: Config,
+    code: Code | None,
     own: Path,
     mirror: Mirror | None,
     devices: Devices,
@@ -221,7 +251,7 @@ def _train(
             own,
             devices,
             seconds_per_step=seconds,
-            run=describe(config, spec),
+            run=describe(config, spec, code),
             profile=config.profile,
         )
 
