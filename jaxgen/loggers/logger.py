@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxgen.core.files import read_regular, write_atomic
 
+FOLDER = "loggers"
+"""Of what jaxgen itself keeps for loggers, in the run's folder."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -34,8 +36,8 @@ class RunDescription:
 
     @functools.cached_property
     def id(self) -> str:
-        """32 hexadecimal digits, the same at every start: the file `run_id` in the folder keeps them."""
-        path = self.folder / "run_id"
+        """32 hexadecimal digits, the same at every start: the file `loggers/run_id` in the folder keeps them."""
+        path = self.folder / FOLDER / "run_id"
         try:
             kept = read_regular(path).decode(errors="replace").strip()
         except FileNotFoundError:
@@ -43,6 +45,7 @@ class RunDescription:
         if _ID.fullmatch(kept):
             return kept
         new = uuid.uuid4().hex
+        path.parent.mkdir(exist_ok=True)
         write_atomic(path, new + "\n")
         return new
 
@@ -56,8 +59,8 @@ class Logger(abc.ABC):
     """
 
     takes_back: ClassVar[bool] = False
-    """Whether `start` takes back what was logged of steps after `run.start`. Where it does not, figures that a killed process
-    has logged are not logged again."""
+    """Whether `start` takes back what was logged of steps after `run.start`. Where it does not, figures of steps that the logger
+    has been given, by a process that was killed, are not given again."""
 
     def check(self) -> None:  # noqa: B027
         """Raises UserError before the first step where something is missing, such as a package."""

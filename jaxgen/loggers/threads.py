@@ -1,15 +1,18 @@
 """The loggers of a training, each in a thread of its own: training waits for no network, and no logger ends it."""
 
+import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.core.errors import tolerate
-from jaxgen.loggers.logger import Logger, RunDescription
+from jaxgen.core.files import read_regular, write_atomic
+from jaxgen.loggers.logger import FOLDER, Logger, RunDescription
 
 _MOST_WAITING = 1_000  # entries
 _FINISH_SECONDS = 10  # that training waits for all loggers when it ends; a machine may be about to be taken away
@@ -28,11 +31,10 @@ class LoggerThreads:
     def __bool__(self) -> bool:
         return bool(self._threads)
 
-    def scalars(self, values: Mapping[str, float], step: int, *, again: bool = False) -> None:
-        """Figures by name. again: whether an earlier process of this run has logged them."""
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """Figures of a group, as `train`, by name."""
         for each in self._threads:
-            if not again or each.logger.takes_back:
-                each.put("scalars", values, step)
+            each.put("scalars", group, values, step)
 
     def audio(self, name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
         """A clip, float32 [nsamp]."""
@@ -55,15 +57,18 @@ class LoggerThreads:
 
 class _LoggerThread:
     def __init__(self, logger: Logger, run: RunDescription, tell: Callable[[str], None]):
-        self.logger = logger
-        self._run, self._tell, self._told = run, tell, set[str]()
+        self._logger, self._run, self._tell = logger, run, tell
+        self._told = set[str]()
         self._name = type(logger).__name__
+        self._reached_path = run.folder / FOLDER / f"{self._name}.json"
+        self._reached: dict[str, int] = {}
+        """The last step of each group that was logged, also by an earlier process."""
         self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"logger {self._name}", daemon=True)
         self._thread.start()
 
     def put(self, *call: Any) -> None:
-        """Has a method of the logger called; where very many calls wait, this one is left out."""
+        """Has a method called; where very many calls wait, this one is left out."""
         if self._queue.qsize() < _MOST_WAITING:
             self._queue.put(call)
         else:
@@ -81,24 +86,45 @@ class _LoggerThread:
     def _work(self) -> None:
         sessions: list[Any] = []
         with tolerate(f"start {self._name}", f"nothing is logged there; {_GOES_ON}", self._tell):
-            sessions.append(self.logger.start(self._run))
+            self._reached = {} if self._logger.takes_back else _read_steps(self._reached_path)
+            sessions.append(self._logger.start(self._run))
         while (call := self._queue.get()) is not None:
-            method, *arguments = call
             for session in sessions:
-                self._call(method, session, *arguments)
+                self._call(session, *call)
         for session in sessions:
-            self._call("finish", session)
+            self._call(session, "finish")
 
-    def _call(self, method: str, *arguments: Any) -> None:
+    def _call(self, session: Any, method: str, *arguments: Any) -> None:
         failed: list[str] = []
         with tolerate(f"log {method} with {self._name}", _GOES_ON, failed.append):
-            getattr(self.logger, method)(*arguments)
+            if method == "scalars":
+                self._scalars(session, *arguments)
+            else:
+                getattr(self._logger, method)(session, *arguments)
         if not failed:
             self._told.discard(method)
         for message in failed:
             self._tell_once(method, message)
 
+    def _scalars(self, session: Any, group: str, values: Mapping[str, float], step: int) -> None:
+        if step <= self._reached.get(group, 0):
+            return
+        self._logger.scalars(session, {f"{group}/{name}": value for name, value in values.items()}, step)
+        if not self._logger.takes_back:
+            self._reached[group] = step
+            self._reached_path.parent.mkdir(exist_ok=True)
+            write_atomic(self._reached_path, json.dumps(self._reached) + "\n")
+
     def _tell_once(self, about: str, message: str) -> None:
         if about not in self._told:
             self._told.add(about)
             self._tell(message)
+
+
+def _read_steps(path: Path) -> dict[str, int]:
+    """The steps that a file holds by group; none where there is no such file."""
+    try:
+        found = json.loads(read_regular(path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: step for name, step in found.items() if type(step) is int} if isinstance(found, dict) else {}

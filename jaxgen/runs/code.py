@@ -123,7 +123,10 @@ def collect_code(config: Config, path: str | Path | None) -> Code | None:
 
     What is more than 100 files or 1 MiB is not taken, which is said.
     """
-    if path is None or not classes_from_outside(to_json(config)):
+    needed = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, loggers=())
+    )  # a checkpoint names no logger
+    if path is None or not classes_from_outside(to_json(needed)):
         return None
     file_name, real = Path(path).name, Path(os.path.realpath(path))
     sources = dict[str, bytes]()

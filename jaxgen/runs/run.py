@@ -54,7 +54,7 @@ _MAY_DIFFER = frozenset(
 
 
 WRITTEN = (
-    *("checkpoints", "code", "damaged", "tensorboard", "wandb", "generated", "evaluation"),
+    *("checkpoints", "code", "damaged", "loggers", "tensorboard", "wandb", "generated", "evaluation"),
     *("starts.jsonl", "metrics.jsonl", ".lock"),
 )
 """What is written to in a run's folder, and not replaced."""

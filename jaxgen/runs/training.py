@@ -78,7 +78,7 @@ def train(config: Config, config_file: str | Path | None = None) -> ExitCode:
         join_processes(config.distributed, config.coordinator, config.num_processes, config.process_id),
         _uploaded(config) as mirror,
     ):
-        if _is_finished(config):
+        if _is_finished(config, code):
             return ExitCode.DONE
         enable_compilation_cache(config.cache_dir)
         keep_freed_memory()
@@ -87,12 +87,12 @@ def train(config: Config, config_file: str | Path | None = None) -> ExitCode:
             return _run(config, code, mirror, beside)
 
 
-def _is_finished(config: Config) -> bool:
+def _is_finished(config: Config, code: Code | None) -> bool:
     """Whether there is nothing to do, which is said. Raises UserError where the folder holds another run."""
     finished = broadcast_from_first(lambda: is_finished(config))
     if finished:
         report = config.folder / "report.html"
-        print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
+        print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config, code)}")
     return finished
 
 
@@ -150,7 +150,7 @@ def _run(config: Config, code: Code | None, mirror: Mirror | None, beside: concu
     )
     tuned, spec = _tuned(config, task, spec)
     with _own_folder(config) as own:
-        if _is_finished(config):  # by a process that has held the folder meanwhile
+        if _is_finished(config, code):  # by a process that has held the folder meanwhile
             return ExitCode.DONE
         broadcast_from_first(lambda: check_data(config, spec))
         save_config(config, own)
@@ -167,7 +167,7 @@ def _run(config: Config, code: Code | None, mirror: Mirror | None, beside: concu
             print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
         if is_first():
             with tolerate("make the report", "the model is trained and saved, and the same command makes the report"):
-                _report(config, store, evaluator)
+                _report(config, code, store, evaluator)
                 return ExitCode.DONE
             return ExitCode.BAD_INPUT
     return ExitCode.DONE
@@ -269,7 +269,7 @@ def _checkpoints(config: Config, mirror: Mirror | None) -> "Checkpoints | FirstP
     return FirstProcessCheckpoints(own) if own is None or is_multiprocess() else own
 
 
-def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
+def _report(config: Config, code: Code | None, store: Store, evaluator: Evaluator) -> None:
     """Evaluates the best checkpoint, saves its clips and the report, and says where all is."""
     folder = config.folder
     trained = Run.open(folder)
@@ -288,13 +288,15 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
         num_players=shown,
         about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config)}")
+    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config, code)}")
 
 
-def _next_commands(config: Config) -> str:
+def _next_commands(config: Config, code: Code | None) -> str:
+    trust, board = "" if code is None else " --trust-code", config.folder / "tensorboard"
+    look = f"  tensorboard --logdir {shell_quote(board)}   (pip install tensorboard)\n" if board.is_dir() else ""
     return (
         "Next:\n"
-        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}\n"
-        f"  tensorboard --logdir {shell_quote(config.folder / 'tensorboard')}   (pip install tensorboard)\n"
+        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}{trust}\n"
+        f"{look}"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )

@@ -121,7 +121,6 @@ class Telemetry:
         self._must_write, self._told_full = must_write, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
-        self._reached = {"train": 0, "validation": 0}
         self.history = broadcast_from_first(lambda: self._read(start, saved))
         self._train_digest = _digest(row for row in self.history if row["split"] == "train")
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
@@ -277,14 +276,10 @@ class Telemetry:
             self._told_full = False
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        finite = {f"{group}/{name}": value for name, value in values.items() if math.isfinite(value)}
-        reached = self._reached["validation" if group == "validation" else "train"]
-        self._loggers.scalars(finite, step, again=step <= reached)
+        self._loggers.scalars(group, {name: value for name, value in values.items() if math.isfinite(value)}, step)
 
     def _read(self, start: int, saved: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-        found = read_metrics(self.path)
-        self._reached |= {row["split"]: row["step"] for row in found}  # by a process that was killed after it saved
-        rows = [row for row in found if row["step"] <= start]
+        rows = [row for row in read_metrics(self.path) if row["step"] <= start]
         return rows if saved is None else restore_rows(rows, saved, self.path)
 
 
