@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgen.core.errors import tolerate
 from jaxgen.core.files import read_regular, write_atomic
+from jaxgen.core.serial import content_hash, to_json
 from jaxgen.loggers.logger import FOLDER, Logger, RunDescription
 
 _MOST_WAITING = 1_000  # entries
@@ -60,7 +61,10 @@ class _LoggerThread:
         self._logger, self._run, self._tell = logger, run, tell
         self._told = set[str]()
         self._name = type(logger).__name__
-        self._reached_path = run.folder / FOLDER / f"{self._name}.json"
+        digest = content_hash(to_json(logger))[
+            :8
+        ]  # another project is another logger, which has been given nothing yet
+        self._reached_path = run.folder / FOLDER / f"{self._name}_{digest}.json"
         self._reached: dict[str, int] = {}
         """The last step of each group that was logged, also by an earlier process."""
         self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()

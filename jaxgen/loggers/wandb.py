@@ -11,7 +11,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.packages import import_package
 from jaxgen.loggers.logger import Logger, RunDescription
 
-_FINISH_SECONDS = 60  # that the end of the program waits for uploads
+_FINISH_SECONDS = 30  # that the end of the program waits for uploads
 
 
 @dataclasses.dataclass(frozen=True)
