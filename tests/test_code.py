@@ -49,12 +49,11 @@ def _as_before():
             del sys.modules[name]
 
 
-def written(folder, imports="", **files):
+def written(folder, imports="", files=None):
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        path = folder / f"{name.replace('__', '/')}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content)
+    for name, content in ({} if files is None else files).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
     (folder / "mine.py").write_text(MINE.format(imports=imports))
     return folder / "mine.py"
 
@@ -74,13 +73,15 @@ def test_what_goes_along_is_what_is_imported_from_beside(tmp_path):
     path = written(
         tmp_path,
         "from beside import VERSION\nfrom kit.tools import add\nimport numpy",
-        beside="from beside2 import VERSION",
-        beside2="VERSION = 7",
-        numpy="raise RuntimeError('Python finds another one first')",
-        unused="",
-        kit____init__="",
-        kit__tools="from kit import other\ndef add(): return other.ONE",
-        kit__other="ONE = 1",
+        {
+            "beside.py": "from beside2 import VERSION",
+            "beside2.py": "VERSION = 7",
+            "numpy.py": "raise RuntimeError('Python finds another one first')",
+            "unused.py": "",
+            "kit/__init__.py": "",
+            "kit/tools.py": "from kit import other\ndef add(): return other.ONE",
+            "kit/other.py": "ONE = 1",
+        },
     )
     code = collected(path)
     assert code.manifest.config_file == "mine.py"
@@ -97,7 +98,7 @@ def test_a_config_of_our_own_classes_needs_no_code(tmp_path):
 
 
 def test_too_much_is_left_and_said(tmp_path, capsys):
-    path = written(tmp_path, "import beside", beside=f"x = '{'x' * 2**20}'")
+    path = written(tmp_path, "import beside", {"beside.py": f"x = '{'x' * 2**20}'"})
     assert collected(path) is None
     assert "its code does not go with the run; --config will be needed" in capsys.readouterr().err
 
@@ -106,7 +107,7 @@ def test_what_is_run_is_what_was_recorded_of_each_run(tmp_path, capsys):
     """Two runs have modules of the same names; none is taken from the other, nor from where they once were."""
     runs = {}
     for version in (3, 5):
-        path = written(tmp_path / f"from{version}", "from beside import VERSION", beside=f"VERSION = {version}")
+        path = written(tmp_path / f"from{version}", "from beside import VERSION", {"beside.py": f"VERSION = {version}"})
         runs[version] = saved(path, tmp_path / f"run{version}")
         sys.modules.pop("beside")
         shutil.rmtree(tmp_path / f"from{version}")
@@ -123,7 +124,9 @@ def test_what_is_run_is_what_was_recorded_of_each_run(tmp_path, capsys):
 
 
 def test_a_compiled_file_beside_it_is_not_run(tmp_path):
-    manifest = saved(written(tmp_path / "from", "from beside import VERSION", beside="VERSION = 3"), tmp_path / "run")
+    manifest = saved(
+        written(tmp_path / "from", "from beside import VERSION", {"beside.py": "VERSION = 3"}), tmp_path / "run"
+    )
     place = tmp_path / "run" / manifest.folder
     source = place / "beside.py"
     content, times = source.read_bytes(), (source.stat().st_atime_ns, source.stat().st_mtime_ns)
@@ -141,7 +144,7 @@ def test_a_compiled_file_beside_it_is_not_run(tmp_path):
 @pytest.mark.parametrize("name", ["mine.py", "beside.py"])
 @pytest.mark.parametrize("damage", ["changed", "removed", "linked out", "folder linked out", "a folder"])
 def test_what_was_changed_is_not_run(tmp_path, name, damage):
-    path = written(tmp_path / "from", "from beside import VERSION", beside="VERSION = 3")
+    path = written(tmp_path / "from", "from beside import VERSION", {"beside.py": "VERSION = 3"})
     manifest = saved(path, tmp_path / "run")
     file = tmp_path / "run" / manifest.folder / name
     if damage == "changed":
@@ -202,7 +205,7 @@ TINY = (
 def run(tmp_path_factory, cache):
     """A run whose data set is defined in a config file, which is gone."""
     folder = tmp_path_factory.mktemp("own")
-    path = written(folder / "from", "from beside import VERSION", beside="VERSION = 3")
+    path = written(folder / "from", "from beside import VERSION", {"beside.py": "VERSION = 3"})
     with pytest.MonkeyPatch.context() as patch:
         asked = ("--config", path, *TINY, "--workdir", folder / "run", "--cache-dir", cache)
         patch.setattr(sys, "argv", ["jaxgen", *map(str, asked)])
@@ -256,7 +259,7 @@ def test_each_checkpoint_keeps_the_source_that_it_was_trained_with(run, tmp_path
     shutil.copytree(run, grown)
     shutil.rmtree(grown / "checkpoints" / "2")
     (grown / "report.json").unlink()
-    path = written(tmp_path / "from", "from beside import VERSION\n# changed", beside="VERSION = 3")
+    path = written(tmp_path / "from", "from beside import VERSION\n# changed", {"beside.py": "VERSION = 3"})
     code, _, err = command(train.main, "--config", path, *TINY, "--workdir", grown, "--cache-dir", cache)
     assert code == 0, err
     assert "'mine.py', or a module beside it, has changed since the last checkpoint" in err

@@ -65,6 +65,8 @@ class Kept(Logger):
 class Slow(Logger):
     """Waits for a network that does not answer."""
 
+    finish_seconds = 0.2
+
     def start(self, run):
         ANSWERED.wait(30)
 
@@ -152,15 +154,14 @@ def test_one_that_does_not_start_is_told_and_left_alone(tmp_path, spared):
     spared.clear()
 
 
-def test_one_that_never_answers_makes_nobody_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "_FINISH_SECONDS", 0.2)
+def test_one_that_never_answers_makes_nobody_wait(tmp_path):
     told: list[str] = []
     started = time.monotonic()
     log(tmp_path, Slow(), range(1, threads._MOST_WAITING + 100), told)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert [message.partition(",")[0] for message in told] == [
         "jaxgen: Slow is too slow",
-        "jaxgen: Slow has not sent everything yet; nothing waits for it.",
+        "jaxgen: Slow has not sent everything yet; what is left when the program ends is lost.",
     ]
     ANSWERED.set()
 
@@ -240,6 +241,7 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.nightly
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason=WITHOUT_WANDB)
+    monkeypatch.setattr(WandB, "finish_seconds", 300)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     WandB().check()
@@ -266,6 +268,7 @@ def test_mlflow_in_a_local_database(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "run").mkdir()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MLflow, "finish_seconds", 300)
         patch.chdir(tmp_path)  # where artifacts of a local database are
         for start, end in ((0, 7), (4, 11)):
             log(tmp_path / "run", MLflow(tracking_uri=uri), range(start + 1, end), told, start=start)
@@ -282,16 +285,19 @@ def test_mlflow_in_a_local_database(tmp_path):
 
 
 KILLED = """
-import dataclasses, os, signal, time
+import dataclasses, json, os, signal, time
 from pathlib import Path
 
 from jaxgen.loggers import Logger, MLflow, TensorBoard, WandB
 from jaxgen.recipes.presets import quickstart
+from jaxgen.training.telemetry import Telemetry
+
+WandB.finish_seconds = MLflow.finish_seconds = 300
 
 
 @dataclasses.dataclass(frozen=True)
-class Killer(Logger):
-    '''Lines of text; it kills its process once, at step 5.'''
+class Lines(Logger):
+    '''Figures as lines of text.'''
 
     def start(self, run):
         return run.folder / "lines.txt"
@@ -299,11 +305,22 @@ class Killer(Logger):
     def scalars(self, session, values, step):
         with session.open("a") as file:
             file.write(f"{step} {','.join(sorted(values))}\\n")
-        if step == 5 and not Path("killed").exists():
+
+
+def killed(self, step, metrics):
+    record(self, step, metrics)
+    while step == 5 and not Path("killed").exists():
+        reached = [json.loads(path.read_text())["train"] for path in Path("run", "loggers").glob("*.json")]
+        if reached == [4] * len(LOGGERS):
             Path("killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
 
 
+record = Telemetry.record
+if Path("mine.py").exists():  # in the folder of the test's own process
+    Telemetry.record = killed
+LOGGERS = (LOGGED)
 CONFIG = dataclasses.replace(quickstart(), train=dataclasses.replace(quickstart().train, loggers=LOGGERS))
 """
 
@@ -331,12 +348,12 @@ def trained(tmp_path, cache, **environment):
 
 @pytest.mark.nightly
 def test_a_logger_from_a_config_file_needs_one_class_and_outlives_a_kill(tmp_path, cache):
-    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGERS", "(Killer(),)"))
+    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGED", "Lines(),"))
     assert trained(tmp_path, cache)[0] == -signal.SIGKILL
     code, err = trained(tmp_path, cache)
     assert code == 0, err
     rows = [line.split() for line in (tmp_path / "run" / "lines.txt").read_text().splitlines()]
-    assert [int(step) for step, names in rows if "train/loss" in names] == [1, 2, 3, 4, 5, 5, 6]  # 5 was not done with
+    assert [int(step) for step, names in rows if "train/loss" in names] == [1, 2, 3, 4, 5, 6]
     assert [int(step) for step, names in rows if "validation/loss" in names] == [3, 6]
     assert not (tmp_path / "run" / "code").exists()  # the run opens without it
 
@@ -346,7 +363,7 @@ def test_a_killed_run_goes_on_in_weights_and_biases_and_mlflow(tmp_path, cache):
     pytest.importorskip("wandb", reason=WITHOUT_WANDB)
     mlflow = pytest.importorskip("mlflow", reason=WITHOUT_MLFLOW)
     pytest.importorskip("sqlalchemy", reason=WITHOUT_MLFLOW)
-    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGERS", "(Killer(), WandB(), MLflow())"))
+    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGED", "Lines(), WandB(), MLflow()"))
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY, "MLFLOW_TRACKING_PASSWORD": KEY}
     assert trained(tmp_path, cache, **environment)[0] == -signal.SIGKILL
     code, err = trained(tmp_path, cache, **environment)
@@ -360,8 +377,7 @@ def test_a_killed_run_goes_on_in_weights_and_biases_and_mlflow(tmp_path, cache):
     by_wandb = [row["_step"] for folder in folders for row in wandb_rows(folder) if "train/loss" in row]
     by_mlflow = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     for steps in (by_wandb, by_mlflow):
-        assert sorted(set(steps)) == steps
-        assert steps[-1] == 6
+        assert steps == [1, 2, 3, 4, 5, 6]
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
@@ -369,7 +385,7 @@ def test_a_killed_run_goes_on_in_weights_and_biases_and_mlflow(tmp_path, cache):
 @pytest.mark.nightly
 def test_without_a_key_and_online_it_is_one_line_before_the_first_step(tmp_path, cache):
     pytest.importorskip("wandb", reason=WITHOUT_WANDB)
-    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGERS", "(WandB(mode='online'),)"))
+    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGED", "WandB(mode='online'),"))
     code, err = trained(tmp_path, cache, HOME=str(tmp_path))
     assert (code, err.count("jaxgen: ")) == (2, 1), err
     assert "run `wandb login`, set WANDB_API_KEY, or log offline with WANDB_MODE=offline" in err
@@ -377,13 +393,13 @@ def test_without_a_key_and_online_it_is_one_line_before_the_first_step(tmp_path,
 
 
 def test_a_config_has_its_loggers_in_its_file(tmp_path):
-    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGERS", "(Killer(), TensorBoard())"))
+    (tmp_path / "mine.py").write_text(KILLED.replace("LOGGED", "Lines(), TensorBoard()"))
     config = load_config(["--config", str(tmp_path / "mine.py")], "test")
     assert isinstance(config, Config)
-    assert [type(logger).__name__ for logger in config.train.loggers] == ["Killer", "TensorBoard"]
+    assert [type(logger).__name__ for logger in config.train.loggers] == ["Lines", "TensorBoard"]
     assert [
         type(logger).__name__
         for logger in load_config(
-            ["--config", str(tmp_path / "mine.py"), "--train.loggers", "WandB", "Killer"], "test"
+            ["--config", str(tmp_path / "mine.py"), "--train.loggers", "WandB", "Lines"], "test"
         ).train.loggers
-    ] == ["WandB", "Killer"]
+    ] == ["WandB", "Lines"]

@@ -62,6 +62,9 @@ class Logger(abc.ABC):
     """Whether `start` takes back what was logged of steps after `run.start`. Where it does not, figures of steps that the logger
     has been given, by a process that was killed, are not given again."""
 
+    finish_seconds: ClassVar[float] = 10.0
+    """How long the end of training waits for what is left; a machine may be about to be taken away."""
+
     def check(self) -> None:  # noqa: B027
         """Raises UserError before the first step where something is missing, such as a package."""
 

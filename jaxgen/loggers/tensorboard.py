@@ -24,6 +24,7 @@ class TensorBoard(Logger):
     """Events in `tensorboard` in the run's folder, also of object stores."""
 
     takes_back = True
+    finish_seconds = 120.0  # no network, but the import may take its time
 
     def start(self, run: RunDescription) -> "Board":
         return Board(run.folder / "tensorboard", run.start)

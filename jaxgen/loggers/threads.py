@@ -16,7 +16,6 @@ from jaxgen.core.serial import content_hash, to_json
 from jaxgen.loggers.logger import FOLDER, Logger, RunDescription
 
 _MOST_WAITING = 1_000  # entries
-_FINISH_SECONDS = 10  # that training waits for all loggers when it ends; a machine may be about to be taken away
 _GOES_ON = "training goes on, and metrics.jsonl has all figures"
 
 
@@ -48,12 +47,12 @@ class LoggerThreads:
             each.put("image", name, image, step)
 
     def finish(self) -> None:
-        """Lets every logger finish; for one that takes its time it does not wait."""
+        """Lets every logger finish, and waits for each as long as it says."""
         for each in self._threads:
             each.end()
-        last = time.monotonic() + _FINISH_SECONDS
+        started = time.monotonic()
         for each in self._threads:
-            each.join(max(0.0, last - time.monotonic()))
+            each.join(started)
 
 
 class _LoggerThread:
@@ -82,10 +81,11 @@ class _LoggerThread:
         """Has the thread end when it has done what waits."""
         self._queue.put(None)
 
-    def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
+    def join(self, started: float) -> None:
+        """Waits for the thread; started: since when, by the monotonic clock."""
+        self._thread.join(max(0.0, started + self._logger.finish_seconds - time.monotonic()))
         if self._thread.is_alive():
-            self._tell_once("finish", f"jaxgen: {self._name} has not sent everything yet; nothing waits for it.")
+            self._tell(f"jaxgen: {self._name} has not sent everything yet; what is left when the program ends is lost.")
 
     def _work(self) -> None:
         sessions: list[Any] = []
