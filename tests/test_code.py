@@ -163,7 +163,7 @@ def test_what_was_changed_is_not_run(tmp_path, name, damage):
         manifest.run(tmp_path / "run")
     assert "jaxgen_config_mine" not in sys.modules
     assert loaded
-    assert str(file.relative_to(tmp_path)) in str(told.value)
+    assert str(file.relative_to(tmp_path).parent) in str(told.value)
     assert "\n" not in str(told.value)
 
 
