@@ -9,12 +9,14 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import itertools
 import math
 import re
 import sys
 import traceback
 import typing
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -101,13 +103,23 @@ def load(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at '{path}'. Pass --config a Python file that defines CONFIG.")
-    spec = importlib.util.spec_from_file_location(f"jaxgen_config_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(module_name(path.stem), path)
     assert spec is not None
+    if (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(beside)  # last: a file there hides nothing
+    return run_module(spec, path)
+
+
+def module_name(stem: str) -> str:
+    """The module that a config file of this name is, and its classes are saved with."""
+    return f"jaxgen_config_{stem}"
+
+
+def run_module(spec: ModuleSpec, path: Path) -> Config:
+    """Runs the module of a config file, as its loader finds it, and returns its CONFIG. path: the file, for messages."""
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    if (beside := str(path.resolve().parent)) not in sys.path:
-        sys.path.append(beside)  # last: a file there hides nothing
     try:
         spec.loader.exec_module(module)
     except UserError:
@@ -140,7 +152,7 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
     """
     args = split_values(args)
     if default is not None:
-        default, args = _swap_classes(default, args)
+        default, args = _swap_classes(*_choose_items(default, args))
     known = _options(default) if default is not None else _class_options(cls)
     for option in args:
         if option.startswith("--") and option not in known and option != "--help":
@@ -245,7 +257,8 @@ def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
     """Takes `--path.to.field ClassName` out of the options and puts that class in, with the values of a kind that both have."""
     rest: list[str] = []
     for word in args:
-        if rest and (field := _swappable(default, rest[-1])) is not None:
+        field = _field(default, rest[-1]) if rest else None
+        if field is not None and dataclasses.is_dataclass(field.value) and isinstance(field.base, type):
             classes = {cls.__name__: cls for cls in subclasses(field.base)}
             if word not in classes:
                 raise UserError(f"{rest[-1]} is '{word}', expected one of {', '.join(sorted(classes))}.")
@@ -265,14 +278,40 @@ def _swap_classes(default: T, args: list[str]) -> tuple[T, list[str]]:
     return default, rest
 
 
+def _choose_items(default: T, args: list[str]) -> tuple[T, list[str]]:
+    """Takes `--path.to.field ClassName ...` out of the options, for a field that holds any number of dataclasses, and puts
+    these in; one that is there already stays as it is.
+    """
+    rest: list[str] = []
+    words = list(args)
+    while words:
+        rest.append(words.pop(0))
+        if (field := _field(default, rest[-1])) is None or (base := _item_class(field.base)) is None:
+            continue
+        option, names = rest.pop(), list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+        words = words[len(names) :]
+        there = {type(item).__name__: item for item in field.value}
+        chosen = [there[name] if name in there else instances_by_name(base, [name], option)[0] for name in names]
+        default = _replace(default, option[2:].replace("-", "_").split("."), tuple(chosen))
+    return default, rest
+
+
+def _item_class(hint: Any) -> type | None:
+    """The class that a field's type names the items of: `Logger` of `tuple[Logger, ...]`; None for any other type."""
+    items = typing.get_args(hint)
+    several = typing.get_origin(hint) is tuple and items[-1] is Ellipsis and isinstance(items[0], type)
+    return items[0] if several and items[0].__module__ != "builtins" else None
+
+
 @dataclasses.dataclass(frozen=True)
-class _Swappable:
-    base: type
+class _Field:
+    base: Any
+    """Its declared type."""
     value: Any
 
 
-def _swappable(default: Any, option: str) -> _Swappable | None:
-    """The field that `--a.b.c` names, if it holds a dataclass."""
+def _field(default: Any, option: str) -> _Field | None:
+    """The field that `--a.b.c` names, if there is one."""
     value, base = default, None
     if not option.startswith("--"):
         return None
@@ -281,7 +320,7 @@ def _swappable(default: Any, option: str) -> _Swappable | None:
             return None
         base = typing.get_type_hints(type(value))[name]
         value = getattr(value, name)
-    return _Swappable(base, value) if dataclasses.is_dataclass(value) and isinstance(base, type) else None
+    return _Field(base, value)
 
 
 def instances_by_name(base: type[T], names: Sequence[str], option: str) -> tuple[T, ...]:

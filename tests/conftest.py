@@ -135,7 +135,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="session")
 def all_loaded() -> None:
     """Saved JSON may name a class of any module of jaxgen beside its base, which is then imported: here they all are."""
-    for room in ("data", "evaluation", "features", "models", "nn", "objectives"):
+    for room in ("data", "evaluation", "features", "loggers", "models", "nn", "objectives"):
         package = importlib.import_module(f"jaxgen.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)

@@ -31,8 +31,8 @@ from jaxgen.core.errors import run
 from jaxgen.core.names import display_name
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare as prepared
 from jaxgen.data.spec import DataSpec
-from jaxgen.data.store import prepare as prepared
 from jaxgen.features import MuLaw
 from jaxgen.recipes.presets import load_config, quickstart
 from jaxgen.runs.run import build_task

@@ -578,3 +578,35 @@ def test_an_address_that_is_none_is_not_tried_again(url, tmp_path):
     with pytest.raises(UserError, match="change the address") as told:
         Folder(root=url).fetch(tmp_path)
     assert not isinstance(told.value, TryAgain)
+
+
+@pytest.mark.nightly
+def test_the_code_of_a_run_is_in_the_store_and_runs_from_there_with_the_flag(server, tmp_path):
+    source = (
+        "import dataclasses\nfrom jaxgen.data.synthetic import PluckedStrings\nfrom jaxgen.recipes.presets import quickstart\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Own(PluckedStrings):\n    pass\n"
+        "CONFIG = dataclasses.replace(quickstart(), data=Own())\n"
+    )
+    (tmp_path / "own.py").write_text(source)
+    root = str(Path(__file__).parent.parent)
+
+    def called(verb, *options):
+        line = [sys.executable, "-m", f"jaxgen.{verb}", "--workdir", "s3://bucket/own", *map(str, options)]
+        environment = os.environ | {"PYTHONPATH": root}
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=500)
+        return done.returncode, done.stderr
+
+    code, err = called("train", "--config", tmp_path / "own.py", *TINY, "--cache-dir", tmp_path / "here")
+    assert code == 0, err
+    (tmp_path / "own.py").unlink()
+    shutil.rmtree(tmp_path / "here")
+    (name,) = [name for name in objects("s3://bucket/own") if name.startswith("code/")]
+    assert name.endswith("/own.py")
+    asked = ("--cache-dir", tmp_path / "there", "--num-clips", "1", "--seconds", "0.2")
+    code, err = called("generate", *asked)
+    assert (code, "needs classes of its own code" in err) == (2, True), err
+    code, err = called("generate", *asked, "--trust-code")
+    assert code == 0, err
+    put(f"s3://bucket/own/{name}", source.encode() + b"# changed")
+    code, err = called("generate", *asked, "--trust-code")
+    assert (code, "is not the file that the run was trained with" in err) == (2, True), err

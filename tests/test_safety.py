@@ -20,6 +20,8 @@ import pytest
 from jaxgen.core.errors import Diverged, Preempted, UserError
 from jaxgen.core.files import append_atomic
 from jaxgen.data.pipeline import TrainingBatches
+from jaxgen.loggers import tensorboard
+from jaxgen.loggers.tensorboard import Board
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.distributions import Normal
 from jaxgen.nn.recurrent import LSTM
@@ -27,8 +29,7 @@ from jaxgen.objectives.guard import Guard
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.recipes.presets import quickstart
 from jaxgen.runs.lock import run_lock
-from jaxgen.training import board, checkpoint
-from jaxgen.training.board import Board
+from jaxgen.training import checkpoint
 from jaxgen.training.checkpoint import Checkpoints, Damaged, SaveFailed
 from jaxgen.training.interrupts import Interrupts, raise_on_signal
 from jaxgen.training.loop import Outcome, Validation, fit
@@ -324,7 +325,7 @@ def test_a_board_on_a_full_disk_is_an_error_not_a_wait(tmp_path, monkeypatch):
 
     full_board = Board(tmp_path, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(board, "append_atomic", no_room)
+        patch.setattr(tensorboard, "append_atomic", no_room)
         for step in range(20):
             with pytest.raises(UserError, match="No space left"):
                 full_board.scalar("loss", 1.0, step)

@@ -213,7 +213,7 @@ class SpectrumEvaluation(EvaluationConfig):
     """How noise is drawn."""
 
     models = NoiseShaper.kind
-    next_command = "python -m jaxgen.generate --workdir {workdir} --config tests/toy.py"
+    next_command = "python -m jaxgen.generate --workdir {workdir}"
 
     def sampler(
         self, task: TrainTask, model: ModelConfig, spec: DataSpec, decoder: Decoder | None = None

@@ -12,6 +12,7 @@ from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.summary import headline
 from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+from jaxgen.runs.code import check_one_code
 from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
@@ -57,11 +58,14 @@ class Options(SamplingOverrides):
     """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
     cache_dir: str = CACHE_DIR
     """Folder of decoded data, classifiers and compiled programs, and of the local copy of a run in an object store."""
+    trust_code: bool = False
+    """Run the code that the run holds, where its config file defines classes; so of --vocoder. It runs with your rights."""
 
     def __post_init__(self) -> None:
         if self.num_clips is not None and self.num_clips < 1:
             raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
         check_seed(self.seed)
+        check_one_code(self.config, self.trust_code)
 
 
 def main() -> int:
@@ -78,10 +82,12 @@ def main() -> int:
 
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
+    trained, decoder = Run.open(workdir, options.step, trust_code=options.trust_code), None
     further = instances_by_name(AudioMetric, options.metrics, "--metrics")
-    trained, decoder = Run.open(workdir, options.step), None
     if options.vocoder is not None:
-        _, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
+        _, decoder = open_vocoder(
+            options.vocoder, options.cache_dir, trained.spec.features, options.refinements, options.trust_code
+        )
     else:
         trained = with_refinements(trained, options.refinements)
     vocoder = {} if options.vocoder is None else {"vocoder": options.vocoder}

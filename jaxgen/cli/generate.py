@@ -28,6 +28,7 @@ from jaxgen.inference.generation import use_all_cores
 from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+from jaxgen.runs.code import check_one_code
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.interrupts import Interrupts
@@ -69,9 +70,12 @@ class Options(SamplingOverrides):
     """Python file that defines classes of the run's config; it is code: pass only one that you trust."""
     cache_dir: str = CACHE_DIR
     """Folder of compiled programs, and of the local copy of a run in an object store."""
+    trust_code: bool = False
+    """Run the code that the run holds, where its config file defines classes; so of --vocoder. It runs with your rights."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_one_code(self.config, self.trust_code)
         self.request()
 
     def request(self, prompt: np.ndarray | None = None, inputs: Mapping[str, np.ndarray] | None = None) -> ClipRequest:
@@ -105,12 +109,14 @@ def main() -> int:
 
 
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
-    trained = Run.open(workdir, options.step)
+    trained = Run.open(workdir, options.step, trust_code=options.trust_code)
     rate = trained.spec.features.sample_rate
     evaluation = trained.config.evaluation.with_sampling(options.overrides)
     vocoder, decoder = None, None
     if options.vocoder is not None:
-        vocoder, decoder = open_vocoder(options.vocoder, options.cache_dir, trained.spec.features, options.refinements)
+        vocoder, decoder = open_vocoder(
+            options.vocoder, options.cache_dir, trained.spec.features, options.refinements, options.trust_code
+        )
     else:
         trained = with_refinements(trained, options.refinements)
     sampler = evaluation.sampler(trained.task, trained.config.model, trained.spec, decoder)

@@ -7,12 +7,13 @@ command continues an interrupted run, and finds a finished one.
 import sys
 
 from jaxgen.core.errors import run
-from jaxgen.recipes.presets import load_config
+from jaxgen.recipes.presets import config_file, load_config
 from jaxgen.runs.training import train
 
 
 def main() -> int:
-    return train(load_config(sys.argv[1:], "python -m jaxgen.train"))
+    words = sys.argv[1:]
+    return train(load_config(words, "python -m jaxgen.train"), config_file(words))
 
 
 if __name__ == "__main__":

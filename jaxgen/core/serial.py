@@ -29,8 +29,16 @@ _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
 _MAPPINGS = (dict, collections.abc.Mapping)
 
 
+class UnknownClass(UserError):
+    """What is read names a class that nothing loaded has."""
+
+
 class _Unfit(Exception):
     """A value is not of its declared type; the text says where, what it is and what was expected."""
+
+
+class _Unknown(_Unfit):
+    """The value names a class that nothing loaded has."""
 
 
 def to_json(value: Any) -> Any:
@@ -49,14 +57,15 @@ def to_json(value: Any) -> Any:
 def from_json(value: Any, expected: type[T], source: str) -> T:
     """The inverse of `to_json`: an instance of the dataclass `expected`, or of one that derives from it.
 
-    source: what holds the JSON, as it is to be named in a message. Raises UserError where a class is none of those, a
-    field is unknown or missing, or a value is not of its declared type.
+    source: what holds the JSON, as it is to be named in a message. Raises UserError where a class is none of those (and
+    UnknownClass where nothing loaded has its name), a field is unknown or missing, or a value is not of its declared type.
     """
     try:
         built: T = _value(value, expected, "")
     except (_Unfit, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{source} cannot be used: {reason}.") from None
+        kind = UnknownClass if isinstance(error, _Unknown) else UserError
+        raise kind(f"{source} cannot be used: {reason}.") from None
     return built
 
 
@@ -67,6 +76,17 @@ def parse_json(content: str | bytes, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise UserError(f"{source} is not JSON that can be read ({reason}).") from None
+
+
+def classes_from_outside(value: Any) -> set[str]:
+    """Import paths of the classes in what `to_json` gave that are not jaxgen's own."""
+    if isinstance(value, list):
+        return set().union(*map(classes_from_outside, value))
+    if not isinstance(value, dict):
+        return set()
+    found = set().union(*map(classes_from_outside, value.values()))
+    name = value.get("class")
+    return found | {name} if isinstance(name, str) and "." in name else found
 
 
 def content_hash(value: Any) -> str:
@@ -127,7 +147,7 @@ def _named(name: Any, base: type[Any], place: str) -> type[Any]:
     whose = f"a class that derives from {_name(base)}"
     if not isinstance(name, str):
         raise _Unfit(f"{_of(place, 'class')} is {_short(name)}, expected {whose}")
-    raise _Unfit(
+    raise _Unknown(
         f"{_of(place, 'class')} is {_short(name)}, expected {whose} in this installation; use the version of jaxgen that "
         "wrote it, or pass --config the file that defines the class, if you trust that file: it is code"
     )

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from jaxgen.core.packages import import_package
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.melody import track_pitch
 from jaxgen.evaluation.metrics import mean
-from jaxgen.evaluation.third_party import import_package, resample_clip
+from jaxgen.evaluation.third_party import resample_clip
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A recording and its copy, float32 [nsamp] each."""

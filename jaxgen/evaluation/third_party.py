@@ -6,16 +6,15 @@ only beside those of real recordings of the same kind.
 """
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.packages import import_package
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import Samples, mean
@@ -46,7 +45,7 @@ class PocketSphinx(AudioMetric):
     """Field that says what is spoken: 0 to 9, or zero to nine."""
 
     def check(self, training: Store) -> None:
-        import_package("pocketsphinx")
+        import_package("pocketsphinx", "speech")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -79,7 +78,7 @@ class DNSMOS(AudioMetric):
             raise UserError(f"num_clips is {self.num_clips}; DNSMOS must hear at least 1 clip.")
 
     def check(self, training: Store) -> None:
-        import_package("speechmos.dnsmos")
+        import_package("speechmos.dnsmos", "speech")
 
     def prepare(self, reference: Reference) -> Measure:
         return self
@@ -98,7 +97,7 @@ def recognise_digits(clips: Sequence[Samples], sample_rate: int) -> list[int | N
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where PocketSphinx is not installed.
     """
-    decoder = import_package("pocketsphinx").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
+    decoder = import_package("pocketsphinx", "speech").Decoder(samprate=_RATE, lm=None, lw=1.0, loglevel="FATAL")
     decoder.add_jsgf_string("digits", _GRAMMAR)
     decoder.activate_search("digits")
     return [_heard(decoder, resample_clip(clip, sample_rate, _RATE)) for clip in clips]
@@ -109,7 +108,7 @@ def opinion_scores(clips: Sequence[Samples], sample_rate: int) -> NDArray[np.flo
 
     clips: float32 [nsamp], full scale 1.0. Raises UserError where speechmos is not installed.
     """
-    dnsmos = import_package("speechmos.dnsmos")
+    dnsmos = import_package("speechmos.dnsmos", "speech")
     scores = np.full((len(clips), len(_SCALES)), math.nan)
     for row, clip in zip(scores, clips, strict=True):
         heard = resample_clip(clip, sample_rate, _RATE)
@@ -140,13 +139,3 @@ def resample_clip(clip: Samples, sample_rate: int, wanted: int) -> Samples:
     import soxr
 
     return soxr.resample(np.asarray(clip, np.float32), sample_rate, wanted)
-
-
-def import_package(module: str, extra: str = "speech") -> ModuleType:
-    """A module of one of jaxgen's extras. Raises UserError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{module.partition('.')[0]} is not installed ({error}): pip install 'jaxgen[{extra}]'"
-        ) from None

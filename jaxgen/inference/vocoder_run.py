@@ -19,13 +19,18 @@ def with_refinements(run: Run, refinements: int | None) -> Run:
 
 
 def open_vocoder(
-    name: str, cache_dir: str, features: FeatureSpec, refinements: int | None = None
+    name: str,
+    cache_dir: str,
+    features: FeatureSpec,
+    refinements: int | None = None,
+    trust_code: bool | None = None,
 ) -> tuple[Run, Decoder]:
     """The run of a vocoder in a folder, also in an object store, and what makes sound of `features` by it.
 
-    refinements: iterations of Griffin-Lim that follow; None takes the vocoder's own. Raises UserError for a run of something
+    refinements: iterations of Griffin-Lim that follow; None takes the vocoder's own. trust_code: as for `Run.open`.
+    Raises UserError for a run of something
     else, or of other frames.
     """
     with open_run_copy(name, cache_dir, "--vocoder") as folder:
-        run = with_refinements(Run.open(folder, option="--vocoder"), refinements)
+        run = with_refinements(Run.open(folder, option="--vocoder", trust_code=trust_code), refinements)
     return run, run.config.evaluation.decoder(run.task, run.config.model, run.spec, features, run.params)

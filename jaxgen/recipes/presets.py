@@ -30,7 +30,8 @@ _HIGHEST_RATE = 22_050
 _MOST_OPENED = 1_000  # recordings
 _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
 (a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
-class takes another class by name: --model.cell GRU."""
+class takes another class by name: --model.cell GRU; one that holds several takes any number: --train.loggers TensorBoard
+WandB."""
 
 
 def load_config(argv: Sequence[str], program: str) -> Config:
@@ -38,7 +39,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
     """
     args = split_values(argv)
-    path, root = (value and expand(value) for value in (_value(args, "--config"), _value(args, "--data.root")))
+    path, root = config_file(argv), (value := _value(args, "--data.root")) and expand(value)
     name = _value(args, "--data.name")
     cache_dir = _value(args, "--cache-dir") or Config.cache_dir
     if path is not None:
@@ -56,6 +57,12 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     if (root := getattr(data, "root", "")) and not is_remote(root):  # so that a run finds its data from any folder
         config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(root)))
     return config if config.workdir else dataclasses.replace(config, workdir=str(Path("runs") / stem))
+
+
+def config_file(argv: Sequence[str]) -> str | None:
+    """The config file that a command line names; None where it names none."""
+    path = _value(split_values(argv), "--config")
+    return None if path is None else expand(path)
 
 
 def quickstart() -> Config:

@@ -27,6 +27,7 @@ from jaxgen.features import Decoder
 from jaxgen.inference.sampler import ClipRequest, ClipSampler
 from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.recipes.presets import load_config
+from jaxgen.runs.code import check_one_code
 from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.runs.training import train as train_run
@@ -60,7 +61,7 @@ def train(
             raise UserError("the config names no workdir; pass jaxgen.train(config, workdir=FOLDER).")
     else:
         full = load_config([*([] if config is None else ["--config", os.fspath(config)]), *words], "jaxgen.train")
-    code = train_run(full)
+    code = train_run(full, None if config is None or isinstance(config, Config) else expand(os.fspath(config)))
     if code == ExitCode.PREEMPTED:
         raise Preempted("a signal")
     if code != ExitCode.DONE:
@@ -74,19 +75,22 @@ def load(
     step: int | None = None,
     config: str | os.PathLike[str] | None = None,
     cache_dir: str = Config.cache_dir,
+    trust_code: bool = False,
 ) -> "TrainedRun":
     """Opens the best checkpoint of a run by validation, or that of `step`.
 
     workdir: its folder, also in an object store. config: Python file that defines classes of its config; it is code: pass only
-    one that you trust. Raises UserError where there is no such run.
+    one that you trust. trust_code: run the code that the run holds, which defines these classes; it runs with your rights.
+    Raises UserError where there is no such run, or it needs code that you have not allowed.
     """
+    check_one_code(config, trust_code)
     fix_settings()
     enable_compilation_cache(cache_dir)
     if config is not None:
         load_config_file(os.fspath(config))
     name = expand(os.fspath(workdir))
     with open_run_copy(name, cache_dir) as folder:
-        return TrainedRun(Run.open(folder, step), name, cache_dir)
+        return TrainedRun(Run.open(folder, step, trust_code=trust_code), name, cache_dir)
 
 
 @dataclasses.dataclass(frozen=True)

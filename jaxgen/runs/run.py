@@ -20,12 +20,13 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.core.names import UserPath, expand, file_name
 from jaxgen.core.numerics import random_key
-from jaxgen.core.serial import content_hash, differences, from_json, to_json
+from jaxgen.core.serial import UnknownClass, content_hash, differences, from_json, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.objectives.objective import TrainTask
 from jaxgen.provenance.record import Provenance, mark
+from jaxgen.runs.code import Code, CodeManifest
 from jaxgen.training.mesh import Devices
 from jaxgen.training.schedule import should_stop_early
 from jaxgen.training.telemetry import read_metrics
@@ -46,24 +47,31 @@ _MAY_DIFFER = frozenset(
             "on_full_disk",
             "stuck_after",
             "shard_parameters",
+            "loggers",
         )
     ]
 )
 
 
-WRITTEN = ("checkpoints", "damaged", "tensorboard", "generated", "evaluation", "starts.jsonl", "metrics.jsonl", ".lock")
+WRITTEN = (
+    *("checkpoints", "code", "damaged", "loggers", "tensorboard", "wandb", "generated", "evaluation"),
+    *("starts.jsonl", "metrics.jsonl", ".lock"),
+)
 """What is written to in a run's folder, and not replaced."""
 
 
-def describe(config: Config, spec: DataSpec) -> dict[str, Any]:
+def describe(config: Config, spec: DataSpec, code: Code | None = None) -> dict[str, Any]:
     """What every checkpoint says of its run."""
-    return {"config": to_json(config), "data": to_json(spec)}
+    kept = dataclasses.replace(config, train=dataclasses.replace(config.train, loggers=()))
+    held = {} if code is None else {"code": to_json(code.manifest)}
+    return {"config": to_json(kept), "data": to_json(spec), **held}
 
 
 def config_hash(config: Config) -> str:
     """SHA-256 of a config without where it runs, hexadecimal: the same experiment has the same hash anywhere."""
     content = {name: value for name, value in to_json(config).items() if name not in _PLACE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in ("root", "cache_dir")}
+    content["train"] = {name: value for name, value in content["train"].items() if name != "loggers"}
     return content_hash(content)
 
 
@@ -80,10 +88,18 @@ class Run:
     """Averaged parameters of the checkpoint."""
 
     @classmethod
-    def open(cls, workdir: str | Path, step: int | None = None, *, option: str = "--workdir") -> "Run":
+    def open(
+        cls,
+        workdir: str | Path,
+        step: int | None = None,
+        *,
+        option: str = "--workdir",
+        trust_code: bool | None = None,
+    ) -> "Run":
         """Opens the best checkpoint by validation, or that of `step`.
 
-        option: that named the folder. Raises UserError where there is none.
+        option: that named the folder. trust_code: whether to run the code that the run holds; None where nobody can ask for it.
+        Raises UserError where there is no run, or it needs code that is not loaded.
         """
         workdir = Path(workdir)
         checkpoints = checkpoints_of(workdir)
@@ -96,7 +112,7 @@ class Run:
                 if step is not None and step not in steps:
                     kept = ", ".join(map(str, steps))
                     raise UserError(f"'{workdir}' keeps no checkpoint of step {step}; it has {kept}. Change --step.")
-                run, damages = cls._first_whole(workdir, checkpoints, step)
+                run, damages = cls._first_whole(workdir, checkpoints, step, trust_code)
                 if run is not None:
                     for each, reason in damages.items():
                         said = f"the checkpoint of step {each} in '{workdir}' is damaged ({reason})"
@@ -111,7 +127,7 @@ class Run:
 
     @classmethod
     def _first_whole(
-        cls, workdir: Path, checkpoints: "Checkpoints", step: int | None
+        cls, workdir: Path, checkpoints: "Checkpoints", step: int | None, trust_code: bool | None
     ) -> tuple["Run | None", dict[int, str]]:
         """The checkpoint of a step, or the best of all, or the newest whole one; None where there is none. And what is
         wrong with damaged ones that were tried and are still there: a run that goes on removes others.
@@ -121,11 +137,15 @@ class Run:
         found, wanted, damages = None, [step], dict[int, str]()
         if step is None:
             newest = checkpoints.newest_run()
-            best = None if newest is None else checkpoints.best(_described(newest[1], workdir)[0].train.best_metric)
+            best = (
+                None
+                if newest is None
+                else checkpoints.best(_described(newest[1], workdir, trust_code)[0].train.best_metric)
+            )
             wanted = [best, *reversed(checkpoints.steps())]
         for each in dict.fromkeys(step for step in wanted if step is not None):
             try:
-                config, spec = _described(checkpoints.run(each), workdir)
+                config, spec = _described(checkpoints.run(each), workdir, trust_code)
                 task, shapes = _model(config, spec, workdir)
                 average = checkpoints.restore_average(each, shapes.average)
                 found = cls(workdir, each, _placed_anew(config), spec, task, average)
@@ -286,25 +306,31 @@ def is_finished(config: Config) -> bool:
 
 def check_data(config: Config, spec: DataSpec) -> None:
     """Raises UserError where the run in the workdir was trained on other clips than `spec` describes."""
-    checkpoints = checkpoints_of(config.folder)
-    if checkpoints is None:
-        return
-    try:
-        newest = checkpoints.newest_run()
-        saved = spec if newest is None else _described(newest[1], config.folder)[1]
-    finally:
-        checkpoints.close()
-    _check_manifest(config.workdir, saved, spec.manifest_hash)
+    run = _newest(config)
+    if run is not None:
+        _check_manifest(config.workdir, _described(run, config.folder)[1], spec.manifest_hash)
 
 
 def saved_licences(config: Config) -> tuple[str, ...]:
     """The licences that the run in the workdir was begun with; none where there is none yet."""
+    run = _newest(config)
+    return () if run is None else _described(run, config.folder)[1].licences
+
+
+def saved_code(config: Config) -> CodeManifest | None:
+    """What the newest checkpoint in the workdir says of its code; None where it has none."""
+    run = _newest(config)
+    return None if run is None else _code_of(run, config.folder)
+
+
+def _newest(config: Config) -> Any:
+    """The `run` of the newest checkpoint in the workdir; None where there is none."""
     checkpoints = checkpoints_of(config.folder)
     if checkpoints is None:
-        return ()
+        return None
     with contextlib.closing(checkpoints):
         newest = checkpoints.newest_run()
-        return () if newest is None else _described(newest[1], config.folder)[1].licences
+        return None if newest is None else newest[1]
 
 
 def _check_manifest(workdir: str | Path, saved: DataSpec, manifest_hash: str) -> None:
@@ -322,14 +348,36 @@ def save_config(config: Config, folder: Path) -> None:
     write_atomic(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _described(run: Any, workdir: Path) -> tuple[Config, DataSpec]:
-    """What the `run` of a checkpoint in a workdir describes."""
-    source, parts = f"what '{workdir}' says of its run", run if isinstance(run, dict) else {}
-    config = from_json(parts.get("config"), Config, source)
+def _described(run: Any, workdir: Path, trust_code: bool | None = None) -> tuple[Config, DataSpec]:
+    """What the `run` of a checkpoint in a workdir describes. trust_code: as for `Run.open`."""
+    source, parts = _source(workdir), run if isinstance(run, dict) else {}
+    code = _code_of(run, workdir)
+    if code is not None and trust_code:
+        code.run(workdir)
+    try:
+        config = from_json(parts.get("config"), Config, source)
+    except UnknownClass:
+        if code is None or trust_code:
+            raise
+        allow = " --trust-code to run it (in Python: trust_code=True), or" if trust_code is not None else ""
+        raise UserError(
+            f"'{workdir}' needs classes of its own code, {code.describe(workdir)}, which is not run unless you say so. If "
+            f"you trust it, pass{allow} --config a file that defines the same classes."
+        ) from None
     spec = from_json(parts.get("data"), DataSpec, source)
     if changed := differences(spec.features, config.features, prefix="features"):
         raise UserError(f"{source} cannot be used: its data and its config differ in {'; '.join(changed)}.")
     return config, spec
+
+
+def _code_of(run: Any, workdir: Path) -> CodeManifest | None:
+    """What the `run` of a checkpoint says of its code; None where it has none."""
+    held = run.get("code") if isinstance(run, dict) else None
+    return None if held is None else from_json(held, CodeManifest, _source(workdir))
+
+
+def _source(workdir: Path) -> str:
+    return f"what '{workdir}' says of its run"
 
 
 def _model(config: Config, spec: DataSpec, workdir: Path) -> tuple[TrainTask, Any]:

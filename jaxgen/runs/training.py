@@ -28,6 +28,7 @@ from jaxgen.evaluation.metrics import split_absent
 from jaxgen.evaluation.result import Evaluator
 from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.objective import TrainTask
+from jaxgen.runs.code import Code, CodeManifest, collect_code
 from jaxgen.runs.lock import note_start, run_lock
 from jaxgen.runs.run import (
     WRITTEN,
@@ -40,6 +41,7 @@ from jaxgen.runs.run import (
     enable_compilation_cache,
     is_finished,
     save_config,
+    saved_code,
     saved_licences,
     training_batches,
 )
@@ -63,33 +65,35 @@ if TYPE_CHECKING:  # orbax is slow to import
     from jaxgen.training.upload import FirstProcessCheckpoints
 
 
-def train(config: Config) -> ExitCode:
+def train(config: Config, config_file: str | Path | None = None) -> ExitCode:
     """Trains to the end and writes the report, or goes on with a run that was stopped; of a finished one, says so.
 
+    config_file: where the config comes from; its source goes with the run where it defines classes that the run needs.
     Returns how it ended: DONE, PREEMPTED where a signal stopped it and all is saved, BAD_INPUT where no report could be made.
     Raises UserError for what the user can mend, Diverged where training cannot go on.
     """
     fix_settings()
+    code = collect_code(config, config_file)  # at once: the file may be changed while data is prepared
     with (
         raise_on_signal(),
         join_processes(config.distributed, config.coordinator, config.num_processes, config.process_id),
         _uploaded(config) as mirror,
     ):
-        if _is_finished(config):
+        if _is_finished(config, code):
             return ExitCode.DONE
         enable_compilation_cache(config.cache_dir)
         keep_freed_memory()
         with concurrent.futures.ThreadPoolExecutor(1, "beside") as beside:
             beside.submit(importlib.import_module, "jaxgen.training.checkpoint")  # slow, and there is other work
-            return _run(config, mirror, beside)
+            return _run(config, code, mirror, beside)
 
 
-def _is_finished(config: Config) -> bool:
+def _is_finished(config: Config, code: Code | None) -> bool:
     """Whether there is nothing to do, which is said. Raises UserError where the folder holds another run."""
     finished = broadcast_from_first(lambda: is_finished(config))
     if finished:
         report = config.folder / "report.html"
-        print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config)}")
+        print(f"{config.workdir} holds this run, finished; its report is {report}.\n{_next_commands(config, code)}")
     return finished
 
 
@@ -119,12 +123,13 @@ def _own_folder(config: Config) -> Iterator[Path]:
         yield config.folder if is_first() else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxgen_")))
 
 
-def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
+def _run(config: Config, code: Code | None, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
     devices = devices_of(config)
     store = prepare(config.data, config.features, config.audio, config.cache_dir, config.streams)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
     check_alike("another folder, settings or recordings", [config.workdir, config_hash(config), to_json(spec)])
+    check_alike("another config file", None if code is None else to_json(code.manifest))
     broadcast_from_first(lambda: check_data(config, spec))
     if not store.indices("validation"):
         raise UserError(
@@ -133,6 +138,7 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
         )
     for metric in config.evaluation.metrics:
         metric.check(store)
+    broadcast_from_first(lambda: _check_loggers(config))
     task = build_task(config, spec)
     evaluator = config.evaluation.evaluator(
         task,
@@ -145,13 +151,14 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
     )
     tuned, spec = _tuned(config, task, spec)
     with _own_folder(config) as own:
-        if _is_finished(config):  # by a process that has held the folder meanwhile
+        if _is_finished(config, code):  # by a process that has held the folder meanwhile
             return ExitCode.DONE
         broadcast_from_first(lambda: check_data(config, spec))
         save_config(config, own)
+        _save_code(config, code, own)
         note_start(own)
         drawn = beside.submit(data_report.write, store.report, own)  # while the first step compiles
-        outcome = _train(config, own, mirror, devices, store, tuned, spec, evaluator)
+        outcome = _train(config, code, own, mirror, devices, store, tuned, spec, evaluator)
         with tolerate("write the data report", "jaxgen.prepare makes it again"):
             drawn.result()
         if outcome is Outcome.PREEMPTED:
@@ -161,10 +168,33 @@ def _run(config: Config, mirror: Mirror | None, beside: concurrent.futures.Execu
             print(f"stopped early: no better {config.train.best_metric} for a while", file=sys.stderr)
         if is_first():
             with tolerate("make the report", "the model is trained and saved, and the same command makes the report"):
-                _report(config, store, evaluator)
+                _report(config, code, store, evaluator)
                 return ExitCode.DONE
             return ExitCode.BAD_INPUT
     return ExitCode.DONE
+
+
+def _save_code(config: Config, code: Code | None, own: Path) -> None:
+    """Writes the source of the run's own classes into its folder, and says where it has changed since the last checkpoint."""
+    if code is None:
+        return
+    code.save(own)
+    before = broadcast_from_first(lambda: _manifest(saved_code(config)))
+    if before not in (None, _manifest(code.manifest)):
+        print(
+            f"jaxgen: '{code.manifest.config_file}', or a module beside it, has changed since the last checkpoint; those from "
+            "here on keep the new source, earlier ones the old.",
+            file=sys.stderr,
+        )
+
+
+def _manifest(manifest: CodeManifest | None) -> Any:
+    return None if manifest is None else to_json(manifest)
+
+
+def _check_loggers(config: Config) -> None:
+    for logger in config.train.loggers:
+        logger.check()
 
 
 def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, DataSpec]:
@@ -186,6 +216,7 @@ def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, 
 
 def _train(
     config: Config,
+    code: Code | None,
     own: Path,
     mirror: Mirror | None,
     devices: Devices,
@@ -221,7 +252,7 @@ def _train(
             own,
             devices,
             seconds_per_step=seconds,
-            run=describe(config, spec),
+            run=describe(config, spec, code),
             profile=config.profile,
         )
 
@@ -239,7 +270,7 @@ def _checkpoints(config: Config, mirror: Mirror | None) -> "Checkpoints | FirstP
     return FirstProcessCheckpoints(own) if own is None or is_multiprocess() else own
 
 
-def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
+def _report(config: Config, code: Code | None, store: Store, evaluator: Evaluator) -> None:
     """Evaluates the best checkpoint, saves its clips and the report, and says where all is."""
     folder = config.folder
     trained = Run.open(folder)
@@ -258,13 +289,15 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
         num_players=shown,
         about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config)}")
+    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config, code)}")
 
 
-def _next_commands(config: Config) -> str:
+def _next_commands(config: Config, code: Code | None) -> str:
+    trust, board = "" if code is None else " --trust-code", config.folder / "tensorboard"
+    look = f"  tensorboard --logdir {shell_quote(board)}   (pip install tensorboard)\n" if board.is_dir() else ""
     return (
         "Next:\n"
-        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}\n"
-        f"  tensorboard --logdir {shell_quote(config.folder / 'tensorboard')}   (pip install tensorboard)\n"
+        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}{trust}\n"
+        f"{look}"
         "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
     )

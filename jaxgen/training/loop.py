@@ -66,7 +66,7 @@ def fit(
     devices: Devices,
     *,
     seconds_per_step: float,
-    run: Any,
+    run: Mapping[str, Any],
     profile: str = "",
 ) -> Outcome:
     """Trains to `train.steps`, from the newest whole checkpoint if there is one.
@@ -101,6 +101,8 @@ def fit(
         skipped_in_row=int(state.guard.in_row),
         must_write=train.on_full_disk == "stop",
         diagnose=task.diagnose,
+        loggers=train.loggers if is_first() else (),
+        config=run.get("config", {}),
     )
     watchdog = Watchdog(telemetry.tell if is_first() else print_from_any_process, train.stuck_after)
     safety = Safety(task, batches, checkpoints, train, workdir, telemetry, devices)

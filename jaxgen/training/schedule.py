@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from jaxgen.core.errors import UserError
+from jaxgen.loggers import Logger, TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Train:
     stuck_after: float = 60.0
     """Seconds after which an update or a wait for data is reported as stuck, if it also takes ten times as long as
     usual."""
+    loggers: tuple[Logger, ...] = (TensorBoard(),)
+    """Where figures, clips and pictures go beside metrics.jsonl; by name, as --train.loggers TensorBoard WandB."""
 
     def __post_init__(self):
         counts = (

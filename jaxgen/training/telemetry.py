@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl for scripts, TensorBoard for looking, a progress bar for waiting."""
+"""What a run tells: metrics.jsonl for scripts, loggers for looking, a progress bar for waiting."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,7 +18,8 @@ from tqdm import tqdm
 from jaxgen.core.errors import Diverged, UserError, say, tolerate
 from jaxgen.core.files import append_atomic, explain_write_errors, read_regular, write_atomic
 from jaxgen.evaluation.plots import spectrogram_image
-from jaxgen.training.board import Board
+from jaxgen.loggers import Logger, RunDescription
+from jaxgen.loggers.threads import LoggerThreads
 from jaxgen.training.distributed import broadcast_from_first
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class Telemetry:
     skipped_in_row: updates that were skipped at the end of what is done. must_write: whether a disk that is full ends
     the run; else rows wait in memory until there is room. concern: what is wrong with a training whose updates have these
     metrics, means from one train row to the next; it is told where there is something ten times after each other.
+    loggers: where else all goes. config: what they are told of the run, as JSON.
     """
 
     def __init__(
@@ -110,16 +112,17 @@ class Telemetry:
         skipped_in_row: int = 0,
         must_write: bool = True,
         diagnose: Callable[[Mapping[str, float]], str] = lambda _: "",
+        loggers: Sequence[Logger] = (),
+        config: Mapping[str, Any] | None = None,
     ):
         self.skipped_in_row = skipped_in_row
         self._diagnose, self._worried = diagnose, 0
         self._since_row: deque[dict[str, float]] = deque(maxlen=_MOST_MEANT)
-        self._must_write, self._told_full, self._told_board = must_write, False, False
+        self._must_write, self._told_full = must_write, False
         self._unwritten: list[str] = []
         self.path = workdir / "metrics.jsonl"
         self.history = broadcast_from_first(lambda: self._read(start, saved))
         self._train_digest = _digest(row for row in self.history if row["split"] == "train")
-        self._workdir, self._start = workdir, start
         self._log_every, self._seconds_per_step = log_every, seconds_per_step
         with explain_write_errors(workdir):
             write_atomic(self.path, "".join(map(_line, self.history)))
@@ -131,7 +134,7 @@ class Telemetry:
             dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
         )
-        self._board = Board(workdir / "tensorboard", start)
+        self._loggers = LoggerThreads(loggers, RunDescription(workdir, config or {}, start), self.tell)
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._window = _Window()
 
@@ -139,9 +142,8 @@ class Telemetry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._loggers.finish()
         self._bar.close()
-        with tolerate("close the TensorBoard events", "metrics.jsonl has all figures"):
-            self._board.close()
         self._file.close()
 
     def time_waits(self, items: Iterator[T]) -> Iterator[T]:
@@ -218,11 +220,13 @@ class Telemetry:
         self._window = _Window()
 
     def record_clips(self, step: int, clips: Iterable[np.ndarray], sample_rate: int) -> None:
-        """Puts generated clips, float32 [nsamp] each, and their spectrograms into TensorBoard; where that fails, it is told."""
+        """Gives generated clips, float32 [nsamp] each, and their spectrograms to the loggers; where that fails, it is told."""
+        if not self._loggers:
+            return
         with tolerate(f"make the previews of step {step}", "training goes on", self.tell):
             for index, clip in enumerate(clips):
-                self._board.audio(f"generated/{index}", clip, sample_rate, step)
-                self._board.image(f"generated/{index}", spectrogram_image(clip, sample_rate), step)
+                self._loggers.audio(f"generated/{index}", clip, sample_rate, step)
+                self._loggers.image(f"generated/{index}", spectrogram_image(clip, sample_rate), step)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, "split": "train", **metrics})
@@ -272,19 +276,7 @@ class Telemetry:
             self._told_full = False
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        with tolerate(
-            "write TensorBoard events", "training goes on, and metrics.jsonl has all figures", self._tell_once
-        ):
-            for name, value in values.items():
-                if math.isfinite(value):
-                    self._board.scalar(f"{group}/{name}", value, step)
-            self._told_board = False
-
-    def _tell_once(self, message: str) -> None:
-        """Tells of TensorBoard, once until it works again."""
-        if not self._told_board:
-            self.tell(message)
-        self._told_board = True
+        self._loggers.scalars(group, {name: value for name, value in values.items() if math.isfinite(value)}, step)
 
     def _read(self, start: int, saved: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         rows = [row for row in read_metrics(self.path) if row["step"] <= start]

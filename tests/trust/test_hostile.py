@@ -104,7 +104,14 @@ def _set(*path, to):
     return change
 
 
+def _code(config, of):
+    of["code"] = {"class": "CodeManifest", "config_file": "evil.py", "files": {"evil.py": "0" * 64}}
+    config["model"] = {"class": "jaxgen_config_evil.Evil"}
+
+
 HOSTILE = {
+    "code of its own": _code,
+    "code that is none": _set("of", "code", to={"class": "CodeManifest", "config_file": 3, "files": ["evil.py"]}),
     "a command as the model": _class(["model"], "subprocess.getoutput", cmd="touch PWNED"),
     "a command as the data": _class(["data"], "os.system", command="touch PWNED"),
     "a module that does something": _class(["model"], "antigravity.X"),

@@ -20,8 +20,8 @@ from jaxgen.core.files import open_regular
 from jaxgen.data import tree
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare as decode
 from jaxgen.data.store import Store
-from jaxgen.data.store import prepare as decode
 from jaxgen.data.tree import walk
 from jaxgen.features import MuLaw
 from jaxgen.provenance.record import Provenance, mark

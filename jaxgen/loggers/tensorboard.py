@@ -3,17 +3,44 @@
 tensorboardX's own writer hands them to a thread, which dies on a full disk and leaves training waiting for it forever.
 """
 
+import dataclasses
 import io
 import os
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.core.files import append_atomic, explain_write_errors
+from jaxgen.loggers.logger import Logger, RunDescription
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoard(Logger):
+    """Events in `tensorboard` in the run's folder, also of object stores."""
+
+    takes_back = True
+    finish_seconds = 120.0  # no network, but the import may take its time
+
+    def start(self, run: RunDescription) -> "Board":
+        return Board(run.folder / "tensorboard", run.start)
+
+    def scalars(self, session: "Board", values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            session.scalar(name, value, step)
+
+    def audio(self, session: "Board", name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
+        session.audio(name, samples, sample_rate, step)
+
+    def image(self, session: "Board", name: str, image: np.ndarray, step: int) -> None:
+        session.image(name, image, step)
+
+    def finish(self, session: "Board") -> None:
+        session.close()
 
 
 class Board:
