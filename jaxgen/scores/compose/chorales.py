@@ -114,7 +114,7 @@ def _voice(
         voicings, cost = options[harmony]
         share = place % chords_in_phrase / (chords_in_phrase - 1)
         wish = middle + sway * np.sin(np.pi * share) * random.choice((1, 1, -0.6))
-        tastes = random.normal(0, 0.9, 128)  # of soprano pitches: what makes each melody its own
+        tastes = random.normal(0, 1.2, 128)  # of soprano pitches: what makes each melody its own
         cost = cost + 0.1 * (voicings[:, 0] - wish) ** 2 + tastes[voicings[:, 0]]
         if place == len(harmonies) - 1:
             cost = cost + np.where(voicings[:, 0] % 12 == tonic, 0.0, np.inf)
