@@ -1,6 +1,7 @@
 """What can be counted in a score: pitches, steps, rhythms, repetition. To be read beside the same figures of real music."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,7 +114,7 @@ def measure_score(score: Score) -> ScoreFigures | None:
         return None
     bars = bar_starts(score)
     sounding, time = _sounding_time(score)
-    contents = [_bar_content(score, int(start), int(stop)) for start, stop in zip(bars[:-1], bars[1:], strict=True)]
+    contents = [_bar_content(score, int(start), int(stop)) for start, stop in itertools.pairwise(bars)]
     filled = [content for content in contents if content]
     seen: set[tuple[tuple[int, ...], ...]] = set()
     repeated = 0

@@ -40,7 +40,11 @@ class CopyIndex:
 
     def __init__(self, pieces: Sequence[Score], *, transposed: bool) -> None:
         self._transposed = transposed
-        melodies = [(place, _tokens(score, t, transposed)) for place, score in enumerate(pieces) for t in range(len(score.tracks))]
+        melodies = [
+            (place, _tokens(score, t, transposed))
+            for place, score in enumerate(pieces)
+            for t in range(len(score.tracks))
+        ]
         melodies = [(place, tokens) for place, tokens in melodies if len(tokens)]
         lengths = np.array([len(tokens) for _, tokens in melodies], np.int64)
         self._tokens = np.concatenate([np.zeros(0, np.int64), *(tokens for _, tokens in melodies)])

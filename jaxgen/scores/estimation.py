@@ -126,7 +126,8 @@ def _accents(score: Score) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     notes = score.notes[:_MOST_NOTES]
     weight = np.sqrt(notes["duration"] / score.ticks_per_quarter) * np.where(notes["pitch"] < 55, 1.5, 1.0)
     ticks, place = np.unique(notes["onset"], return_inverse=True)
-    return ticks, np.bincount(place, weight * notes["velocity"] / 80, minlength=len(ticks))
+    accents = np.bincount(place, weight * notes["velocity"] / 80, minlength=len(ticks))
+    return ticks.astype(np.int64), accents.astype(np.float64)
 
 
 def _fit(curve: NDArray[np.float64], bar: int, beat: int) -> float:

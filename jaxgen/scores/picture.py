@@ -12,7 +12,9 @@ _NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A�
 _LEAST_KEYS = 12
 
 
-def draw_score(score: Score, *, synthetic: bool = False, comment: str = "", kind: str = "png", dpi: float = 100) -> bytes:
+def draw_score(
+    score: Score, *, synthetic: bool = False, comment: str = "", kind: str = "png", dpi: float = 100
+) -> bytes:
     """The piano roll of a score as the content of a PNG (or what `kind` says): the first 128 bars, 16 in a row.
 
     Each note is a bar as long as it lasts, fainter where it is soft; a gap stands before a repeated note. synthetic: the
@@ -25,7 +27,7 @@ def draw_score(score: Score, *, synthetic: bool = False, comment: str = "", kind
         edges = _row_edges(score)
         rows = len(edges) - 1
         low, high = _pitch_range(score)
-        figure = Figure(figsize=(12, 0.9 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
+        figure = Figure(figsize=(12, 1.3 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
         axes = np.atleast_1d(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
         colours = [f"C{track % 10}" for track in range(len(score.tracks))]
         bars, width = bar_starts(score), max(np.diff(edges))
@@ -39,10 +41,14 @@ def draw_score(score: Score, *, synthetic: bool = False, comment: str = "", kind
                 bottom, top = notes["pitch"] - 0.45, notes["pitch"] + 0.45
                 corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
                 strength = 0.35 + 0.65 * notes["velocity"] / 127
-                axis.add_collection(PolyCollection(corners, facecolors=[(colour, float(alpha)) for alpha in strength]))
+                axis.add_collection(
+                    PolyCollection(list(corners), facecolors=[(colour, float(alpha)) for alpha in strength])
+                )
             inside = [int(bar) for bar in bars if start <= bar <= stop]
             axis.vlines(inside, low, high, color="0.8", linewidth=0.6, zorder=0)
-            axis.set_xticks(inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside])
+            axis.set_xticks(
+                inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside]
+            )
             axis.set_xlim(start, start + width)
             axis.set_ylim(low, high)
             octaves = [pitch for pitch in range(int(low), int(high) + 1) if pitch % 12 == 0]
@@ -79,7 +85,11 @@ def _pitch_range(score: Score) -> tuple[float, float]:
 
 
 def _title(score: Score, edges: list[int]) -> str:
-    keys = [f"{_NOTE_NAMES[key.tonic]} {'minor' if key.minor else 'major'}" for key in score.key_signatures[:1]]
+    keys = (
+        []
+        if " in " in score.title
+        else [f"{_NOTE_NAMES[key.tonic]} {'minor' if key.minor else 'major'}" for key in score.key_signatures[:1]]
+    )
     metres = [f"{metre.numerator}/{metre.denominator}" for metre in score.time_signatures[:1]]
     tempi = [f"{tempo.quarters_per_minute:.0f} quarters a minute" for tempo in score.tempi[:1]]
     cut = [f"the first {edges[-1] / score.ticks_per_quarter:.0f} of {score.quarters:.0f} quarters"]

@@ -45,7 +45,9 @@ def count_voice_errors(pitches: NDArray[Any], ranges: Sequence[tuple[int, int]] 
     pitches = np.asarray(pitches, np.int64)
     if pitches.ndim != 2 or pitches.shape[1] != len(ranges):
         raise ValueError(f"voices of shape {pitches.shape}, expected [T, {len(ranges)}]")
-    changes = np.concatenate([[True], np.any(pitches[1:] != pitches[:-1], axis=1)]) if len(pitches) else np.zeros(0, bool)
+    changes = (
+        np.concatenate([[True], np.any(pitches[1:] != pitches[:-1], axis=1)]) if len(pitches) else np.zeros(0, bool)
+    )
     chords = pitches[changes]
     whole = np.all(chords >= 0, axis=1)
     fifths = octaves = 0

@@ -26,7 +26,9 @@ from jaxgen.scores.voice_leading import VoiceErrors, count_voice_errors
 
 
 def line(*pitches: int, duration: int = 4) -> Score:
-    return Score(make_notes(np.arange(len(pitches)) * duration, duration, np.array(pitches)), 4, len(pitches) * duration)
+    return Score(
+        make_notes(np.arange(len(pitches)) * duration, duration, np.array(pitches)), 4, len(pitches) * duration
+    )
 
 
 def test_histograms():
@@ -39,7 +41,11 @@ def test_histograms():
     for histogram in (pitch_class_histogram, interval_histogram, rhythm_histogram, position_histogram):
         assert not histogram(empty).any()
     assert math.isnan(histogram_distance(rhythm_histogram(empty), rhythm_histogram(score)))
-    assert mean_histogram([pitch_class_histogram(line(60)), pitch_class_histogram(line(62))])[:3].tolist() == [0.5, 0, 0.5]
+    assert mean_histogram([pitch_class_histogram(line(60)), pitch_class_histogram(line(62))])[:3].tolist() == [
+        0.5,
+        0,
+        0.5,
+    ]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -142,14 +148,17 @@ def plain_longest(score: Score, pieces: list[Score], transposed: bool) -> int:
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    lines=st.lists(st.lists(st.integers(60, 62), min_size=1, max_size=12), min_size=2, max_size=4), transposed=st.booleans()
+    lines=st.lists(st.lists(st.integers(60, 62), min_size=1, max_size=12), min_size=2, max_size=4),
+    transposed=st.booleans(),
 )
 def test_the_longest_run_is_that_of_a_plain_search(lines, transposed):
     score, *pieces = (line(*pitches) for pitches in lines)
     run = CopyIndex(pieces, transposed=transposed).longest_run(score)
     assert run.notes == plain_longest(score, pieces, transposed)
     if run.notes:
-        shared = [p - q * (transposed) for p, q in zip(lines[0][run.start :], [lines[0][run.start]] * run.notes, strict=False)]
+        shared = [
+            p - q * (transposed) for p, q in zip(lines[0][run.start :], [lines[0][run.start]] * run.notes, strict=False)
+        ]
         theirs = lines[1 + run.piece]
         found = [theirs[at : at + run.notes] for at in range(len(theirs))]
         assert shared in [[p - f[0] * transposed for p in f] for f in found]
@@ -163,7 +172,12 @@ def test_a_transposed_copy_is_found_among_many():
     assert (run.notes, run.piece) == (max(length, len(melody_of(copied, 1))), 37)
     assert CopyIndex(pieces, transposed=False).longest_run(copied).notes < length
     other = compose_tune(2, 5)
-    assert CopyIndex(pieces, transposed=True).longest_run(Score(other.notes[other.notes["track"] == 0], 4, other.length)).notes < 40
+    assert (
+        CopyIndex(pieces, transposed=True)
+        .longest_run(Score(other.notes[other.notes["track"] == 0], 4, other.length))
+        .notes
+        < 40
+    )
     empty = Score(make_notes([], [], []), 4, 4, (Track(),))
     assert CopyIndex(pieces, transposed=True).longest_run(empty).notes == 0
     assert CopyIndex([], transposed=True).longest_run(copied).notes == 0

@@ -165,7 +165,12 @@ def test_progressions_follow_the_table_and_end_as_asked(minor):
 
 @pytest.mark.parametrize(
     ("numeral", "figure", "minor", "tones"),
-    [("V", "7", False, (7, 11, 2, 5)), ("ii", "6", True, (2, 5, 8)), ("V", "", True, (7, 11, 2)), ("vi", "", True, (8, 0, 3))],
+    [
+        ("V", "7", False, (7, 11, 2, 5)),
+        ("ii", "6", True, (2, 5, 8)),
+        ("V", "", True, (7, 11, 2)),
+        ("vi", "", True, (8, 0, 3)),
+    ],
 )
 def test_chords_have_the_tones_of_the_key(numeral, figure, minor, tones):
     assert Harmony(numeral, figure).tones(minor) == tones

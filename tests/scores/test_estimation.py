@@ -92,7 +92,9 @@ def test_the_beat_of_a_free_recording(tempo):
     assert abs(again.seconds - played.seconds) < 1
 
 
-@pytest.mark.parametrize(("lengths", "grid"), [([480], (1,)), ([240], (2,)), ([120, 240], (4,)), ([160, 480], (3, 4)), ([60, 480], (8,))])
+@pytest.mark.parametrize(
+    ("lengths", "grid"), [([480], (1,)), ([240], (2,)), ([120, 240], (4,)), ([160, 480], (3, 4)), ([60, 480], (8,))]
+)
 def test_the_coarsest_grid_that_holds_the_notes(lengths, grid):
     durations = np.repeat(lengths, 12)
     onsets = np.cumsum(durations) - durations

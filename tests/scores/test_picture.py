@@ -27,7 +27,9 @@ def test_notes_are_where_they_sound():
     """Each track in its colour; a repeated note leaves a gap that a held one does not."""
     tracks = (Track(), Track())
     held = Score(make_notes([0, 0], 16, [60, 64], 127, [0, 1]), 4, 16, tracks)
-    repeated = Score(make_notes([0, 4, 8, 12, 0], [4, 4, 4, 4, 16], [60, 60, 60, 60, 64], 127, [0, 0, 0, 0, 1]), 4, 16, tracks)
+    repeated = Score(
+        make_notes([0, 4, 8, 12, 0], [4, 4, 4, 4, 16], [60, 60, 60, 60, 64], 127, [0, 0, 0, 0, 1]), 4, 16, tracks
+    )
 
     def blue_stretches(score):
         picture = pixels(draw_score(score))

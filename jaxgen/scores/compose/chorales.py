@@ -17,8 +17,6 @@ VOICES = ("soprano", "alto", "tenor", "bass")
 RANGES = ((60, 79), (55, 72), (48, 67), (40, 60))
 """Lowest and highest MIDI pitch of each voice: C4 to G5, G3 to C5, C3 to G4, E2 to C4."""
 LICENCE = "CC0-1.0 (composed by rules)"
-NAMES = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-"""Tonics by pitch class."""
 
 _FRAMES = 4  # a quarter
 _SPACING = (12, 12, 19)  # semitones between neighbours, at most
@@ -63,7 +61,7 @@ def compose_chorale(seed: int, index: int) -> Score:
         tempi=(Tempo(0, round(60e6 / float(random.integers(66, 100)))),),
         time_signatures=(TimeSignature(0, beats, 4),),
         key_signatures=(KeySignature(0, tonic, minor),),
-        title=f"Chorale {index} in {NAMES[tonic]} {'minor' if minor else 'major'}",
+        title=f"Chorale {index}",
         licence=LICENCE,
     )
 
@@ -98,7 +96,9 @@ def _voicings(harmony: Harmony, tonic: int, minor: bool) -> tuple[NDArray[np.int
         if not complete and (harmony.inversion or (fifth - root) % 12 == 6 or counts[third] > 1):
             continue
         found.append(voicing)
-        costs.append(1.5 * (not complete) + 1.0 * (counts[third] > 1 and not harmony.inversion) + 0.05 * abs(gaps[0] - gaps[1]))
+        costs.append(
+            1.5 * (not complete) + 1.0 * (counts[third] > 1 and not harmony.inversion) + 0.05 * abs(gaps[0] - gaps[1])
+        )
     return np.array(found, np.int64), np.array(costs)
 
 
@@ -119,7 +119,9 @@ def _voice(
         if place == len(harmonies) - 1:
             cost = cost + np.where(voicings[:, 0] % 12 == tonic, 0.0, np.inf)
         if place:
-            step = totals[-1][:, None] + _step_costs(harmonies[place - 1], options[harmonies[place - 1]][0], harmony, voicings, tonic, minor)
+            step = totals[-1][:, None] + _step_costs(
+                harmonies[place - 1], options[harmonies[place - 1]][0], harmony, voicings, tonic, minor
+            )
             choices.append(np.argmin(step, axis=0))
             cost = cost + step.min(axis=0)
         totals.append(cost)
@@ -151,13 +153,17 @@ def _step_costs(
     places = (before - tonic) % 12
     if minor:  # the augmented second
         becoming = (after - tonic) % 12
-        bad |= np.any((size == 3) & (((places == 8) & (becoming == LEADING)) | ((places == LEADING) & (becoming == 8))), axis=2)
+        bad |= np.any(
+            (size == 3) & (((places == 8) & (becoming == LEADING)) | ((places == LEADING) & (becoming == 8))), axis=2
+        )
     if harmony.is_dominant and not following.is_dominant:
         bad |= np.any((places == LEADING) & (move != 1), axis=2)
     tones = harmony.tones(minor)
     if len(tones) == 4 and following != harmony:
         bad |= np.any((places == tones[3]) & (move != -1) & (move != -2), axis=2)
-    soprano = np.select([size[..., 0] == 0, size[..., 0] <= 2, size[..., 0] <= 4, size[..., 0] <= 7], [1.0, 0.0, 1.4, 2.8], 5.0)
+    soprano = np.select(
+        [size[..., 0] == 0, size[..., 0] <= 2, size[..., 0] <= 4, size[..., 0] <= 7], [1.0, 0.0, 1.4, 2.8], 5.0
+    )
     cost = soprano + 0.5 * size[..., 1] + 0.5 * size[..., 2] + 0.12 * size[..., 3] + 0.8 * (move[..., 3] == 0)
     cost = cost - 0.5 * (move[..., 0] * move[..., 3] < 0)
     return np.where(bad, np.inf, cost)
@@ -197,7 +203,12 @@ def _suspend(grid: Grid, starts: NDArray[np.int64], random: np.random.Generator)
 
 
 def _pass(
-    grid: Grid, starts: NDArray[np.int64], lengths: NDArray[np.int64], tonic: int, minor: bool, random: np.random.Generator
+    grid: Grid,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    tonic: int,
+    minor: bool,
+    random: np.random.Generator,
 ) -> None:
     """Leaps of a third between beats are filled, where that breaks no rule."""
     for start, length in zip(starts[:-1].tolist(), lengths[:-1].tolist(), strict=True):

@@ -41,7 +41,7 @@ class Harmony:
 
     def tones(self, minor: bool) -> tuple[int, ...]:
         """Root, third, fifth and, if there is one, seventh, in semitones above the tonic, 0 to 11."""
-        scale = MINOR[:6] + (LEADING,) if minor and self.is_dominant else MINOR if minor else MAJOR
+        scale = (*MINOR[:6], LEADING) if minor and self.is_dominant else MINOR if minor else MAJOR
         places = (0, 2, 4, 6) if _FIGURES[self.figure][1] else (0, 2, 4)
         return tuple(scale[(_DEGREES[self.numeral] + place) % 7] for place in places)
 
@@ -91,7 +91,7 @@ def _table(minor: bool) -> dict[Harmony, dict[Harmony, float]]:
 
 
 def _weighted(word: str) -> tuple[str, float]:
-    """"ii6:3" and "IV4": a colon stands where the chord ends in a figure."""
+    """ "ii6:3" and "IV4": a colon stands where the chord ends in a figure."""
     if ":" in word:
         name, weight = word.split(":")
         return name, float(weight)

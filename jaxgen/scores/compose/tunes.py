@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxgen.scores.chords import chord_notes
-from jaxgen.scores.compose.chorales import LICENCE, NAMES
+from jaxgen.scores.compose.chorales import LICENCE
 from jaxgen.scores.compose.harmony import DOMINANT, LEADING, MAJOR, MINOR, TONIC, Harmony, progression
 from jaxgen.scores.score import KeySignature, Notes, Score, Tempo, TimeSignature, Track, make_notes
 
@@ -81,7 +81,9 @@ def compose_tune(seed: int, index: int) -> Score:
                 onset += length
             chord = harmony.chord(key.tonic, key.minor)
             halves = 2 if beats == 4 else 1
-            notes += [chord_notes(chord, now + half * bar_ticks // halves, bar_ticks // halves, 1) for half in range(halves)]
+            notes += [
+                chord_notes(chord, now + half * bar_ticks // halves, bar_ticks // halves, 1) for half in range(halves)
+            ]
             now += bar_ticks
     return Score(
         notes=np.concatenate(notes),
@@ -91,7 +93,7 @@ def compose_tune(seed: int, index: int) -> Score:
         tempi=(Tempo(0, round(60e6 / float(random.integers(96, 150)))),),
         time_signatures=(TimeSignature(0, beats, 4),),
         key_signatures=(KeySignature(0, key.tonic, key.minor),),
-        title=f"Tune {index} in {NAMES[key.tonic]} {'minor' if key.minor else 'major'}",
+        title=f"Tune {index}",
         licence=LICENCE,
     )
 
@@ -159,7 +161,9 @@ def _melody(
 def _chord_tone(chord: list[int], before: int, middle: int, random: np.random.Generator) -> int:
     """A chord tone near the note before, rather another one, and not far from the middle of the tune."""
     distance = np.abs(np.array(chord) - before)
-    cost = 0.35 * distance + 1.2 * (distance == 0) + 0.03 * (np.array(chord) - middle) ** 2 + 4.0 * (distance > _MOST_LEAP)
+    cost = (
+        0.35 * distance + 1.2 * (distance == 0) + 0.03 * (np.array(chord) - middle) ** 2 + 4.0 * (distance > _MOST_LEAP)
+    )
     chance = np.exp(-cost)
     return int(random.choice(chord, p=chance / chance.sum()))
 
@@ -170,7 +174,9 @@ def _walk(scale: list[int], start: int, target: int, length: int, random: np.ran
     aim = scale.index(target)
     walks = first + np.cumsum(random.choice(_STEPS, (12, length), p=_STEP_CHANCES), axis=1)
     walks = np.clip(walks, 0, len(scale) - 1)
-    best = int(np.argmin(np.abs(np.abs(walks[:, -1] - aim) - 1) + 0.2 * np.abs(np.diff(walks, axis=1) == 0).sum(axis=1)))
+    best = int(
+        np.argmin(np.abs(np.abs(walks[:, -1] - aim) - 1) + 0.2 * np.abs(np.diff(walks, axis=1) == 0).sum(axis=1))
+    )
     return [scale[place] for place in walks[best].tolist()]
 
 
