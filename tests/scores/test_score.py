@@ -19,6 +19,7 @@ from jaxgen.scores.rolls import (
     from_roll,
     from_voices,
     mark_holds,
+    strike_beats,
     to_roll,
     to_voices,
 )
@@ -231,6 +232,9 @@ def test_voices_lose_nothing(frames):
     assert from_voices(again, 4) == score
     assert len(score.notes) == (voices >= 0).sum()
     assert np.array_equal(fill_holds(mark_holds(fill_holds(voices))), fill_holds(voices))
+    struck = strike_beats(voices, 4)
+    assert np.array_equal(fill_holds(struck), fill_holds(voices))
+    assert not (struck[::4] == HOLD).any()
 
 
 def test_what_the_grid_cannot_hold_is_one_line():
