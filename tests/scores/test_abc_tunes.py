@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen.scores.abc_tunes import parse_abc, split_tunes
@@ -142,6 +142,7 @@ def test_what_cannot_be_used_has_one_reason(text, reason):
         parse_abc(text)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(body=st.text(alphabet="ABCcg[]|:12\"(3{}!'><-/^_ \nzZVK=", max_size=80))
 def test_any_text_gives_a_score_or_a_reason(body):
     with contextlib.suppress(ScoreError):

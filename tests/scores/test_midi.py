@@ -51,8 +51,8 @@ def test_all_of_a_score_survives():
     assert not again.left_out
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(per_quarter=st.integers(1, 0x7FFF), overlap=False))
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_score_survives(score):
     if not len(score.notes):
         with pytest.raises(ScoreError, match="no notes"):
@@ -138,6 +138,7 @@ def test_too_many_notes_are_refused_before_they_cost_memory(monkeypatch):
         parse_midi(file_of(note() * 4))
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damage_gives_a_score_or_a_reason(data):
     content = bytearray(midi_bytes(SCORE, "x" * 50))
@@ -152,6 +153,7 @@ def test_damage_gives_a_score_or_a_reason(data):
         assert len(read.score.notes) > 0
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(content=st.binary(max_size=200))
 def test_anything_behind_a_header_gives_a_score_or_a_reason(content):
     head = file_of()[:14]

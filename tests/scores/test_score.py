@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgen.core.errors import UserError
@@ -19,6 +19,7 @@ from jaxgen.scores.rolls import (
     from_roll,
     from_voices,
     mark_holds,
+    strike_beats,
     to_roll,
     to_voices,
 )
@@ -97,6 +98,7 @@ def test_what_is_no_score_is_refused(notes):
         Score(notes, 4, 8)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(), semitones=st.integers(-20, 19))
 def test_transposition_has_an_inverse_and_moves_keys(score, semitones):
     moved = transpose(score, semitones)
@@ -118,6 +120,7 @@ def test_signatures_of_keys(tonic, minor, sharps):
     assert KeySignature(0, tonic, minor).sharps == sharps
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(), ticks=st.lists(st.integers(0, 6_000), min_size=1, max_size=5))
 def test_seconds_are_those_of_an_exact_sum(score, ticks):
     def exact(tick):
@@ -138,6 +141,7 @@ def test_bars_begin_anew_at_a_signature():
     assert bar_starts(Score(make_notes([], [], []), 4, 0)).tolist() == [0]
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(), cuts=st.lists(st.integers(0, 6_000), min_size=1, max_size=4))
 def test_crops_hold_all_that_sounds(score, cuts):
     edges = sorted({0, *cuts, score.length + 1})
@@ -168,6 +172,7 @@ def test_bars_that_are_not_there_are_one_line():
             crop(score, first, stop)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(), divisions=st.sampled_from([(4,), (3,), (4, 3), (12,), (1,), (5, 8)]))
 def test_a_grid_moves_each_note_to_its_nearest_place(score, divisions):
     moved, error = quantise(score, divisions)
@@ -195,6 +200,7 @@ def test_triplets_and_sixteenths_each_find_their_place():
         quantise(score, (0,))
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(score=scores(per_quarter=st.just(4), overlap=False))
 def test_rolls_lose_nothing_but_velocity_and_names(score):
     roll = to_roll(score, 4)
@@ -216,6 +222,7 @@ def test_held_and_repeated_notes_are_told_apart():
     assert from_roll(rolls[1].sounding, None, 4).notes["duration"].tolist() == [8]
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(frames=st.lists(st.lists(st.sampled_from([REST, HOLD, 40, 60, 61]), min_size=3, max_size=3), max_size=30))
 def test_voices_lose_nothing(frames):
     voices = np.array(frames, np.int16).reshape(-1, 3)
@@ -225,6 +232,9 @@ def test_voices_lose_nothing(frames):
     assert from_voices(again, 4) == score
     assert len(score.notes) == (voices >= 0).sum()
     assert np.array_equal(fill_holds(mark_holds(fill_holds(voices))), fill_holds(voices))
+    struck = strike_beats(voices, 4)
+    assert np.array_equal(fill_holds(struck), fill_holds(voices))
+    assert not (struck[::4] == HOLD).any()
 
 
 def test_what_the_grid_cannot_hold_is_one_line():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_midi import SCORE
 
@@ -118,6 +118,7 @@ def test_musicxml_that_cannot_be_used_has_one_reason(content, reason):
         parse_musicxml(content)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_musicxml_gives_a_score_or_a_reason(data):
     content = bytearray(score_of(*MEASURES))

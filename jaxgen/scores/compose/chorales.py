@@ -17,8 +17,6 @@ VOICES = ("soprano", "alto", "tenor", "bass")
 RANGES = ((60, 79), (55, 72), (48, 67), (40, 60))
 """Lowest and highest MIDI pitch of each voice: C4 to G5, G3 to C5, C3 to G4, E2 to C4."""
 LICENCE = "CC0-1.0 (composed by rules)"
-NAMES = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-"""Tonics by pitch class."""
 
 _FRAMES = 4  # a quarter
 _SPACING = (12, 12, 19)  # semitones between neighbours, at most
@@ -63,7 +61,7 @@ def compose_chorale(seed: int, index: int) -> Score:
         tempi=(Tempo(0, round(60e6 / float(random.integers(66, 100)))),),
         time_signatures=(TimeSignature(0, beats, 4),),
         key_signatures=(KeySignature(0, tonic, minor),),
-        title=f"Chorale {index} in {NAMES[tonic]} {'minor' if minor else 'major'}",
+        title=f"Chorale {index}",
         licence=LICENCE,
     )
 
@@ -116,7 +114,7 @@ def _voice(
         voicings, cost = options[harmony]
         share = place % chords_in_phrase / (chords_in_phrase - 1)
         wish = middle + sway * np.sin(np.pi * share) * random.choice((1, 1, -0.6))
-        tastes = random.normal(0, 0.9, 128)  # of soprano pitches: what makes each melody its own
+        tastes = random.normal(0, 1.2, 128)  # of soprano pitches: what makes each melody its own
         cost = cost + 0.1 * (voicings[:, 0] - wish) ** 2 + tastes[voicings[:, 0]]
         if place == len(harmonies) - 1:
             cost = cost + np.where(voicings[:, 0] % 12 == tonic, 0.0, np.inf)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxgen.scores.chords import chord_notes
-from jaxgen.scores.compose.chorales import LICENCE, NAMES
+from jaxgen.scores.compose.chorales import LICENCE
 from jaxgen.scores.compose.harmony import DOMINANT, LEADING, MAJOR, MINOR, TONIC, Harmony, progression
 from jaxgen.scores.score import KeySignature, Notes, Score, Tempo, TimeSignature, Track, make_notes
 
@@ -93,7 +93,7 @@ def compose_tune(seed: int, index: int) -> Score:
         tempi=(Tempo(0, round(60e6 / float(random.integers(96, 150)))),),
         time_signatures=(TimeSignature(0, beats, 4),),
         key_signatures=(KeySignature(0, key.tonic, key.minor),),
-        title=f"Tune {index} in {NAMES[key.tonic]} {'minor' if key.minor else 'major'}",
+        title=f"Tune {index}",
         licence=LICENCE,
     )
 
