@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxgen.config import Config, _as_asked, load, parse
+from jaxgen.config import Config, load, parse
 from jaxgen.core.errors import UserError
+from jaxgen.core.options import _as_asked
 from jaxgen.core.serial import differences, from_json, subclasses, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder

@@ -12,6 +12,7 @@ VERBS = {
     "generate": "make new clips with a trained run",
     "evaluate": "measure a trained run and write its report",
     "prepare": "decode data ahead of training and report on it",
+    "sweep": "train every combination of a grid of options, and compare them",
     "classifier": "train the classifier of a data set's labels, by which generated clips are judged",
 }
 _HELP = """usage: jaxgen VERB [OPTIONS]

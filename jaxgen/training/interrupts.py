@@ -1,9 +1,12 @@
 """SIGINT and SIGTERM ask for a stop; they tear nothing apart. A second one ends the process at once."""
 
 import contextlib
+import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Self
 
@@ -48,6 +51,39 @@ class Interrupts:
         if self.requested:
             os._exit(self._code)  # without a look back: what is on disk is whole at any moment
         self.requested = True
+
+
+def run_child(command: Sequence[str]) -> tuple[int, bool]:
+    """Runs a command that ends by itself on a signal, and passes each signal on to it.
+
+    Returns its exit code, 128 + N where signal N ended it, as shells say; and whether a signal came meanwhile.
+    """
+    received: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    before = _handle(pass_on)
+    try:
+        # in a group of its own: Ctrl-C in a terminal reaches it once, from here
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_end_with_parent) as child:
+            children.append(child)
+            if received:  # before there was a child to pass it on to
+                child.send_signal(received[0])
+            code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code, bool(received)
+
+
+def _end_with_parent() -> None:
+    """Has Linux send this process SIGTERM when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
