@@ -22,7 +22,7 @@ A table and a plot compare the best validations. The same command goes on with a
 class Options:
     """Trains every combination of a grid of options."""
 
-    grid: tuple[str, ...]
+    grid: tuple[str, ...] = ()
     """Options of train with their values, as train.seed=0,1,2; a value of several words is in quotes: 'model.labels=a,a b'."""
     workdir: UserPath = ""
     """Folder of the sweep, with one of each run in it; none takes sweeps/ and the name of the config file or data folder."""

@@ -228,3 +228,23 @@ def _class_options(cls: Any) -> list[str]:
         option = "--" + field.name.replace("_", "-")
         names += _options(field.default, option + ".") if dataclasses.is_dataclass(field.default) else [option]
     return names
+
+
+def possible_options(cls: type[Any], prefix: str = "--") -> dict[str, tuple[str, ...]]:
+    """Every option of a dataclass, whichever classes its fields hold, in tyro's spelling.
+
+    To each the values that are known ahead: names of classes, or the choices of a literal; none for other values. Modules beside
+    those of the fields' classes are imported, to find them.
+    """
+    hints, found = typing.get_type_hints(cls), dict[str, tuple[str, ...]]()
+    for field in dataclasses.fields(cls):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        if isinstance(hint, type) and (classes := subclasses(hint)):
+            found[prefix + name] = tuple(sorted(each.__name__ for each in classes))
+            for each in classes:
+                found |= possible_options(each, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+            if hint is bool:
+                found[f"{prefix}no-{name}"] = ()
+    return found

@@ -135,7 +135,7 @@ def _status(code: int) -> str:
 
 
 def _words(name: str, value: str) -> list[str]:
-    """A value of the grid as words of a command line; one of several words stands in quotes, as in 'model.labels=digit speaker'."""
+    """A value of the grid as words of a command line; one of several words stands in quotes, as in 'model.labels=a b'."""
     head, _, last = name.replace("_", "-").rpartition(".")
     before = f"--{head}." if head else "--"
     if (flag := _FLAGS.get(value.lower())) is not None:
