@@ -43,7 +43,10 @@ def test_bash_completes_verbs_options_and_choices(options):
     assert _complete(script, "jaxgen", "train", "--audio.resample", "r") == ["refuse"]
     assert _complete(script, "jaxgen", "train", "--config", "") == []  # the shell then offers files
     assert _complete(script, "jaxgen", "sweep", "--gr") == ["--grid"]
-    assert _complete(script, "jaxgen", "sweep", "--grid", "train.seed=0", "--", "--train.se") == ["--train.seq-len", "--train.seed"]
+    assert _complete(script, "jaxgen", "sweep", "--grid", "train.seed=0", "--", "--train.se") == [
+        "--train.seq-len",
+        "--train.seed",
+    ]
     assert _complete(script, "jaxgen", "completion", "") == ["bash", "zsh", "fish"]
 
 
@@ -59,7 +62,11 @@ def test_another_shell_reads_its_script(shell, options, tmp_path):
 def test_every_option_of_a_run_is_completed(all_loaded):
     known = possible_options(Config)
     assert {name for name in _options(quickstart()) if ".metrics." not in name} <= known.keys()
-    assert {"--model.channels", "--model.plan.cell.hidden-size", "--data.root"} <= known.keys()  # of other models and data
+    assert {
+        "--model.channels",
+        "--model.plan.cell.hidden-size",
+        "--data.root",
+    } <= known.keys()  # of other models and data
 
 
 def test_a_shell_that_is_none_is_one_line(command):
