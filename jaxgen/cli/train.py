@@ -8,11 +8,14 @@ import sys
 
 from jaxgen.core.errors import run
 from jaxgen.recipes.presets import load_config
-from jaxgen.runs.training import train
 
 
 def main() -> int:
-    return train(load_config(sys.argv[1:], "python -m jaxgen.train"))
+    config = load_config(sys.argv[1:], "python -m jaxgen.train")
+
+    from jaxgen.runs.training import train  # what training takes, --help does not wait for
+
+    return train(config)
 
 
 if __name__ == "__main__":
