@@ -47,7 +47,7 @@ class Config:
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name); none takes runs/ and the name of
     the config file or data folder."""
     cache_dir: str = CACHE_DIR
-    """Folder of downloads and decoded data."""
+    """Folder of downloads, decoded data and compiled programs; all in it can be made again."""
     init_from: UserPath = ""
     """Folder of a run whose averaged parameters this one starts from, also in an object store; what is not taken, as it is not
     there or has another size, is told."""

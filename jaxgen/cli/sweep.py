@@ -10,12 +10,13 @@ from jaxgen.core.errors import UserError, run
 from jaxgen.core.names import UserPath
 from jaxgen.core.options import parse, split_values
 
-_USAGE = """Trains every combination of a grid of options, one after another, each in its own folder; all options after -- are
+USAGE = """Trains every combination of a grid of options, one after another, each in its own folder; all options after -- are
 those of train:
 
   python -m jaxgen.sweep --grid train.seed=0,1,2 model.cell.hidden_size=256,512 -- --data.root DIR
 
 A table and a plot compare the best validations. The same command goes on with a sweep that was stopped."""
+"""What --help says above the options."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def main() -> int:
             raise UserError(
                 f"{word} is no option of a sweep, which has --grid and --workdir; options of train come after --."
             )
-    options = parse(Options, None, own, "python -m jaxgen.sweep", _USAGE)
+    options = parse(Options, None, own, "python -m jaxgen.sweep", USAGE)
 
     from jaxgen.runs.sweep import parse_grid, plan_sweep, run_sweep  # jax is slow to import, and --help needs none
     from jaxgen.training.interrupts import raise_on_signal
