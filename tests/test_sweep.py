@@ -27,7 +27,7 @@ from jaxgen.training.telemetry import read_metrics
 
 def test_a_grid_is_every_combination_in_order(tmp_path):
     grid = parse_grid(
-        ["--train.seed=0,1", "model.cell=GRU,LSTM", "model.labels=timbre tempo,timbre", "model.residual=true,false"]
+        ["--train.seed=0,1", "model.cell=GRU,LSTM", "model.labels=tempo timbre,tempo", "model.residual=true,false"]
     )
     folder, planned = plan_sweep(grid, [], str(tmp_path))
     assert folder == tmp_path

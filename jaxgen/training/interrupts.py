@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Self
@@ -66,10 +67,18 @@ def run_child(command: Sequence[str]) -> tuple[int, bool]:
         for child in children:
             child.send_signal(number)
 
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:
+        if libc is not None:
+            libc.prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG: where the parent is killed, the child saves and ends
+
     before = _handle(pass_on)
     try:
-        # in a group of its own: Ctrl-C in a terminal reaches it once, from here
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_end_with_parent) as child:
+        with warnings.catch_warnings(action="ignore"):  # of threads, which hold no lock that is needed until the exec
+            # in a group of its own: Ctrl-C in a terminal reaches the child once, from here
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=end_with_parent)
+        with child:
             children.append(child)
             if received:  # before there was a child to pass it on to
                 child.send_signal(received[0])
@@ -78,12 +87,6 @@ def run_child(command: Sequence[str]) -> tuple[int, bool]:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code, bool(received)
-
-
-def _end_with_parent() -> None:
-    """Has Linux send this process SIGTERM when its parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
