@@ -33,7 +33,7 @@ _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root D
 (a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
 class takes another class by name: --model.cell GRU.
 
-What most people change, here with its present value:
+What most people change, and its default here:
 
 {common}
 

@@ -150,7 +150,7 @@ def draw(entries: Sequence[Entry]) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(entry.others for entry in entries))
-    colours = colormaps["viridis"]([place / max(1, len(names) - 1) * 0.9 for place in range(len(names))])
+    colours = colormaps["viridis"]([place / max(1, len(names) - 1) * 0.85 for place in range(len(names))])
     figure: Figure = Figure(figsize=(11, max(3.5, 1.6 + 0.3 * len(names))), layout="constrained")
     curves, dots = figure.subplots(1, 2)
     for row, name in enumerate(names):
