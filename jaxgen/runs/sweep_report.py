@@ -64,6 +64,8 @@ def write_report(folder: Path, entries: Sequence[Entry]) -> None:
     write_atomic(folder / "sweep.csv", _csv(runs))
     if seeds:
         write_atomic(folder / "seeds.csv", _csv(seeds))
+    else:  # those of an earlier grid
+        (folder / "seeds.csv").unlink(missing_ok=True)
     write_atomic(folder / "sweep.md", f"# {folder.resolve().name}\n\n{_tables(runs, seeds)}\n![](sweep.png)\n")
     with tolerate("draw the plot of the sweep", "its tables are in sweep.md"):
         write_atomic(folder / "sweep.png", draw(entries))
