@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxgen.config import Config, _as_asked, load, parse
+from jaxgen.config import Config, load, parse
 from jaxgen.core.errors import UserError
+from jaxgen.core.options import _as_asked
 from jaxgen.core.serial import differences, from_json, subclasses, to_json
 from jaxgen.data.clips import FieldIn, HashFraction
 from jaxgen.data.folder import Folder
@@ -227,3 +228,34 @@ def test_a_config_may_import_what_is_beside_it_and_hides_nothing(tmp_path, monke
         "CONFIG = quickstart()\nCONFIG = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=STEPS))\n"
     )
     assert load(tmp_path / "mine.py").train.steps == 7
+
+
+def test_help_says_first_what_most_people_change(capsys):
+    with pytest.raises(SystemExit):
+        load_config(["--help"], "jaxgen.train")
+    first, _, parts = capsys.readouterr().out.partition("Below are all options")
+    start = quickstart()
+    for option, value in {
+        "--train.steps": start.train.steps,
+        "--model.cell.hidden-size": start.model.cell.hidden_size,
+        "--model.labels": " ".join(start.model.labels),
+    }.items():
+        assert f"  {option} {value} " in first
+        assert f" {option} " in parts
+    assert (
+        first.index("--config ")
+        < first.index("--data.root ")
+        < first.index("--workdir ")
+        < first.index("--train.steps ")
+    )
+
+
+def test_help_of_another_model_leaves_out_what_it_has_not(capsys):
+    with pytest.raises(SystemExit):
+        load_config(
+            ["--config", str(Path(__file__).parent.parent / "configs" / "digits_gan.py"), "--help"], "jaxgen.train"
+        )
+    first, _, _ = capsys.readouterr().out.partition("Below are all options")
+    assert "digits_gan.py" in first
+    assert "--train.steps " in first
+    assert "hidden-size" not in first

@@ -13,12 +13,13 @@ import yaml
 
 import jaxgen
 from benchmarks import results
-from jaxgen.cli import evaluate, generate
+from jaxgen.cli import evaluate, generate, sweep
 from jaxgen.config import parse
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.report import write_json
 from jaxgen.recipes import presets
 from jaxgen.recipes.presets import load_config
+from jaxgen.runs.sweep import parse_grid, plan_sweep
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -65,6 +66,9 @@ def test_a_command_names_a_module_and_options_that_exist(line, monkeypatch):
         parse({"jaxgen.generate": generate, "jaxgen.evaluate": evaluate}[module].Options, None, options, module)
     elif module in ("jaxgen.train", "jaxgen.prepare", "jaxgen.classifier"):
         load_config(options, module)
+    elif module == "jaxgen.sweep":
+        at = options.index("--")
+        plan_sweep(parse_grid(parse(sweep.Options, None, options[:at], module).grid), options[at + 1 :], "")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from jaxgen import audio
 from jaxgen.cli import generate, prepare, train
-from jaxgen.config import _options
 from jaxgen.core.errors import run
 from jaxgen.core.names import display_name
+from jaxgen.core.options import _options
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.preparation import prepare as prepared

@@ -22,7 +22,7 @@ LAYERS = [
     {"inference.vocoder_run"},
     {"runs.api"},
     {"cli"},
-    {"train", "generate", "evaluate", "prepare", "classifier", "__main__"},
+    {"train", "generate", "evaluate", "prepare", "classifier", "sweep", "__main__"},
 ]
 """Packages of jaxgen, and modules that are not with their package, from the bottom up."""
 

@@ -39,7 +39,7 @@ def _replace(path: Path, text: str) -> None:
 
 def help_pages() -> dict[str, str]:
     """What `--help` of each command prints."""
-    from jaxgen.cli import evaluate, generate
+    from jaxgen.cli import evaluate, generate, sweep
     from jaxgen.config import parse
     from jaxgen.recipes.presets import load_config
 
@@ -47,6 +47,7 @@ def help_pages() -> dict[str, str]:
         "train": _printed(lambda: load_config(["--help"], "python -m jaxgen.train")),
         "generate": _printed(lambda: parse(generate.Options, None, ["--help"], "python -m jaxgen.generate")),
         "evaluate": _printed(lambda: parse(evaluate.Options, None, ["--help"], "python -m jaxgen.evaluate")),
+        "sweep": _printed(lambda: parse(sweep.Options, None, ["--help"], "python -m jaxgen.sweep", sweep.USAGE)),
     }
 
 

@@ -12,7 +12,9 @@ VERBS = {
     "generate": "make new clips with a trained run",
     "evaluate": "measure a trained run and write its report",
     "prepare": "decode data ahead of training and report on it",
+    "sweep": "train every combination of a grid of options, and compare them",
     "classifier": "train the classifier of a data set's labels, by which generated clips are judged",
+    "completion": "print a script that completes verbs and options in bash, zsh or fish",
 }
 _HELP = """usage: jaxgen VERB [OPTIONS]
 

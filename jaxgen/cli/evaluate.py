@@ -4,17 +4,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from jaxgen.config import instances_by_name, load, parse
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out
-from jaxgen.core.numerics import fix_settings
-from jaxgen.evaluation.audio_metric import AudioMetric
-from jaxgen.evaluation.summary import headline
+from jaxgen.core.options import check_one_code, instances_by_name, parse
 from jaxgen.inference.sampling_overrides import SamplingOverrides
-from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
-from jaxgen.runs.code import check_one_code
-from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
-from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.schedule import check_seed
 
@@ -70,6 +63,11 @@ class Options(SamplingOverrides):
 
 def main() -> int:
     options = parse(Options, None, sys.argv[1:], "python -m jaxgen.evaluate")
+
+    from jaxgen.config import load  # jax is slow to import, and --help needs none
+    from jaxgen.core.numerics import fix_settings
+    from jaxgen.runs.run import enable_compilation_cache
+
     fix_settings()
     enable_compilation_cache(options.cache_dir)
     if options.config is not None:
@@ -82,6 +80,12 @@ def main() -> int:
 
 
 def _evaluate(options: Options, workdir: Path, out: Path) -> int:
+    from jaxgen.evaluation.audio_metric import AudioMetric
+    from jaxgen.evaluation.summary import headline
+    from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+    from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
+    from jaxgen.runs.run import Run
+
     trained, decoder = Run.open(workdir, options.step, trust_code=options.trust_code), None
     further = instances_by_name(AudioMetric, options.metrics, "--metrics")
     if options.vocoder is not None:

@@ -18,18 +18,12 @@ import tyro
 from tqdm import tqdm
 
 from jaxgen import audio
-from jaxgen.config import load, parse, split_values
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
-from jaxgen.core.numerics import fix_settings
-from jaxgen.data.ingest import AudioPolicy
-from jaxgen.inference.generation import use_all_cores
+from jaxgen.core.options import check_one_code, parse, split_values
 from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.sampling_overrides import SamplingOverrides
-from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
-from jaxgen.runs.code import check_one_code
-from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
@@ -95,6 +89,12 @@ class Options(SamplingOverrides):
 def main() -> int:
     words = ["--num-clips" if word == "--num" else word for word in split_values(sys.argv[1:])]
     options = parse(Options, None, words, "python -m jaxgen.generate")
+
+    from jaxgen.config import load  # jax is slow to import, and --help needs none
+    from jaxgen.core.numerics import fix_settings
+    from jaxgen.inference.generation import use_all_cores
+    from jaxgen.runs.run import enable_compilation_cache
+
     fix_settings()
     enable_compilation_cache(options.cache_dir)
     if options.config is not None:
@@ -109,6 +109,9 @@ def main() -> int:
 
 
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
+    from jaxgen.inference.vocoder_run import open_vocoder, with_refinements
+    from jaxgen.runs.run import Run
+
     trained = Run.open(workdir, options.step, trust_code=options.trust_code)
     rate = trained.spec.features.sample_rate
     evaluation = trained.config.evaluation.with_sampling(options.overrides)
@@ -204,6 +207,8 @@ def _check_size(num_samples: int, rate: int) -> None:
 
 def read_prompt(path: str, sample_rate: int) -> np.ndarray:
     """Samples of a prompt, float32 [nsamp]. Raises UserError where it cannot be read or has another rate."""
+    from jaxgen.data.ingest import AudioPolicy
+
     if not os.path.exists(path):
         raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
     try:

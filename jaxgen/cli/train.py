@@ -8,12 +8,15 @@ import sys
 
 from jaxgen.core.errors import run
 from jaxgen.recipes.presets import config_file, load_config
-from jaxgen.runs.training import train
 
 
 def main() -> int:
     words = sys.argv[1:]
-    return train(load_config(words, "python -m jaxgen.train"), config_file(words))
+    config = load_config(words, "python -m jaxgen.train")
+
+    from jaxgen.runs.training import train  # what training takes, --help does not wait for
+
+    return train(config, config_file(words))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import gc
 import logging
 import os
 import signal
@@ -54,6 +55,9 @@ def begin() -> None:
     Raises what `reason` explains where the environment is such that XLA would abort.
     """
     open_streams()
+    gc.set_threshold(
+        50_000
+    )  # imports and tracing make objects that stay: to look at them often takes a tenth of a start
     sys.excepthook = lambda _, error, __: sys.exit(report_error(error))
     check_cache()
     check_flags()

@@ -28,13 +28,13 @@ class AudioPolicy:
     resample: Literal["convert", "refuse"] = "convert"
     """Recordings of another sample rate: convert or refuse them."""
     max_refused: float = 0.5
-    """Largest share of refused clips; above it nothing is trained."""
+    """Largest share of refused clips, 0 to 1; above it nothing is trained."""
     min_seconds: float = 0.02
-    """Shorter clips are refused."""
+    """Seconds; shorter clips are refused."""
     max_seconds: float = 14_400.0
     """Longer clips are refused, as soon as so much is decoded: a small file may decode to any amount."""
     silence_dbfs: float = -60.0
-    """Clips whose peak stays below this level are refused as silent."""
+    """Clips whose peak stays below this level, in dB of full scale, are refused as silent."""
     synthetic: Literal["refuse", "accept"] = "refuse"
     """Clips whose own metadata says that a model made them, as those of jaxgen do: refuse or accept them."""
 

@@ -36,7 +36,7 @@ class SyntheticDataset(Dataset, abc.ABC):
     seed: int
     """Another seed makes other clips."""
     sample_rate: int
-    """Hz."""
+    """Hz; sound has nothing above half of it."""
     name: ClassVar[str]
     """What the names of clips begin with."""
     version: ClassVar[int]
@@ -118,7 +118,7 @@ class PluckedStrings(SyntheticDataset):
     seed: int = 0
     """Another seed makes other melodies."""
     sample_rate: int = 8_000
-    """Hz."""
+    """Hz; sound has nothing above half of it."""
 
     name = "plucked"
     version = 3

@@ -62,7 +62,7 @@ class EvaluationConfig(abc.ABC):
     """Base of the configs of what is made and measured while training and for the report."""
 
     num_clips: int = 64
-    """Clips made for the report; its figures are means over them."""
+    """Clips made for the report, over which its figures are means; more are steadier and slower."""
     num_previews: int = 8
     """Clips made at each validation, and shown in the report."""
     metrics: tuple[AudioMetric, ...] = ()

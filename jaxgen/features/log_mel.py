@@ -31,19 +31,19 @@ class LogMel(FeatureSpec):
     """Frames of log-mel power (Slaney mel scale and area normalisation, as librosa's default)."""
 
     n_fft: int
-    """Samples in the Fourier transform of a frame."""
+    """Samples in the Fourier transform of a frame; more tell pitches apart, fewer tell moments apart."""
     hop_length: int
-    """Samples from one frame to the next."""
+    """Samples from one frame to the next; fewer make more frames, which are finer in time and slower."""
     n_mels: int
-    """Mel bands of a frame."""
+    """Mel bands of a frame; more keep more detail, and are harder to learn."""
     win_length: int | None = None
-    """Samples under the Hann window; None means n_fft."""
+    """Samples under the Hann window; none takes n_fft."""
     fmin: float = 0.0
     """Lowest frequency of the mel bands in Hz."""
     fmax: float | None = None
-    """Highest frequency of the mel bands in Hz; None means half of sample_rate."""
+    """Highest frequency of the mel bands in Hz; none takes half of sample_rate."""
     floor: float = 1e-5
-    """Smallest mel power; all below it is silence."""
+    """Smallest mel power, all below which is silence (1e-5 is -50 dB); a smaller one keeps fainter sound."""
     stack: int = 1
     """Frames that make one step: a model of longer steps has fewer to go wrong at, and is faster."""
 

@@ -9,13 +9,13 @@ class SamplingOverrides:
     """Options of how clips are drawn."""
 
     temperature: float | None = None
-    """Below 1 likelier, above 1 more varied; none takes the config's."""
+    """Below 1 likelier steps, above 1 more varied ones; none takes the config's."""
     top_k: int | None = None
     """Draw only among this many likeliest; 0 is all, none takes the config's."""
     top_p: float | None = None
-    """Draw only among the likeliest that hold this share of the probability; none takes the config's."""
+    """Draw only among the likeliest that hold this share of probability, 0 to 1; none takes the config's."""
     noise_scale: float | None = None
-    """Below 1 frames are cleaner, above 1 rougher; none takes the config's."""
+    """Times the standard deviation of frames: below 1 cleaner, above 1 rougher; none takes the config's."""
     guidance: float | None = None
     """Above 0 labels are heard more clearly; none takes the config's."""
     voiced_sharpness: float | None = None

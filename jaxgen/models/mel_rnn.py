@@ -39,11 +39,11 @@ class MelRNN(SequenceConfig):
     cell: Cell = LSTM(hidden_size=256)
     """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
     num_layers: int = 2
-    """Recurrent layers, one above the other."""
+    """Recurrent layers, one above the other; more learn more and are slower."""
     residual: bool = True
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
-    """Variational dropout: share of units switched off for a whole chunk."""
+    """Variational dropout: share of units switched off for a whole chunk, 0 to 1; more keeps a model from overfitting."""
     distribution: VectorDistribution = NormalMixture(num_components=8)
     """What a frame is drawn from: Normal (mean squared error) or NormalMixture."""
     input_noise: float = 0.0

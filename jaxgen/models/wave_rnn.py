@@ -39,11 +39,11 @@ class WaveRNN(SequenceConfig):
     cell: Cell = LSTM(hidden_size=256)
     """The recurrence: RNN, LSTM, GRU, MinGRU, MinLSTM or RGLRU."""
     num_layers: int = 1
-    """Recurrent layers, one above the other."""
+    """Recurrent layers, one above the other; more learn more and are slower."""
     residual: bool = False
     """Add each layer's input to its output, from the second layer on."""
     dropout: float = 0.0
-    """Variational dropout: share of units switched off for a whole chunk."""
+    """Variational dropout: share of units switched off for a whole chunk, 0 to 1; more keeps a model from overfitting."""
     output: SampleOutput = Softmax()
     """What a sample is drawn from: Softmax for mu-law codes; CoarseFine or Logistics for 16-bit samples."""
     embedding_size: int = 64

@@ -190,7 +190,7 @@ class NormalMixture(VectorDistribution):
     """
 
     num_components: int = 8
-    """Number of components K."""
+    """Number of components K; more fit finer shapes, and are slower."""
     min_scale: float = 0.05
     """Smallest standard deviation, in units of the data's own: keeps silence, which repeats exactly, from an unbounded
     likelihood."""
@@ -248,7 +248,7 @@ class LogisticMixture(CodeDistribution):
     """
 
     num_components: int = 10
-    """Number of components K."""
+    """Number of components K; more fit finer shapes, and are slower."""
 
     def __post_init__(self) -> None:
         if self.num_components < 1:

@@ -52,7 +52,7 @@ class Adversarial(Objective):
     loss: AdversarialLoss = LeastSquares()
     """The adversarial loss: LeastSquares, Hinge, Logistic or Wasserstein."""
     weight: float = 1.0
-    """Weight of the adversarial loss in the generator's loss."""
+    """Weight of the adversarial loss in the generator's; more sounds more real, and copies less exactly."""
     terms: tuple[Term, ...] = (FeatureMatching(weight=2.0), MelDistance(weight=15.0), StftDistance(weight=2.0))
     """Further terms of the generator's loss."""
     critic: Critic = WaveCritic()

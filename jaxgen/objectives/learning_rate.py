@@ -34,7 +34,7 @@ class Cosine(LearningRateSchedule):
     """Falls on a cosine to the last step (Loshchilov and Hutter 2017, eq. 5)."""
 
     final_lr_ratio: float = 0.02
-    """The last learning rate, divided by the highest."""
+    """The last learning rate, as a share of the highest, 0 to 1."""
 
     extensible = False
 
@@ -60,9 +60,9 @@ class WarmupStableDecay(LearningRateSchedule):
     """Constant, and at the end falls linearly (Hu et al. 2024, MiniCPM, section 4.2). A run that is trained on rises again."""
 
     decay_share: float = 0.2
-    """Share of all steps in which it falls."""
+    """Share of all updates in which it falls, 0 to 1."""
     final_lr_ratio: float = 0.02
-    """The last learning rate, divided by the highest."""
+    """The last learning rate, as a share of the highest, 0 to 1."""
 
     extensible = True
 

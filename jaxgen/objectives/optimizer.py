@@ -18,13 +18,13 @@ class Optimizer(abc.ABC):
     """Base of the frozen dataclasses that say how a gradient becomes updates. Any of optax is one more with its `transform`."""
 
     learning_rate: float = 2e-3
-    """Highest learning rate."""
+    """Highest learning rate; a higher one learns faster, until it diverges."""
     warmup_steps: int = 100
-    """Steps until the learning rate is highest."""
+    """Updates until the learning rate is highest; more are safer where training diverges early."""
     schedule: LearningRateSchedule = Cosine()
     """How it goes on from there: Cosine, Constant or WarmupStableDecay."""
     clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; a smaller one is safer and slower."""
 
     def __post_init__(self) -> None:
         if not (0 < self.learning_rate < math.inf and self.clip_norm > 0 and self.warmup_steps >= 0):
@@ -48,11 +48,11 @@ class AdamW(Optimizer):
     """Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019); no decay makes it plain Adam."""
 
     b1: float = 0.9
-    """Decay of the first moment."""
+    """Decay of the first moment, 0 to 1; nearer to 1 averages over more updates."""
     b2: float = 0.99
-    """Decay of the second moment."""
+    """Decay of the second moment, 0 to 1; nearer to 1 averages over more updates."""
     weight_decay: float = 0.0
-    """Decoupled weight decay, on matrices only: not on biases, gains or the carry that sequences start from."""
+    """Decoupled weight decay of matrices alone; more keeps a large model from learning clips by heart."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,8 +3,9 @@
 import collections
 import contextlib
 import dataclasses
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,26 @@ _MOST_OPENED = 1_000  # recordings
 _USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
 (a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
 class takes another class by name: --model.cell GRU; one that holds several takes any number: --train.loggers TensorBoard
-WandB."""
+WandB.
+
+What most people change, and its default here:
+
+{common}
+
+Below are all options, by the part that they belong to."""
+_COMMON = {
+    "config": "start from this Python file; it is code: run only one that you trust",
+    "data.root": "learn from the sound in this folder",
+    "workdir": "folder of the run: checkpoints, clips, report",
+    "train.steps": "updates; more take longer and learn more",
+    "train.batch_size": "clips side by side; more are steadier, and take more time and memory",
+    "train.seq_len": "samples or frames that an update looks back; more take more memory",
+    "train.seed": "another seed draws everything anew",
+    "model.cell.hidden_size": "width of the model; a wider one learns more and is slower",
+    "model.num_layers": "depth of the model; a deeper one learns more and is slower",
+    "model.labels": "label fields that clips can be asked for",
+    "objective.optimizer.learning_rate": "higher learns faster, until it diverges",
+}
 
 
 def load_config(argv: Sequence[str], program: str) -> Config:
@@ -52,7 +72,7 @@ def load_config(argv: Sequence[str], program: str) -> Config:
         default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name) or "data"
     else:
         default, stem = quickstart(), "quickstart"
-    config = parse(Config, default, args, program, _USAGE)
+    config = parse(Config, default, args, program, _usage(default, {"config": path or "", "data.root": root or ""}))
     data: Any = config.data
     if (root := getattr(data, "root", "")) and not is_remote(root):  # so that a run finds its data from any folder
         config = dataclasses.replace(config, data=dataclasses.replace(data, root=os.path.abspath(root)))
@@ -107,6 +127,18 @@ def _usual_rate(data: Dataset) -> int:
             seconds[recording.sample_rate] += min(recording.stated_seconds, AudioPolicy.max_seconds)
     # where nothing can be opened, preparing the data will say so, file by file
     return max(seconds, key=lambda rate: (seconds[rate], rate), default=_HIGHEST_RATE)
+
+
+def _usage(default: Config, asked: Mapping[str, str]) -> str:
+    """What --help says above the options. asked: values that are not the config's own."""
+    rows = []
+    for name, meaning in _COMMON.items():
+        with contextlib.suppress(AttributeError):  # another model has other options
+            value = asked[name] if name in asked else operator.attrgetter(name)(default)
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((f"--{name.replace('_', '-')} {shown}", meaning))
+    width = max(len(option) for option, _ in rows)
+    return _USAGE.format(common="\n".join(f"  {option:{width}}  {meaning}" for option, meaning in rows))
 
 
 def _value(args: Sequence[str], option: str) -> str | None:

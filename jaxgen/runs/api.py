@@ -22,12 +22,12 @@ from jaxgen.config import load as load_config_file
 from jaxgen.core.errors import ExitCode, Preempted, UserError
 from jaxgen.core.names import check_no_link_out, expand
 from jaxgen.core.numerics import fix_settings
+from jaxgen.core.options import check_one_code
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import Decoder
 from jaxgen.inference.sampler import ClipRequest, ClipSampler
 from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.recipes.presets import load_config
-from jaxgen.runs.code import check_one_code
 from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.runs.training import train as train_run

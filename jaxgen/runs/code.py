@@ -111,12 +111,6 @@ class Code:
             write_atomic(path, source)
 
 
-def check_one_code(config: object, trust_code: bool) -> None:
-    """Raises UserError where both a config file and the run's own code are to be run: one would hide the other's classes."""
-    if config is not None and trust_code:
-        raise UserError("--config and --trust-code both say what code to run; pass one of them.")
-
-
 def collect_code(config: Config, path: str | Path | None) -> Code | None:
     """The source that a run of this config needs to be opened again; None where all its classes are jaxgen's own, or no file
     is known. path: the config file, which has been loaded.

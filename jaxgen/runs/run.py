@@ -17,10 +17,10 @@ from jaxgen.config import Config
 from jaxgen.core.compilation_cache import set_compilation_cache
 from jaxgen.core.environment import one_line
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import explain_write_errors, write_atomic
+from jaxgen.core.files import cause, explain_write_errors, read_regular, write_atomic
 from jaxgen.core.names import UserPath, expand, file_name
 from jaxgen.core.numerics import random_key
-from jaxgen.core.serial import UnknownClass, content_hash, differences, from_json, to_json
+from jaxgen.core.serial import UnknownClass, content_hash, differences, from_json, parse_json, to_json
 from jaxgen.data.batches import Batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
@@ -286,6 +286,18 @@ def is_finished(config: Config) -> bool:
         latest, (saved, _) = newest[0], _described(newest[1], config.folder)
     finally:
         checkpoints.close()
+    check_same_run(saved, config, f", at step {latest}")
+    ended = latest >= config.train.steps or should_stop_early(
+        read_metrics(config.folder / "metrics.jsonl"), config.train
+    )
+    return ended and (config.folder / "report.json").exists()
+
+
+def check_same_run(saved: Config, config: Config, state: str = "") -> None:
+    """Raises UserError where a config does not go on with the run of another one in its workdir.
+
+    saved: that run's. state: how far it is, for the message.
+    """
     longer = saved.train.steps < config.train.steps and config.objective.extensible
     if changed := differences(saved, config, _MAY_DIFFER | ({"train.steps"} if longer else set())):
         hint = ""
@@ -295,13 +307,29 @@ def is_finished(config: Config) -> bool:
                 "--objective.optimizer.schedule Constant or WarmupStableDecay from the start."
             )
         raise UserError(
-            f"'{config.workdir}' holds a run of another config, at step {latest}: {'; '.join(changed)}. "
+            f"'{config.workdir}' holds a run of another config{state}: {'; '.join(changed)}. "
             f"Pass another --workdir, or the run's own settings to continue it.{hint}"
         )
-    ended = latest >= config.train.steps or should_stop_early(
-        read_metrics(config.folder / "metrics.jsonl"), config.train
-    )
-    return ended and (config.folder / "report.json").exists()
+
+
+def same_experiment(saved: Config, config: Config) -> bool:
+    """Whether two configs differ in nothing but where their run is."""
+    return not differences(saved, config, frozenset(_PLACE))
+
+
+def saved_config(folder: Path) -> Config | None:
+    """The config that a run was last started with; None where the folder holds no run.
+
+    Raises UserError where it cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        content = read_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read '{path}' ({cause(error)}); mend that, or move the folder away.") from None
+    return from_json(parse_json(content, f"'{path}'"), Config, f"what '{path}' says of its run")
 
 
 def check_data(config: Config, spec: DataSpec) -> None:

@@ -1,9 +1,13 @@
 """SIGINT and SIGTERM ask for a stop; they tear nothing apart. A second one ends the process at once."""
 
 import contextlib
+import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Self
 
@@ -48,6 +52,41 @@ class Interrupts:
         if self.requested:
             os._exit(self._code)  # without a look back: what is on disk is whole at any moment
         self.requested = True
+
+
+def run_child(command: Sequence[str]) -> tuple[int, bool]:
+    """Runs a command that ends by itself on a signal, and passes each signal on to it.
+
+    Returns its exit code, 128 + N where signal N ended it, as shells say; and whether a signal came meanwhile.
+    """
+    received: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:
+        if libc is not None:
+            libc.prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG: where the parent is killed, the child saves and ends
+
+    before = _handle(pass_on)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of threads, which hold no lock that is needed until the exec
+            # in a group of its own: Ctrl-C in a terminal reaches the child once, from here
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=end_with_parent)
+        with child:
+            children.append(child)
+            if received:  # before there was a child to pass it on to
+                child.send_signal(received[0])
+            code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code, bool(received)
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:

@@ -13,24 +13,24 @@ class Train:
     """How long and how often."""
 
     steps: int = 2_000
-    """Updates."""
+    """Updates in all; more take longer and learn more."""
     batch_size: int = 32
-    """Rows: streams of clips that train side by side."""
+    """Rows: clips that train side by side; more are steadier, and take more time and memory."""
     seq_len: int = 128
-    """Steps (samples or frames) the gradient sees."""
+    """Steps (samples or frames) that a gradient looks back; more take more time and memory."""
     seed: int = 0
-    """Decides the initial weights, the order of clips and every draw."""
+    """Another seed draws initial weights, order of clips and noise anew."""
     steps_per_call: int = 1
     """Updates that the device does in one go, where updates take a few milliseconds; best a divisor of log_every. The
     results are the same."""
     log_every: int = 10
-    """Steps between training rows in metrics.jsonl."""
+    """Updates between training rows in metrics.jsonl."""
     eval_every: int = 500
-    """Steps between validations, each with generated audio."""
+    """Updates between validations, each with generated audio; fewer take more time."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; every validation makes one too."""
+    """Updates between checkpoints, beside one at every validation; what a kill loses is at most so many."""
     keep: int = 2
-    """Newest checkpoints kept, beside the best."""
+    """Newest checkpoints that stay on disk, beside the best."""
     best_metric: str = "loss"
     """Validation metric whose lowest value marks the best checkpoint; empty takes the newest for the best."""
     early_stopping: int = 0
@@ -39,7 +39,7 @@ class Train:
     """Split parameters, their average and the optimiser's moments over the devices, which saves memory; else each device
     has all of them."""
     max_eval_clips: int = 300
-    """Validation clips scored while training; the report scores all."""
+    """Clips that a validation scores; fewer are faster and less exact. The report scores all."""
     max_skipped: int = 10
     """Updates that may be skipped in a row, where their loss or gradient is not finite (or spikes, see
     --objective.spike); then, at the next step that is logged, the parameters of the last checkpoint are put back."""
