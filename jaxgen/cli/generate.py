@@ -23,7 +23,8 @@ from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.numerics import fix_settings
-from jaxgen.data.store import AudioPolicy
+from jaxgen.data.ingest import AudioPolicy, check_channels, select_channels
+from jaxgen.features import FeatureSpec
 from jaxgen.inference.generation import use_all_cores
 from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.sampling_overrides import SamplingOverrides
@@ -73,7 +74,7 @@ class Options(SamplingOverrides):
         self.request()
 
     def request(self, prompt: np.ndarray | None = None) -> ClipRequest:
-        """What is asked of the sampler. prompt: samples of the file, float32 [nsamp]."""
+        """What is asked of the sampler. prompt: samples of the file, float32 [nsamp, *sample_shape]."""
         return ClipRequest(
             num_clips=self.num_clips,
             labels=_labels(self.label),
@@ -103,7 +104,8 @@ def main() -> int:
 
 def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     trained = Run.open(workdir, options.step)
-    rate = trained.spec.features.sample_rate
+    features = trained.spec.features
+    rate = features.sample_rate
     evaluation = trained.config.evaluation.with_sampling(options.overrides)
     vocoder, decoder = None, None
     if options.vocoder is not None:
@@ -111,9 +113,9 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     else:
         trained = with_refinements(trained, options.refinements)
     sampler = evaluation.sampler(trained.task, trained.config.model, trained.spec, decoder)
-    request = options.request(None if options.prompt is None else read_prompt(options.prompt, rate))
+    request = options.request(None if options.prompt is None else read_prompt(options.prompt, features))
     batches = sampler.batches(trained.params, request, evaluation.sampling)
-    _check_size(sampler.max_samples(request), rate)
+    _check_size(sampler.max_samples(request), features)
     total = request.total
     save = functools.partial(
         trained.save_clips, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder, total=total
@@ -126,7 +128,9 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     ):
         for batch in batches:
             keep = functools.partial(save, labels=batch.labels, first=batch.first)
-            made = stream_to_files(batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested)
+            made = stream_to_files(
+                batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested, features.sample_shape
+            )
             num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
             bar.update(len(batch.labels))
             if interrupts.requested:
@@ -156,8 +160,9 @@ def stream_to_files(
     num: int,
     save: Callable[[Path, Sequence[np.ndarray]], Sequence[Path]],
     stop: Callable[[], bool],
+    sample_shape: tuple[int, ...] = (),
 ) -> int:
-    """Writes `num` clips while they are made; returns how many samples they have together.
+    """Writes `num` clips while they are made; returns how many samples they have together. sample_shape: of the features.
 
     save: writes clips and their provenance into a folder, and names the wav files; it is given clips without a sound, to
     which the stream is added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends,
@@ -165,7 +170,7 @@ def stream_to_files(
     """
     num_samples = 0
     with partial_folder(out) as partial:
-        wavs = save(partial, [np.zeros(0, np.float32)] * num)
+        wavs = save(partial, [np.zeros((0, *sample_shape), np.float32)] * num)
         for block in stream:
             for wav, samples in zip(wavs, block, strict=True):
                 audio.append(wav, samples)
@@ -180,17 +185,22 @@ def stream_to_files(
     return num_samples
 
 
-def _check_size(num_samples: int, rate: int) -> None:
-    if num_samples > audio.MOST_WAV_SAMPLES:
+def _check_size(num_samples: int, features: FeatureSpec) -> None:
+    rate, most = features.sample_rate, audio.MOST_WAV_SAMPLES // features.channels
+    if num_samples > most:
         raise UserError(
             f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most "
-            f"{audio.MOST_WAV_SAMPLES // rate:,} s at {rate} Hz; lower --seconds and continue with --prompt, or lower "
+            f"{most // rate:,} s at {rate} Hz{' in stereo' * (features.channels > 1)}; lower --seconds and continue with --prompt, or lower "
             "--interpolate or --num-clips."
         )
 
 
-def read_prompt(path: str, sample_rate: int) -> np.ndarray:
-    """Samples of a prompt, float32 [nsamp]. Raises UserError where it cannot be read or has another rate."""
+def read_prompt(path: str, features: FeatureSpec) -> np.ndarray:
+    """Samples of a prompt, float32 [nsamp, *sample_shape]: as data, mixed down to mono, or one channel made both of stereo.
+
+    Raises UserError where it cannot be read or has another rate.
+    """
+    sample_rate = features.sample_rate
     if not os.path.exists(path):
         raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
     try:
@@ -201,7 +211,9 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
                     "resample it first."
                 )
             blocks = audio.limit_seconds(recording.blocks, sample_rate, AudioPolicy.max_seconds)
-            return np.concatenate([audio.mix_down(block) for block in blocks])
+            policy = AudioPolicy()
+            check_channels(recording.channels, features, policy)
+            return np.concatenate([select_channels(block, features, policy) for block in blocks])
     except audio.AudioError as error:
         raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None
 

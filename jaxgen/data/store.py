@@ -100,7 +100,7 @@ class Store:
             index = from_json(parse_json(content, str(directory)), _Index, f"the store '{directory}'")
             self.key, self.features, self.clips = index.key, index.features, index.clips
             step = self.features.step_shape, self.features.step_dtype
-            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features.sample_rate)
+            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features)
             self._moments = index.mean, index.std
             num_samples, num_steps = _lengths(self.clips)
             hashes = [index.hashes[name] for name in ("samples", "steps")]
@@ -109,7 +109,8 @@ class Store:
                 raise ValueError("its mean or deviation has another size than its steps")
         except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        self._samples = BlockArray(directory / "samples.bin", num_samples, (), _SAMPLE, hashes[0])
+        shape = self.features.sample_shape
+        self._samples = BlockArray(directory / "samples.bin", num_samples, shape, _SAMPLE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
@@ -131,7 +132,9 @@ class Store:
         self._steps.verify()
 
     def samples(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 [nsamp] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by default."""
+        """float32 [nsamp, *sample_shape] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by
+        default.
+        """
         entry = self.clips[clip]
         return self._read(self._samples, entry.sample_offset, entry.num_samples, start, stop)
 
@@ -279,7 +282,7 @@ def _write_clips(
     refused: list[tuple[str, str]] = []
     clips = progress((each.clip for each in found), len(found), "decoding")
     with (directory / "samples.bin").open("wb") as sample_file, (directory / "steps.bin").open("wb") as step_file:
-        for each, blocks in zip(found, decode_clips(clips, features.sample_rate, policy, pool), strict=True):
+        for each, blocks in zip(found, decode_clips(clips, features, policy, pool), strict=True):
             ends = [(file, file.tell()) for file in (sample_file, step_file)]
             try:
                 stored.append(_write_clip(each, blocks, features, sample_file, step_file))
@@ -295,7 +298,8 @@ def _write_clip(
     found: FoundClip, blocks: Iterator[Block], features: FeatureSpec, sample_file: BinaryIO, step_file: BinaryIO
 ) -> StoredClip:
     """Appends samples and steps of a clip. Raises AudioError, maybe after writing, where it is refused."""
-    sample_offset, step_offset = sample_file.tell() // _SAMPLE.itemsize, step_file.tell() // _step_bytes(features)
+    sample_offset = sample_file.tell() // (_SAMPLE.itemsize * features.channels)
+    step_offset = step_file.tell() // _step_bytes(features)
     num_samples, num_steps, energy = 0, 0, 0.0
     encode = Encoder(features)
     for block in blocks:
@@ -316,7 +320,7 @@ def _write_clip(
         step_offset=step_offset,
         source_rate=block.source_rate,
         source_channels=block.source_channels,
-        loudness_dbfs=decibels(math.sqrt(energy / num_samples)),
+        loudness_dbfs=decibels(math.sqrt(energy / (num_samples * features.channels))),
         source_peak=block.source_peak,
         peak=block.peak,
     )

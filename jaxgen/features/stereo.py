@@ -46,20 +46,17 @@ def left_levels(frames: jax.Array) -> jax.Array:
 def relate_phases(phases: jax.Array, magnitude: jax.Array, side_share: jax.Array) -> jax.Array:
     """The phases next to these at which the side signal has its share of the power: complex64 [..., 2, nframe, nfreq].
 
-    phases: complex64 of that shape, of size 1. magnitude: float32 of that shape. side_share: [..., nframe, nfreq]. The phase of
-    the mid signal, and which channel is ahead, stay as they are.
+    phases: complex64 of that shape, of size 1. magnitude: float32 of that shape. side_share: [..., nframe, nfreq]. The channel
+    that is ahead stays so; the louder one is turned less.
     """
-    left, right = magnitude[..., 0, :, :], magnitude[..., 1, :, :]
-    tiny = jnp.finfo(jnp.float32).tiny
-    cosine = (1 - 2 * side_share) * (jnp.square(left) + jnp.square(right)) / jnp.maximum(2 * left * right, tiny)
-    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
-    before, behind = phases[..., 0, :, :], phases[..., 1, :, :]
-    turn = jnp.sign(jnp.imag(before * jnp.conj(behind)))
-    mid = left * before + right * behind
-    mid = mid / jnp.sqrt(jnp.square(mid.real) + jnp.square(mid.imag) + tiny)
-    ahead = turn * jnp.arctan2(right * jnp.sin(angle), left + right * jnp.cos(angle))
-    back = turn * jnp.arctan2(left * jnp.sin(angle), right + left * jnp.cos(angle))
-    return jnp.stack([mid * _phase(ahead), mid * _phase(-back)], axis=-3)
+    first, second = phases[..., 0, :, :], phases[..., 1, :, :]
+    left, right = (jnp.square(magnitude[..., place, :, :]) for place in (0, 1))
+    total, tiny = left + right, jnp.finfo(jnp.float32).tiny
+    cosine = (1 - 2 * side_share) * total / jnp.maximum(2 * jnp.sqrt(left) * jnp.sqrt(right), tiny)
+    ratio = first * jnp.conj(second)
+    between = jnp.arctan2(ratio.imag, ratio.real)
+    missing = (jnp.sign(between) * jnp.arccos(jnp.clip(cosine, -1, 1)) - between) / jnp.maximum(total, tiny)
+    return jnp.stack([first * _phase(missing * right), second * _phase(-missing * left)], axis=-3)
 
 
 def first_phases(turns: jax.Array, magnitude: jax.Array) -> jax.Array:
