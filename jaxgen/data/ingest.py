@@ -143,9 +143,7 @@ class _Source:
     peak: float = 0.0
 
 
-def _heard(
-    blocks: Iterable[Samples], features: FeatureSpec, policy: AudioPolicy, source: _Source
-) -> Iterator[Samples]:
+def _heard(blocks: Iterable[Samples], features: FeatureSpec, policy: AudioPolicy, source: _Source) -> Iterator[Samples]:
     """The channels that the features take."""
     for block in blocks:
         source.peak = max(source.peak, _peak(block))

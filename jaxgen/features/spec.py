@@ -41,7 +41,9 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         require(self.sample_rate > 0, f"sample_rate is {self.sample_rate}; features.sample_rate must be above 0 Hz.")
-        require(self.channels in (1, 2), f"channels is {self.channels}; features.channels must be 1 (mono) or 2 (stereo).")
+        require(
+            self.channels in (1, 2), f"channels is {self.channels}; features.channels must be 1 (mono) or 2 (stereo)."
+        )
 
     if TYPE_CHECKING:  # a field of LogMel; a property here would become that field's default value
 

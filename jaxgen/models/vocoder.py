@@ -79,7 +79,8 @@ class VocoderModule(NonAutoregressiveGenerator):
     def __init__(self, config: Vocoder, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
         self.features = dataclasses.replace(features, stack=1)
         self.mean, self.std = (
-            np.asarray(values, np.float32).reshape(-1, features.frame_size).mean(axis=0) for values in (data.mean, data.std)
+            np.asarray(values, np.float32).reshape(-1, features.frame_size).mean(axis=0)
+            for values in (data.mean, data.std)
         )
         self.first = _Frames(features.frame_size, config, dtype, rngs)
         self.blocks = nnx.List([_Block(config, dtype, rngs) for _ in range(config.num_blocks)])

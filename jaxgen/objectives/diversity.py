@@ -36,6 +36,6 @@ def diversity_within_labels(generated: jax.Array, real: jax.Array, labels: Mappi
 
 
 def _spectra(sounds: jax.Array) -> jax.Array:
-    if sounds.ndim == 2 or sounds.shape[-1] == 2:
+    if sounds.ndim == 2 or sounds.shape[-1] == 2:  # samples: no frame has but two numbers
         return jnp.log(magnitudes(signals(sounds), _WINDOW, _WINDOW // 2).mean(axis=-2) + 1e-3)
     return sounds.mean(axis=1)
