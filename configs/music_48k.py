@@ -19,13 +19,13 @@ DATA = PluckedStrings(num_clips=400, sample_rate=48_000, channels=2)
 
 CONFIG = Config(
     data=DATA,
-    features=LogMel(sample_rate=48_000, n_fft=2048, hop_length=600, n_mels=96, floor=1e-4, stack=2, channels=2),
+    features=LogMel(sample_rate=48_000, n_fft=2048, hop_length=960, n_mels=80, floor=1e-4, stack=2, channels=2),
     model=MelRNN(
         cell=LSTM(hidden_size=320),
         num_layers=1,
         input_noise=0.2,
         labels=("timbre", "tempo"),
-        distribution=NormalMixture(num_components=10, min_scale=0.2),
+        distribution=NormalMixture(num_components=5, min_scale=0.2),
     ),
     objective=Likelihood(optimizer=AdamW(learning_rate=2e-3, warmup_steps=100), ema_decay=0.99),
     train=Train(steps=2_000, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),

@@ -15,7 +15,7 @@ from jaxgen.training.loop import Train
 
 CONFIG = Config(
     data=Folder(),
-    features=LogMel(sample_rate=48_000, n_fft=2048, hop_length=600, n_mels=96, floor=1e-4, channels=2),
+    features=LogMel(sample_rate=48_000, n_fft=2048, hop_length=960, n_mels=80, floor=1e-4, channels=2),
     model=Vocoder(width=256, num_blocks=6),
     objective=Adversarial(
         terms=(
@@ -27,7 +27,7 @@ CONFIG = Config(
         critic=WaveCritic(windows=(2048, 1024, 512), channels=16, spectral_channels=16),
     ),
     train=Train(
-        steps=12_000, batch_size=8, seq_len=30, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
+        steps=12_000, batch_size=8, seq_len=20, steps_per_call=2, eval_every=1_000, checkpoint_every=500, best_metric=""
     ),
     evaluation=CopySynthesis(num_clips=32),
 )

@@ -188,9 +188,10 @@ def stream_to_files(
 def _check_size(num_samples: int, features: FeatureSpec) -> None:
     rate, most = features.sample_rate, audio.MOST_WAV_SAMPLES // features.channels
     if num_samples > most:
+        stereo = " in stereo" * (features.channels > 1)
         raise UserError(
             f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most "
-            f"{most // rate:,} s at {rate} Hz{' in stereo' * (features.channels > 1)}; lower --seconds and continue with --prompt, or lower "
+            f"{most // rate:,} s at {rate} Hz{stereo}; lower --seconds and continue with --prompt, or lower "
             "--interpolate or --num-clips."
         )
 

@@ -30,7 +30,9 @@ def level_difference_db(samples: Samples) -> float:
 
 
 def describe_stereo(clips: Sequence[Samples]) -> dict[str, float]:
-    """Means over stereo clips [nsamp, 2] of their correlation, and of the size of their difference in level; nothing for mono."""
+    """Means over stereo clips [nsamp, 2] of their correlation, and of the size of their difference in level; nothing for
+    mono.
+    """
     if not clips or clips[0].ndim == 1:
         return {}
     return {
@@ -40,7 +42,9 @@ def describe_stereo(clips: Sequence[Samples]) -> dict[str, float]:
 
 
 def stereo_errors(pairs: Sequence[tuple[Samples, Samples]]) -> dict[str, float]:
-    """Means over recordings and their copies [nsamp, 2] of how far correlation and difference in level are off; nothing for mono."""
+    """Means over recordings and their copies [nsamp, 2] of how far correlation and difference in level are off; nothing for
+    mono.
+    """
     if not pairs or pairs[0][0].ndim == 1:
         return {}
     return {

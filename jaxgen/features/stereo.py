@@ -32,7 +32,7 @@ def stereo_frames(power: jax.Array, floor: float) -> jax.Array:
 
 
 def swap_channels(frames: jax.Array) -> jax.Array:
-    """The frames [..., PARTS * n_mels] of sound whose left and right change places: these change the sign of their second part."""
+    """The frames [..., PARTS * n_mels] of sound whose left and right change places: their second part changes its sign."""
     mean, difference, share = jnp.split(frames, PARTS, axis=-1)
     return jnp.concatenate([mean, -difference, share], axis=-1)
 

@@ -44,7 +44,7 @@ class Renderer:
         return [sound[start * hop :][: (len(each) - 1) * hop] for start, each in zip(starts, frames, strict=False)]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """As `FeatureSpec.decode_blocks`: samples float32 [B, any number, *sample_shape] as steps [B, any number, *step_shape] come.
+        """As `FeatureSpec.decode_blocks`: samples float32 [B, any number, *sample_shape] as steps [B, any number, ...] come.
 
         Each window of frames is rendered with all before and after it that it depends on, so that the sound is that of all
         frames at once, but for rounding. A causal vocoder waits only for frames whose windows overlap, once more for each

@@ -12,8 +12,8 @@ _NOTHING = 1e-3  # of a deviation: what is left of it by rounding
 
 
 def diversity(sounds: jax.Array) -> jax.Array:
-    """How much sounds differ, samples float32 [B, T] or [B, T, 2], or frames [B, N, D]: the deviation over rows of their mean spectra, of
-    samples their logarithms; float32 []."""
+    """How much sounds differ, samples float32 [B, T] or [B, T, 2], or frames [B, N, D]: the deviation over rows of their mean
+    spectra, of samples their logarithms; float32 []."""
     return _spectra(sounds).std(axis=0).mean() + 1e-6
 
 
