@@ -124,7 +124,7 @@ def _write_clips(
     with contextlib.ExitStack() as stack:
         names = ("samples", "steps", *map(stream_file, streams))
         files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in names}
-        for each, blocks in zip(found, decode_clips(clips, features.sample_rate, policy, pool), strict=True):
+        for each, blocks in zip(found, decode_clips(clips, features, policy, pool), strict=True):
             ends = [(file, file.tell()) for file in files.values()]
             try:
                 stored.append(_write_clip(each, blocks, features, streams, files))
@@ -145,7 +145,8 @@ def _write_clip(
 ) -> StoredClip:
     """Appends samples, steps and streams of a clip. Raises AudioError, maybe after writing, where it is refused."""
     sample_file, step_file = files["samples"], files["steps"]
-    sample_offset, step_offset = sample_file.tell() // SAMPLE_DTYPE.itemsize, step_file.tell() // _step_bytes(features)
+    sample_offset = sample_file.tell() // (SAMPLE_DTYPE.itemsize * features.channels)
+    step_offset = step_file.tell() // _step_bytes(features)
     num_samples, num_steps, energy = 0, 0, 0.0
     encode = Encoder(features)
     held: list[np.ndarray] = []  # a stream is made of the whole clip
@@ -169,7 +170,7 @@ def _write_clip(
         step_offset=step_offset,
         source_rate=block.source_rate,
         source_channels=block.source_channels,
-        loudness_dbfs=decibels(math.sqrt(energy / num_samples)),
+        loudness_dbfs=decibels(math.sqrt(energy / (num_samples * features.channels))),
         source_peak=block.source_peak,
         peak=block.peak,
         streams={
