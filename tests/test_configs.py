@@ -13,8 +13,8 @@ from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER, nightly
 from jaxgen import audio
 from jaxgen.cli import generate, train
 from jaxgen.config import Config, load
-from jaxgen.data.drums import Drums
 from jaxgen.data.folder import Folder
+from jaxgen.data.synthetic import SyntheticDataset
 from jaxgen.evaluation import classifier_training, latent_evaluation
 from jaxgen.inference import latent
 from jaxgen.models.planned_rnn import PlannedRNN
@@ -64,7 +64,9 @@ def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp
     for module in (latent, latent_evaluation):
         monkeypatch.setattr(module, "BATCH", 4)
     workdir, config = tmp_path / "run", load(file)
-    data = ["--data.num-clips", "30"] if isinstance(config.data, Drums) else ["--data.root", digits]
+    data = ["--data.root", digits]
+    if isinstance(config.data, SyntheticDataset):
+        data = ["--data.num-clips", "30", "--data.seconds", "0.5"]
     asked = ["--config", file, *data, *_shrunk(config), "--workdir", workdir, "--cache-dir", cache]
     assert command(train.main, *asked)[0] == 0
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -90,10 +92,10 @@ def test_a_config_says_how_to_run_it_and_what_came_of_it(file):
 
 
 @pytest.mark.parametrize(
-    "file", [*SEQUENCES, *(f for f in CONFIGS if f.stem == "digits_gan")], ids=lambda path: path.stem
+    "file", [f for f in CONFIGS if f in SEQUENCES or f.stem == "digits_gan"], ids=lambda path: path.stem
 )
-def test_a_config_is_conditioned_on_digit_and_speaker(file):
-    assert load(file).model.labels == ("digit", "speaker")
+def test_a_config_is_conditioned_on_the_labels_of_its_data(file):
+    assert load(file).model.labels == (("digit", "speaker") if file.stem.startswith("digits") else ("timbre", "tempo"))
 
 
 def test_a_vocoder_of_the_configs_hears_the_frames_of_the_models_it_is_for(recordings):
@@ -101,4 +103,5 @@ def test_a_vocoder_of_the_configs_hears_the_frames_of_the_models_it_is_for(recor
     assert frames["digits_gan"] == frames["digits_mel"]
     one_by_one = dataclasses.replace(frames["digits_mel"], stack=1)  # how many a model takes together is its own affair
     assert frames["digits_vocoder"] == one_by_one
+    assert frames["music_48k_vocoder"] == dataclasses.replace(frames["music_48k"], stack=1)
     assert frames["speech_vocoder"] == any_sound(Folder(root=str(recordings / "kerstin"))).features

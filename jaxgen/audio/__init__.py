@@ -18,6 +18,7 @@ from jaxgen.audio.recordings import (
     read_comment,
     rechunk,
     resample,
+    to_stereo,
     write,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "read_comment",
     "rechunk",
     "resample",
+    "to_stereo",
     "write",
 ]

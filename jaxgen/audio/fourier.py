@@ -47,13 +47,15 @@ def griffin_lim(
     iterations: int,
     where: jax.Array | None = None,
     known: jax.Array | None = None,
+    relate: Callable[[jax.Array], jax.Array] = lambda phases: phases,
 ) -> jax.Array:
     """Samples whose STFT has magnitudes that are wanted: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
 
     spectrum: complex64 [..., nframe, n_fft // 2 + 1], where it starts. magnitude: of the magnitudes that were reached (as
     the spectrum, float32), those that are wanted. Returns float32 [..., (nframe - 1) * hop_length].
     where: float32 [nframe, 1], 0 for frames that do not count: only between two that do is there sound. known: float32
-    [..., nknown], samples that the result shall begin with.
+    [..., nknown], samples that the result shall begin with. relate: of phases that were reached (as the spectrum, of size 1),
+    those that channels are to have together.
     """
     inside = None if where is None else jnp.repeat((where[:-1] * where[1:])[:, 0], hop_length)
 
@@ -67,7 +69,7 @@ def griffin_lim(
         reached = stft(rebuild(spectrum), n_fft, hop_length, win_length)
         ahead = reached - _MOMENTUM / (1 + _MOMENTUM) * before
         phases = ahead / (jnp.abs(ahead) + jnp.finfo(jnp.float32).tiny)
-        return magnitude(jnp.abs(reached)) * phases, reached
+        return magnitude(jnp.abs(reached)) * relate(phases), reached
 
     spectrum, _ = jax.lax.fori_loop(0, iterations, improve, (spectrum, jnp.zeros_like(spectrum)))
     return rebuild(spectrum)

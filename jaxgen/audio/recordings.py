@@ -1,4 +1,4 @@
-"""Recordings in and out: decoding, mixing down, resampling, and wav files that are whole or absent."""
+"""Recordings in and out: decoding, mixing channels down, resampling, and wav files that are whole or absent."""
 
 import contextlib
 import dataclasses
@@ -174,45 +174,63 @@ def _reasons() -> Iterator[None]:
 
 
 def mix_down(samples: Samples) -> Samples:
-    """The mean over channels: [nsamp, nch] to [nsamp]."""
+    """The mean over channels: [nsamp, nch] to [nsamp]. Samples [nsamp] are returned as they are."""
+    if samples.ndim == 1:
+        return samples
     return samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
 
 
+def to_stereo(samples: Samples) -> Samples:
+    """[nsamp, nch] to [nsamp, 2]: the first two channels; a single one becomes both."""
+    return np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples[:, :2]
+
+
 def resample(blocks: Iterable[Samples], from_rate: int, to_rate: int) -> Iterator[Samples]:
-    """Band-limited resampling (soxr, high quality) of blocks [any number] from one rate in Hz to another, as they come.
+    """Band-limited resampling (soxr, high quality) of blocks [any number], or [any number, nch], from one rate in Hz to
+    another, as they come.
 
     How the samples are cut into blocks makes no difference to the result, joined.
     """
     if from_rate == to_rate:
         yield from blocks
         return
-    stream = soxr.ResampleStream(from_rate, to_rate, num_channels=1, dtype="float32", quality="HQ")
+    stream, shape = None, (0,)
     for block in blocks:
+        if stream is None:
+            shape = (0, *block.shape[1:])
+            channels = math.prod(block.shape[1:])
+            stream = soxr.ResampleStream(from_rate, to_rate, num_channels=channels, dtype="float32", quality="HQ")
         yield stream.resample_chunk(np.ascontiguousarray(block))
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(shape, np.float32), last=True)
 
 
 def rechunk(blocks: Iterable[Samples], length: int) -> Iterator[Samples]:
-    """The same samples in blocks of `length`, and at the end one that is shorter, maybe empty."""
+    """The same samples, [any number] or [any number, nch], in blocks of `length`, and at the end one that is shorter, maybe
+    empty.
+    """
     held: list[Samples] = []
-    missing = length
+    missing, nothing = length, np.zeros(0, np.float32)
     for block in blocks:
+        nothing = block[:0]
         while len(block) >= missing:
             yield np.concatenate([*held, block[:missing]])
             block, held, missing = block[missing:], [], length
         held.append(block)
         missing -= len(block)
-    yield np.concatenate([*held, np.zeros(0, np.float32)])
+    yield np.concatenate([*held, nothing])
 
 
 def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> None:
     """Writes a 16-bit wav, clipped to full scale, with a comment of at most 2,000 bytes in its own metadata.
 
-    libsndfile would write a longer comment and not read it again. samples: float32 [nsamp], full scale 1.0.
+    libsndfile would write a longer comment and not read it again. samples: float32 [nsamp], or of several channels
+    [nsamp, nch], full scale 1.0.
     The file is whole or absent. Raises UserError where it cannot be written.
     """
     content = io.BytesIO()  # libsndfile does not say so when a disk is full
-    with soundfile.SoundFile(content, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV") as file:
+    channels = math.prod(samples.shape[1:])
+    with soundfile.SoundFile(content, "w", sample_rate, channels=channels, subtype="PCM_16", format="WAV") as file:
         if comment:
             file.comment = comment
         file.write(np.clip(samples, -1.0, 1.0))
@@ -222,7 +240,7 @@ def write(path: Path, samples: Samples, sample_rate: int, comment: str = "") -> 
 def append(path: Path, samples: Samples) -> None:
     """Adds sound to the end of a wav that `write` made: the file is what `write` would have made of all of it.
 
-    samples: float32 [nsamp], full scale 1.0; clipped to it. Raises UserError where the file cannot be written.
+    samples: float32 of as many channels, full scale 1.0; clipped to it. Raises UserError where the file cannot be written.
     """
     content = io.BytesIO()
     soundfile.write(content, np.clip(samples, -1.0, 1.0), 1, format="RAW", subtype="PCM_16", endian="LITTLE")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -27,6 +27,9 @@ from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
+
+if TYPE_CHECKING:  # jax is slow to import
+    from jaxgen.features import FeatureSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class Options(SamplingOverrides):
         self.request()
 
     def request(self, prompt: np.ndarray | None = None, inputs: Mapping[str, np.ndarray] | None = None) -> ClipRequest:
-        """What is asked of the sampler. prompt: samples of the file, float32 [nsamp]. inputs: streams [N, ...] by name."""
+        """What is asked of the sampler. prompt: samples float32 [nsamp, *sample_shape]. inputs: streams [N, ...] by name."""
         return ClipRequest(
             num_clips=self.num_clips,
             labels=named_values(self.label, "--label"),
@@ -113,7 +116,8 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     from jaxgen.runs.run import Run
 
     trained = Run.open(workdir, options.step, trust_code=options.trust_code)
-    rate = trained.spec.features.sample_rate
+    features = trained.spec.features
+    rate = features.sample_rate
     evaluation = trained.config.evaluation.with_sampling(options.overrides)
     vocoder, decoder = None, None
     if options.vocoder is not None:
@@ -125,11 +129,11 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     sampler = evaluation.sampler(trained.task, trained.config.model, trained.spec, decoder)
     said = named_values(options.input, "--input")
     request = options.request(
-        None if options.prompt is None else read_prompt(options.prompt, rate),
+        None if options.prompt is None else read_prompt(options.prompt, features),
         trained.spec.parse_inputs(said) if said else None,
     )
     batches = sampler.batches(trained.params, request, evaluation.sampling)
-    _check_size(sampler.max_samples(request), rate)
+    _check_size(sampler.max_samples(request), features)
     total = request.total
     save = functools.partial(
         trained.save_clips, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder, total=total
@@ -142,7 +146,9 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     ):
         for batch in batches:
             keep = functools.partial(save, labels=batch.labels, first=batch.first)
-            made = stream_to_files(batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested)
+            made = stream_to_files(
+                batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested, features.sample_shape
+            )
             num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
             bar.update(len(batch.labels))
             if interrupts.requested:
@@ -172,8 +178,9 @@ def stream_to_files(
     num: int,
     save: Callable[[Path, Sequence[np.ndarray]], Sequence[Path]],
     stop: Callable[[], bool],
+    sample_shape: tuple[int, ...] = (),
 ) -> int:
-    """Writes `num` clips while they are made; returns how many samples they have together.
+    """Writes `num` clips while they are made; returns how many samples they have together. sample_shape: of the features.
 
     save: writes clips and their provenance into a folder, and names the wav files; it is given clips without a sound, to
     which the stream is added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends,
@@ -181,7 +188,7 @@ def stream_to_files(
     """
     num_samples = 0
     with partial_folder(out) as partial:
-        wavs = save(partial, [np.zeros(0, np.float32)] * num)
+        wavs = save(partial, [np.zeros((0, *sample_shape), np.float32)] * num)
         for block in stream:
             for wav, samples in zip(wavs, block, strict=True):
                 audio.append(wav, samples)
@@ -196,19 +203,25 @@ def stream_to_files(
     return num_samples
 
 
-def _check_size(num_samples: int, rate: int) -> None:
-    if num_samples > audio.MOST_WAV_SAMPLES:
+def _check_size(num_samples: int, features: "FeatureSpec") -> None:
+    rate, most = features.sample_rate, audio.MOST_WAV_SAMPLES // features.channels
+    if num_samples > most:
+        stereo = " in stereo" * (features.channels > 1)
         raise UserError(
             f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most "
-            f"{audio.MOST_WAV_SAMPLES // rate:,} s at {rate} Hz; lower --seconds and continue with --prompt, or lower "
+            f"{most // rate:,} s at {rate} Hz{stereo}; lower --seconds and continue with --prompt, or lower "
             "--interpolate or --num-clips."
         )
 
 
-def read_prompt(path: str, sample_rate: int) -> np.ndarray:
-    """Samples of a prompt, float32 [nsamp]. Raises UserError where it cannot be read or has another rate."""
-    from jaxgen.data.ingest import AudioPolicy
+def read_prompt(path: str, features: "FeatureSpec") -> np.ndarray:
+    """Samples of a prompt, float32 [nsamp, *sample_shape]: as data, mixed down to mono, or one channel made both of stereo.
 
+    Raises UserError where it cannot be read or has another rate.
+    """
+    from jaxgen.data.ingest import AudioPolicy, check_channels, select_channels
+
+    sample_rate = features.sample_rate
     if not os.path.exists(path):
         raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
     try:
@@ -219,7 +232,9 @@ def read_prompt(path: str, sample_rate: int) -> np.ndarray:
                     "resample it first."
                 )
             blocks = audio.limit_seconds(recording.blocks, sample_rate, AudioPolicy.max_seconds)
-            return np.concatenate([audio.mix_down(block) for block in blocks])
+            policy = AudioPolicy()
+            check_channels(recording.channels, features, policy)
+            return np.concatenate([select_channels(block, features, policy) for block in blocks])
     except audio.AudioError as error:
         raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None
 

@@ -1,6 +1,6 @@
 """Batches of excerpts: pieces of recordings of one length, or whole clips brought to it.
 
-samples  float32 [B, T]         full scale 1.0; silence follows a clip that is shorter
+samples  float32 [B, T, *sample_shape]    full scale 1.0; silence follows a clip that is shorter
 length   int32 [B]              samples until the clip ends; T at most
 clip     int32 [B]              index of the clip in the store
 labels   {name: int32 [B]}      0 is "unknown"
@@ -95,7 +95,8 @@ def excerpt_per_clip(
 def _read(store: Store, length: int, wanted: Iterable[tuple[int, float]]) -> Batch:
     """wanted: clips, each with the place of its excerpt, from 0 (the first there is) to 1 (the last)."""
     wanted = list(wanted)
-    samples, lengths = np.zeros((len(wanted), length), np.float32), np.zeros(len(wanted), np.int32)
+    samples = np.zeros((len(wanted), length, *store.features.sample_shape), np.float32)
+    lengths = np.zeros(len(wanted), np.int32)
     for row, (clip, share) in enumerate(wanted):
         start = int(share * max(store.clips[clip].num_samples - length + 1, 1))
         piece = store.samples(clip, start, start + length)

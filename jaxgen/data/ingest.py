@@ -24,7 +24,8 @@ class AudioPolicy:
     """How recordings are decoded, and which are refused. Refused clips are listed in the data report."""
 
     channels: Literal["mix", "first", "refuse"] = "mix"
-    """Recordings of several channels: the mean of all, the first, or refuse them."""
+    """Recordings of more channels than features.channels: the mean of all (of which stereo has none), the first ones, or
+    refuse them. One channel becomes both of stereo."""
     resample: Literal["convert", "refuse"] = "convert"
     """Recordings of another sample rate: convert or refuse them."""
     max_refused: float = 0.5
@@ -52,7 +53,7 @@ class Block:
     """A piece of a clip."""
 
     samples: Samples
-    """float32 [nsamp] at the rate asked for; the last may be empty."""
+    """float32 [nsamp, *sample_shape] at the rate asked for; the last may be empty."""
     is_last: bool
     source_rate: int
     """Sample rate of the recording in Hz."""
@@ -64,15 +65,16 @@ class Block:
 
 
 def decode_clips(
-    clips: Iterable[Clip], sample_rate: int, policy: AudioPolicy, pool: concurrent.futures.Executor
+    clips: Iterable[Clip], features: FeatureSpec, policy: AudioPolicy, pool: concurrent.futures.Executor
 ) -> Iterator[Iterator[Block]]:
-    """The blocks of each clip, which raise AudioError, at the latest with the last, where the clip is refused.
+    """The blocks of each clip as `features` take them, which raise AudioError, at the latest with the last, where the clip is
+    refused.
 
     They are decoded in parallel: the first blocks of up to `_AT_ONCE` clips, and the next one of a long clip.
     """
     pending: collections.deque[tuple[concurrent.futures.Future[Block], Iterator[Block]]] = collections.deque()
     for clip in clips:
-        blocks = _decode(clip, sample_rate, policy)
+        blocks = _decode(clip, features, policy)
         pending.append((pool.submit(next, blocks), blocks))
         if len(pending) == _AT_ONCE:
             yield _one_ahead(*pending.popleft(), pool)
@@ -89,12 +91,12 @@ def _one_ahead(
     yield block
 
 
-def _decode(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block]:
+def _decode(clip: Clip, features: FeatureSpec, policy: AudioPolicy) -> Iterator[Block]:
     """Raises TryAgain where the recording is no longer what was hashed, or cannot be read any more: neither may be stored."""
     if clip.refused:
         raise AudioError(clip.refused)
     try:
-        for block in _blocks(clip, sample_rate, policy):
+        for block in _blocks(clip, features, policy):
             if block.is_last:
                 _check_unchanged(clip)
             yield block
@@ -112,25 +114,25 @@ def _check_unchanged(clip: Clip) -> None:
         raise TryAgain(f"'{clip.name}' has changed while it was read. Run the same command again when it is at rest.")
 
 
-def _blocks(clip: Clip, sample_rate: int, policy: AudioPolicy) -> Iterator[Block]:
+def _blocks(clip: Clip, features: FeatureSpec, policy: AudioPolicy) -> Iterator[Block]:
+    sample_rate = features.sample_rate
     with clip.open() as recording:
         rate, channels = recording.sample_rate, recording.channels
-        if channels > 1 and policy.channels == "refuse":
-            raise AudioError(f"{channels} channels")
+        check_channels(channels, features, policy)
         if rate != sample_rate and policy.resample == "refuse":
             raise AudioError(f"{rate} Hz instead of {sample_rate} Hz")
         if policy.synthetic == "refuse" and provenance.parse(recording.comment) is not None:
             raise AudioError("made by a model, not recorded; --audio.synthetic accept takes it")
         num_samples, peak, source = 0, 0.0, _Source()
-        mono = _mono(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), policy, source)
-        for samples in audio.rechunk(audio.resample(mono, rate, sample_rate), _BLOCK):
+        heard = _heard(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), features, policy, source)
+        for samples in audio.rechunk(audio.resample(heard, rate, sample_rate), _BLOCK):
             num_samples += len(samples)
             peak = max(peak, _peak(samples))
             if is_last := len(samples) < _BLOCK:
                 if num_samples < max(1.0, policy.min_seconds * sample_rate):
                     raise AudioError(f"too short ({num_samples / sample_rate:.3f} s)")
                 if decibels(peak) < policy.silence_dbfs:
-                    raise AudioError(_why_silent(source.peak, channels, policy))
+                    raise AudioError(_why_silent(source.peak, channels, features, policy))
             yield Block(samples, is_last, rate, channels, source.peak, peak)
 
 
@@ -141,24 +143,42 @@ class _Source:
     peak: float = 0.0
 
 
-def _mono(blocks: Iterable[Samples], policy: AudioPolicy, source: _Source) -> Iterator[Samples]:
+def _heard(blocks: Iterable[Samples], features: FeatureSpec, policy: AudioPolicy, source: _Source) -> Iterator[Samples]:
+    """The channels that the features take."""
     for block in blocks:
         source.peak = max(source.peak, _peak(block))
-        yield audio.mix_down(block) if policy.channels == "mix" else block[:, 0]
+        yield select_channels(block, features, policy)
+
+
+def check_channels(channels: int, features: FeatureSpec, policy: AudioPolicy) -> None:
+    """Raises AudioError where a recording of so many channels is not what the features take."""
+    if channels > features.channels and policy.channels == "refuse":
+        raise AudioError(f"{channels} channels")
+    if channels > features.channels > 1 and policy.channels == "mix":
+        raise AudioError(f"{channels} channels, of which stereo has no mix; --audio.channels first takes the first two")
+
+
+def select_channels(samples: Samples, features: FeatureSpec, policy: AudioPolicy) -> Samples:
+    """Samples [nsamp, nch] of a recording as the features take them: [nsamp, *sample_shape]."""
+    if features.channels > 1:
+        return audio.to_stereo(samples)
+    return audio.mix_down(samples) if policy.channels == "mix" else samples[:, 0]
 
 
 def _peak(samples: Samples) -> float:
     return float(np.abs(samples).max(initial=0.0))
 
 
-def _why_silent(source_peak: float, channels: int, policy: AudioPolicy) -> str:
+def _why_silent(source_peak: float, channels: int, features: FeatureSpec, policy: AudioPolicy) -> str:
     """Which silence it is: that of the recording, or of what is taken of it."""
     if decibels(source_peak) < policy.silence_dbfs:
         return "silent"
-    if channels == 1:
+    if channels <= features.channels:
         return "silent at this sample rate"
     if policy.channels == "mix":
         return "channels that cancel each other in the mix; --audio.channels first takes one"
+    if features.channels > 1:
+        return "first two channels silent, others are not"
     return "first channel silent, others are not; --audio.channels mix takes all"
 
 
@@ -177,11 +197,11 @@ class Encoder:
         self._features = features
         self._reach = -(-features.num_samples_seen(1) // features.samples_per_step)  # in steps, on either side
         self._window = max(_BLOCK, 4 * self._reach * features.samples_per_step)
-        self._held = np.zeros(0, np.float32)  # samples that steps to come see
+        self._held = np.zeros((0, *features.sample_shape), np.float32)  # samples that steps to come see
         self._given = 0  # steps of these that are given
 
     def __call__(self, samples: Samples, is_last: bool) -> Iterator[np.ndarray]:
-        """Steps [any number, *step_shape] for which these samples, float32 [nsamp], were missing."""
+        """Steps [any number, *step_shape] for which these samples, float32 [nsamp, *sample_shape], were missing."""
         hop = self._features.samples_per_step
         self._held = np.concatenate([self._held, samples]) if len(self._held) else samples
         while len(self._held) >= self._window:
@@ -195,5 +215,6 @@ class Encoder:
 def _encode(samples: Samples, features: FeatureSpec) -> np.ndarray:
     """Steps of some samples; their length is padded to a power of two, for each of which `encode` compiles."""
     length = len(samples)
-    padded = np.pad(samples, (0, (1 << max(10, (length - 1).bit_length())) - length))
+    missing = (1 << max(10, (length - 1).bit_length())) - length
+    padded = np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1))
     return np.asarray(features.encode(padded))[: features.num_steps(length)]

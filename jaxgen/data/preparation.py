@@ -129,7 +129,7 @@ def _write_clips(
         decoded: Iterator[Any] = (
             encode_scores(clips, features, pool)
             if isinstance(features, ScoreSpec)
-            else decode_clips(clips, features.sample_rate, policy, pool)
+            else decode_clips(clips, features, policy, pool)
         )
         for each, content in zip(found, decoded, strict=True):
             ends = [(file, file.tell()) for file in files.values()]
@@ -152,7 +152,8 @@ def _write_clip(
 ) -> StoredClip:
     """Appends samples, steps and streams of a clip. Raises AudioError, maybe after writing, where it is refused."""
     sample_file, step_file = files["samples"], files["steps"]
-    sample_offset, step_offset = sample_file.tell() // SAMPLE_DTYPE.itemsize, step_file.tell() // _step_bytes(features)
+    sample_offset = sample_file.tell() // (SAMPLE_DTYPE.itemsize * features.channels)
+    step_offset = step_file.tell() // _step_bytes(features)
     num_samples, num_steps, energy = 0, 0, 0.0
     encode = Encoder(features)
     held: list[np.ndarray] = []  # a stream is made of the whole clip
@@ -177,7 +178,7 @@ def _write_clip(
         step_offset=step_offset,
         source_rate=block.source_rate,
         source_channels=block.source_channels,
-        loudness_dbfs=decibels(math.sqrt(energy / num_samples)),
+        loudness_dbfs=decibels(math.sqrt(energy / (num_samples * features.channels))),
         source_peak=block.source_peak,
         peak=block.peak,
         streams={

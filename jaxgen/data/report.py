@@ -12,6 +12,7 @@ import numpy as np
 from jaxgen.core.errors import printable, tolerate
 from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
+from jaxgen.features import FeatureSpec
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
@@ -45,8 +46,9 @@ class ClipSummary(Protocol):
     def peak(self) -> float: ...
 
 
-def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], sample_rate: int) -> dict[str, Any]:
-    """A JSON-able report of accepted clips and of (name, reason) of refused ones. sample_rate: Hz, after resampling."""
+def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], features: FeatureSpec) -> dict[str, Any]:
+    """A JSON-able report of accepted clips, as the features take them, and of (name, reason) of refused ones."""
+    sample_rate = features.sample_rate
     seconds = np.array([clip.num_samples / sample_rate for clip in clips])
     loudness = np.array([clip.loudness_dbfs for clip in clips])
     trained = {clip.digest for clip in clips if clip.split == "train"}
@@ -64,7 +66,9 @@ def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], s
         "sample_rates_hz": _counts(str(clip.source_rate) for clip in clips),
         "channels": _counts(str(clip.source_channels) for clip in clips),
         "resampled": sum(clip.source_rate != sample_rate for clip in clips),
-        "mixed_down": sum(clip.source_channels > 1 for clip in clips),
+        "channels_taken": features.channels,
+        "mixed_down": sum(clip.source_channels > features.channels for clip in clips),
+        "duplicated": sum(clip.source_channels < features.channels for clip in clips),
         "weakened": sum(clip.peak < _MUCH_WEAKER * clip.source_peak for clip in clips),
         "above_full_scale": {"clips": len(loud), "peak": max(loud, default=0.0)},
         "duplicates": len(clips) - len({clip.digest for clip in clips}),
@@ -102,7 +106,7 @@ def summary(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
         f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate} Hz",
-        f"channels: {_listed(report['channels'])}; {report['mixed_down']} mixed down",
+        f"channels: {_listed(report['channels'])}; {_channels_made(report)}",
         f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
         f"licences: {_listed(report['licences'])}",
@@ -133,6 +137,13 @@ def summary(report: Mapping[str, Any]) -> str:
     if len(refused) > _SHOWN_REFUSED:
         lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")
     return "\n".join(map(printable, lines))
+
+
+def _channels_made(report: Mapping[str, Any]) -> str:
+    if report["channels_taken"] == 1:
+        return f"{report['mixed_down']} mixed down"
+    cut = f", {report['mixed_down']} cut to two" if report["mixed_down"] else ""
+    return f"stereo, {report['duplicated']} of them mono made both channels{cut}"
 
 
 def write(report: Mapping[str, Any], directory: Path) -> None:

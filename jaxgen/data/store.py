@@ -89,7 +89,7 @@ class Store:
             self.key, self.features, self.clips = index.key, index.features, index.clips
             self.streams = dict(index.streams)
             step = self.features.step_shape, self.features.step_dtype
-            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features.sample_rate)
+            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features)
             self._moments = index.mean, index.std
             num_samples, num_steps = _lengths(self.clips)
             hashes = [index.hashes[name] for name in ("samples", "steps")]
@@ -98,10 +98,9 @@ class Store:
                 raise ValueError("its mean or deviation has another size than its steps")
         except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        kept = (
-            0 if self.features.is_symbolic else num_samples
-        )  # those of written music are made when they are asked for
-        self._samples = BlockArray(directory / "samples.bin", kept, (), SAMPLE_DTYPE, hashes[0])
+        kept = 0 if self.features.is_symbolic else num_samples  # sound of written music is made when somebody asks for it
+        shape = self.features.sample_shape
+        self._samples = BlockArray(directory / "samples.bin", kept, shape, SAMPLE_DTYPE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
         self._streams = {name: self._stream_array(name, spec, index) for name, spec in self.streams.items()}
 
@@ -138,7 +137,9 @@ class Store:
             array.verify()
 
     def samples(self, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 [nsamp] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by default."""
+        """float32 [nsamp, *sample_shape] at the features' sample rate, full scale 1.0: samples start..stop of a clip, all by
+        default.
+        """
         entry = self.clips[clip]
         if self.features.is_symbolic:
             return self.features.decode_clips([self.steps(clip)])[0][start:stop]

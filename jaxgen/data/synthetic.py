@@ -23,6 +23,8 @@ _NUM_NOTES = 10  # two octaves: G4 to E6
 _TONICS = (0, 5)  # places in the scale
 _LAST_BEATS = 3  # eighth notes that the last note may last
 _REST_SECONDS = 0.25  # silence behind the last note
+_ECHO_SECONDS = 0.011  # until a wall on the other side gives a note back
+_ECHO = 0.25  # of its level
 _DAMP_SECONDS = 0.010  # the finger that stops a string before the next note
 
 
@@ -37,6 +39,8 @@ class SyntheticDataset(Dataset, abc.ABC):
     """Another seed makes other clips."""
     sample_rate: int
     """Hz; sound has nothing above half of it."""
+    channels: int = 1
+    """Channels of a clip."""
     name: ClassVar[str]
     """What the names of clips begin with."""
     version: ClassVar[int]
@@ -49,6 +53,8 @@ class SyntheticDataset(Dataset, abc.ABC):
             raise UserError(f"seconds is {self.seconds}; data.seconds must be from 0.1 to 600.")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; data.seed must be 0 or more.")
+        if self.channels not in (1, 2):
+            raise UserError(f"channels is {self.channels}; data.channels must be 1 or 2.")
         if self.sample_rate < 4_000:
             raise UserError(f"sample_rate is {self.sample_rate} Hz; data.sample_rate must be at least 4000.")
 
@@ -58,7 +64,7 @@ class SyntheticDataset(Dataset, abc.ABC):
 
     @abc.abstractmethod
     def synthesise(self, index: int, labels: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Samples of a clip, float32 [nsamp], full scale 1.0."""
+        """Samples of a clip, float32 [nsamp], of several channels [nsamp, channels], full scale 1.0."""
 
     def clips(self) -> list[Clip]:
         return [self._clip(index) for index in range(self.num_clips)]
@@ -70,6 +76,8 @@ class SyntheticDataset(Dataset, abc.ABC):
         labels = self.labels(index)
         about = {"split": "validation" if index % 10 == 9 else "train", "licence": "CC0-1.0 (synthesised)"}
         made_from = [self.version, index, self.seed, self.seconds, self.sample_rate, *labels.values()]
+        if self.channels > 1:
+            made_from.append(self.channels)
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         opened = functools.partial(self._opened, index, labels)
         fields = {name: str(value) for name, value in labels.items()} | about
@@ -77,8 +85,8 @@ class SyntheticDataset(Dataset, abc.ABC):
 
     @contextlib.contextmanager
     def _opened(self, index: int, labels: Mapping[str, Any]) -> Iterator[Recording]:
-        samples: Samples = self.synthesise(index, labels)[:, None]
-        yield Recording(self.sample_rate, 1, iter([samples]))
+        samples: Samples = self.synthesise(index, labels).reshape(-1, self.channels)
+        yield Recording(self.sample_rate, self.channels, iter([samples]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +127,8 @@ class PluckedStrings(SyntheticDataset):
     """Another seed makes other melodies."""
     sample_rate: int = 8_000
     """Hz; sound has nothing above half of it."""
+    channels: int = 1
+    """1, or 2 for stereo: low notes come from the left and high ones from the right, with an echo from the other side."""
 
     name = "plucked"
     version = 3
@@ -135,7 +145,7 @@ class PluckedStrings(SyntheticDataset):
     def synthesise(self, index: int, labels: Mapping[str, Any]) -> NDArray[np.float32]:
         timbre, tempo = TIMBRES[labels["timbre"]], labels["tempo"]
         random = np.random.default_rng((self.seed, index))
-        samples = np.zeros(round(self.seconds * self.sample_rate), np.float32)
+        samples = np.zeros((round(self.seconds * self.sample_rate), self.channels), np.float32)
         unit = 30.0 / tempo * self.sample_rate  # samples in an eighth note
         beats = max(1, math.floor((len(samples) - _REST_SECONDS * self.sample_rate) / unit))
         scale = self.scale_hz()
@@ -147,9 +157,21 @@ class PluckedStrings(SyntheticDataset):
             start, beat = round(beat * unit), beat + length
             end = min(round(beat * unit), len(samples))
             level = 0.35 + 0.15 * random.random()
-            samples[start:end] = level * pluck(note, end - start, timbre, self.sample_rate)
+            string = level * pluck(note, end - start, timbre, self.sample_rate)
+            samples[start:end] = self._place(string, note)
             place = _reflect(place + int(random.choice((-2, -1, -1, 1, 1, 2))))
-        return samples
+        return samples if self.channels > 1 else samples[:, 0]
+
+    def _place(self, string: NDArray[np.float32], note: float) -> NDArray[np.float32]:
+        """A note [nsamp] in its place between the channels, at equal power: [nsamp, channels]."""
+        if self.channels == 1:
+            return string[:, None]
+        lowest, *_, highest = self.scale_hz()
+        angle = (0.15 + 0.7 * math.log(note / lowest) / math.log(highest / lowest)) * math.pi / 2
+        gains = np.array([math.cos(angle), math.sin(angle)], np.float32)
+        delay = round(_ECHO_SECONDS * self.sample_rate)
+        echo = np.pad(string, (delay, 0))[: len(string)]
+        return string[:, None] * gains + _ECHO * echo[:, None] * gains[::-1]
 
 
 def pluck(frequency: float, num_samples: int, timbre: Timbre, sample_rate: int) -> NDArray[np.float32]:

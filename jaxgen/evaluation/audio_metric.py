@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jaxgen.audio import mix_down
 from jaxgen.data.store import Store
 
 
@@ -16,12 +17,17 @@ class ClipSet:
     """Clips and what is known of them."""
 
     samples: Sequence[np.ndarray]
-    """float32 [nsamp] each, full scale 1.0."""
+    """float32 [nsamp] each, full scale 1.0: what is given of several channels [nsamp, nch] is mixed down."""
     sample_rate: int
     labels: Sequence[Mapping[str, str]]
     """Of each clip: what it was asked to be, or is; empty where nobody says."""
     originals: Sequence[np.ndarray] | None = None
     """Of each clip, as long as it: the recording that it is a copy of; None where clips are made freely."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", [mix_down(clip) for clip in self.samples])
+        if self.originals is not None:
+            object.__setattr__(self, "originals", [mix_down(clip) for clip in self.originals])
 
     def select(self, places: Sequence[int]) -> "ClipSet":
         """The clips at these places."""

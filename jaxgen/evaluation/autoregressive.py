@@ -14,7 +14,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation import baselines
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOutSet
-from jaxgen.evaluation.metrics import log_spectral_distance_db, mean, multi_resolution_stft_distance
+from jaxgen.evaluation.metrics import channel_mean, log_spectral_distance_db, mean, multi_resolution_stft_distance
 from jaxgen.evaluation.result import (
     EvaluationConfig,
     EvaluationResult,
@@ -176,7 +176,8 @@ def _reconstruction(features: FeatureSpec, store: Store, predictions: Mapping[in
         real = store.samples(clip, stop=features.num_samples(len(predictions[clip])))
         if len(real):
             pair = real, estimate[: len(real)], features.sample_rate
-            distances.append([log_spectral_distance_db(*pair), multi_resolution_stft_distance(*pair)])
+            measures = (log_spectral_distance_db, multi_resolution_stft_distance)
+            distances.append([channel_mean(measure, *pair) for measure in measures])
     log_spectral, multi_resolution = zip(*distances, strict=True) if distances else ((), ())
     return {
         "teacher_forced_log_spectral_distance_db": mean(log_spectral, "all clips are empty"),

@@ -53,9 +53,9 @@ def _of_samples(features: SampleSpec, train: ClipSteps, test: ClipSteps) -> dict
 
 @floors.register
 def _of_frames(features: LogMel, train: ClipSteps, test: ClipSteps) -> dict[str, float]:
-    n_mels = features.n_mels
-    train_frames, test_frames = (map(lambda s: s.reshape(-1, n_mels), clips()) for clips in (train, test))
-    floor = copy_previous_frame(train_frames, test_frames, features.silence()[:n_mels], 1.0)
+    size = features.frame_size
+    train_frames, test_frames = (map(lambda s: s.reshape(-1, size), clips()) for clips in (train, test))
+    floor = copy_previous_frame(train_frames, test_frames, features.silence()[:size], 1.0)
     return {"copy_previous_frame_mse": floor.mse, "copy_previous_frame_nats_per_frame": floor.nats_per_frame}
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from jaxgen import __version__
+from jaxgen.audio import mix_down
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import Corrupt
 from jaxgen.core.names import expand
@@ -159,7 +160,7 @@ def train_classifier(store: Store, training: ClassifierTraining) -> LabelClassif
 
 
 def _heard(store: Store, clip: int) -> Samples:
-    return store.samples(clip, stop=round(LONGEST_SECONDS * store.features.sample_rate))
+    return mix_down(store.samples(clip, stop=round(LONGEST_SECONDS * store.features.sample_rate)))
 
 
 def _thinned(items: Sequence[int], most: int) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.errors import UserError
@@ -21,10 +22,12 @@ from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
 from jaxgen.evaluation.metrics import (
     Absent,
     add_reasons,
+    channel_mean,
     embed,
     frechet_distance,
     log_spectral_distance_db,
     multi_resolution_stft_distance,
+    pad_to,
 )
 from jaxgen.evaluation.result import (
     ClipGroup,
@@ -36,6 +39,7 @@ from jaxgen.evaluation.result import (
     fields,
     pick_evenly,
 )
+from jaxgen.evaluation.stereo import stereo_errors
 from jaxgen.features import Decoder, FeatureSpec, LogMel
 from jaxgen.inference.sampler import ClipSampler
 from jaxgen.inference.vocoding import Renderer
@@ -50,7 +54,7 @@ _NOT_SHOWN = ("licence", "split", "path")
 _LONGEST_LABEL = 20
 
 Render = Callable[[np.ndarray], np.ndarray]
-"""Frames of a clip float32 [nframe, n_mels] to samples float32 [(nframe - 1) * hop_length]."""
+"""Frames of a clip float32 [nframe, frame_size] to samples float32 [(nframe - 1) * hop_length, *sample_shape]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,14 +218,14 @@ class CopyEvaluator(Evaluator):
         return [clip for clip in clips if store.clips[clip].num_samples >= self._features.hop_length]
 
     def _real(self, store: Store, clip: int) -> np.ndarray:
-        """The samples between the first frame and the last, float32 [(nframe - 1) * hop_length]."""
+        """The samples between the first frame and the last, float32 [(nframe - 1) * hop_length, *sample_shape]."""
         hop = self._features.hop_length
         most = min(store.clips[clip].num_samples, round(EXCERPT_SECONDS * self._features.sample_rate))
         return store.samples(clip, stop=most // hop * hop)
 
     def _frames(self, store: Store, clip: int) -> np.ndarray:
         count = 1 + len(self._real(store, clip)) // self._features.hop_length
-        return store.steps(clip).reshape(-1, self._features.n_mels)[:count]
+        return store.steps(clip).reshape(-1, self._features.frame_size)[:count]
 
     def _copy(self, params: Any, frames: np.ndarray) -> np.ndarray:
         return self._renderer.with_params(params).decode_clips([frames])[0]
@@ -239,36 +243,40 @@ class CopyEvaluator(Evaluator):
         rate = self._features.sample_rate
         pairs = list(zip(recordings, copies, strict=True))
         return {
-            "log_spectral_distance_db": float(np.mean([log_spectral_distance_db(*pair, rate) for pair in pairs])),
+            "log_spectral_distance_db": float(
+                np.mean([channel_mean(log_spectral_distance_db, *pair, rate) for pair in pairs])
+            ),
             "multi_resolution_stft_distance": float(
-                np.mean([multi_resolution_stft_distance(*pair, rate) for pair in pairs])
+                np.mean([channel_mean(multi_resolution_stft_distance, *pair, rate) for pair in pairs])
             ),
             "mel_distance_nats": float(
                 np.mean([self._mel_distance(*pair) for pair in zip(copies, frames, strict=True)])
             ),
-        }
+        } | stereo_errors(pairs)
 
     def _mel_distance(self, samples: np.ndarray, frames: np.ndarray) -> float:
         """Mean absolute difference of the samples' own frames from those that they were made of."""
         length = -(-len(samples) // (_FRAMES * self._features.hop_length)) * _FRAMES * self._features.hop_length
-        ours = np.asarray(self._features.encode(np.pad(samples, (0, length - len(samples)))))[: len(frames)]
-        return float(np.abs(ours - frames).mean())
+        ours = self._features.encode(pad_to(samples, length))[: len(frames)]
+        levels = [np.asarray(self._features.levels(self._features.views(each))) for each in (ours, jnp.asarray(frames))]
+        return float(np.abs(levels[0] - levels[1]).mean())
 
 
 def librosa_griffin_lim(features: LogMel, iterations: int, frames: np.ndarray) -> np.ndarray:
-    """Samples float32 [(nframe - 1) * hop_length] of a clip's frames by librosa: the magnitudes of mel power by non-negative
-    least squares, then fast Griffin-Lim (momentum 0.99) with so many iterations."""
+    """Samples float32 [(nframe - 1) * hop_length, *sample_shape] of a clip's frames by librosa: the magnitudes of mel power by
+    non-negative least squares, then fast Griffin-Lim (momentum 0.99) with so many iterations. Each channel by itself."""
     import librosa  # slow to import
 
+    levels = np.asarray(features.levels(features.views(jnp.asarray(frames))))
     magnitude = librosa.feature.inverse.mel_to_stft(
-        np.maximum(np.exp(frames.T) - features.floor, 0),
+        np.maximum(np.exp(np.swapaxes(levels, -1, -2)) - features.floor, 0),
         sr=features.sample_rate,
         n_fft=features.n_fft,
         power=2.0,
         fmin=features.fmin,
         fmax=features.fmax,
     )
-    return librosa.griffinlim(
+    samples = librosa.griffinlim(
         magnitude,
         n_iter=iterations,
         hop_length=features.hop_length,
@@ -277,6 +285,7 @@ def librosa_griffin_lim(features: LogMel, iterations: int, frames: np.ndarray) -
         pad_mode="constant",
         random_state=0,
     )
+    return np.moveaxis(samples, -1, 0)
 
 
 def _librosa(iterations: int) -> str:

@@ -118,7 +118,7 @@ class HeldOutSet:
 
 
 def excerpt(store: Store, clip: int) -> np.ndarray:
-    """The beginning of a clip, float32 [nsamp]; of all but long recordings, the whole."""
+    """The beginning of a clip, float32 [nsamp, *sample_shape]; of all but long recordings, the whole."""
     return store.samples(clip, stop=round(EXCERPT_SECONDS * store.features.sample_rate))
 
 
@@ -126,6 +126,6 @@ def _noise(clips: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """White noise of the clips' lengths and loudness."""
     generator = np.random.default_rng(seed)
     return [
-        np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), len(clip)), -1, 1).astype(np.float32)
+        np.clip(generator.normal(0, np.sqrt(np.mean(np.square(clip))), clip.shape), -1, 1).astype(np.float32)
         for clip in clips
     ]

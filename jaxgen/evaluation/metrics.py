@@ -5,11 +5,13 @@ Everything here is NumPy on the host: clips have many lengths, and a jitted spec
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jaxgen.audio import mix_down
 
 Samples = NDArray[np.float32]
 
@@ -64,6 +66,16 @@ def mean(values: Sequence[Any] | NDArray[Any], reason: str) -> float:
     if not len(values):
         return Absent(reason)
     return next((value for value in values if isinstance(value, Absent)), float(np.mean(values)))
+
+
+def channel_mean(
+    distance: Callable[[Samples, Samples, int], float], reference: Samples, estimate: Samples, sample_rate: int
+) -> float:
+    """A distance of two sounds [nsamp]; of two of several channels [nsamp, nch] its mean over the channels."""
+    if np.ndim(reference) == 1:
+        return distance(reference, estimate, sample_rate)
+    pairs = zip(reference.T, estimate.T, strict=True)
+    return float(np.mean([distance(*pair, sample_rate) for pair in pairs]))
 
 
 def log_spectral_distance_db(reference: Samples, estimate: Samples, sample_rate: int) -> float:
@@ -131,7 +143,7 @@ def embed(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
     [mean of the coefficients, their standard deviation, the standard deviation of their slope per frame], all in dB.
     A shorter clip is padded with silence to one window; a remainder that fills no window is left out.
 
-    samples: float [nsamp], full scale 1.0. Returns float32 [nwindow, 48], nwindow >= 1.
+    samples: float [nsamp], or [nsamp, nch], full scale 1.0. Returns float32 [nwindow, 48], nwindow >= 1.
     Two sets compare only when they were embedded at one `sample_rate`: the bands reach up to half of it.
     """
     from scipy.fft import dct
@@ -186,12 +198,13 @@ def clipping_rate(samples: Samples) -> float:
 def silence_rate(samples: Samples, sample_rate: int) -> float:
     """Share of 20 ms frames whose root mean square is below -60 dBFS (0 dBFS is an RMS of 1.0); 1 for an empty clip.
 
-    samples: float [nsamp], full scale 1.0. The last frame may be shorter; it counts as one.
+    samples: float [nsamp] or [nsamp, nch], full scale 1.0. The last frame may be shorter; it counts as one.
     """
     if len(samples) == 0:
         return 1.0
     starts = np.arange(0, len(samples), max(1, round(0.020 * sample_rate)))
-    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    power = np.square(samples, dtype=np.float64).reshape(len(samples), -1).mean(axis=1)
+    energy = np.add.reduceat(power, starts)
     counts = np.diff(np.append(starts, len(samples)))
     return float(np.mean(energy / counts < 10 ** (SILENT_DBFS / 10)))
 
@@ -199,7 +212,8 @@ def silence_rate(samples: Samples, sample_rate: int) -> float:
 def log_mel_db(samples: Samples, sample_rate: int, n_mels: int, floor_db: float = FLOOR_DB) -> NDArray[np.float32]:
     """Levels in mel bands (Slaney scale, unit-height triangles up to half the rate), dB, floored at `floor_db`.
 
-    samples: float [nsamp], full scale 1.0 (a full-scale sine is about 0 dB). 32 ms Hann frames every 10 ms.
+    samples: float [nsamp], or [nsamp, nch], whose channels are mixed down; full scale 1.0 (a full-scale sine is about 0 dB).
+    32 ms Hann frames every 10 ms.
     Returns float32 [1 + nsamp // hop_length, n_mels].
     """
     win_length = max(2, round(_WINDOW_SECONDS * sample_rate))
@@ -207,7 +221,7 @@ def log_mel_db(samples: Samples, sample_rate: int, n_mels: int, floor_db: float 
     bank = _mel_bank(sample_rate, n_fft, win_length, n_mels)
     hop_length = mel_hop_length(sample_rate)
     return np.concatenate(
-        [to_db(power @ bank, floor_db) for power in power_blocks(samples, n_fft, hop_length, win_length)]
+        [to_db(power @ bank, floor_db) for power in power_blocks(mix_down(samples), n_fft, hop_length, win_length)]
     )
 
 
@@ -243,7 +257,8 @@ def power_blocks(samples: Samples, n_fft: int, hop_length: int, win_length: int)
 
 def pad_to(samples: Samples, length: int) -> Samples:
     """The samples, with silence after them where they are fewer than `length`."""
-    return samples if len(samples) >= length else np.pad(samples, (0, length - len(samples)))
+    missing = max(0, length - len(samples))
+    return np.pad(samples, [(0, missing)] + [(0, 0)] * (np.ndim(samples) - 1)) if missing else samples
 
 
 def to_db(power: NDArray[np.floating], floor_db: float = FLOOR_DB) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
+from jaxgen.evaluation.stereo import describe_stereo
 from jaxgen.features import Decoder, FeatureSpec
 from jaxgen.inference.sampler import ClipSampler
 from jaxgen.models.config import ModelConfig
@@ -29,7 +30,7 @@ class ClipGroup:
 
     name: str
     clips: list[np.ndarray]
-    """float32 [nsamp] each."""
+    """float32 [nsamp] each, or of stereo sound [nsamp, 2]."""
     labels: Sequence[Mapping[str, str]]
     """What each was asked to be, or is."""
 
@@ -172,7 +173,7 @@ def describe(group: ClipGroup, sample_rate: int) -> dict[str, float]:
         "clipping_rate": mean([clipping_rate(clip) for clip in group.clips], NO_CLIPS),
         "silence_rate": mean([silence_rate(clip, sample_rate) for clip in group.clips], NO_CLIPS),
         "seconds_per_clip": mean([len(clip) / sample_rate for clip in group.clips], NO_CLIPS),
-    }
+    } | describe_stereo(group.clips)
 
 
 def describe_hardware() -> str:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgen.audio.fourier import frame_signal, griffin_lim, hann, pad_last
 from jaxgen.core.numerics import random_key
+from jaxgen.features import stereo
 from jaxgen.features.spec import FeatureSpec, require
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -28,7 +29,11 @@ _ROUNDING = 1e-5  # relative error of exp(log(x)) in float32, with room
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogMel(FeatureSpec):
-    """Frames of log-mel power (Slaney mel scale and area normalisation, as librosa's default)."""
+    """Frames of log-mel power (Slaney mel scale and area normalisation, as librosa's default).
+
+    Of stereo sound (channels=2) a frame has three parts, of n_mels values each: how loud, how far to the left, and how wide
+    (`jaxgen.features.stereo`).
+    """
 
     n_fft: int
     """Samples in the Fourier transform of a frame; more tell pitches apart, fewer tell moments apart."""
@@ -88,8 +93,13 @@ class LogMel(FeatureSpec):
         return dataclasses.replace(self, stack=1)
 
     @property
+    def frame_size(self) -> int:
+        """Values of a frame: n_mels of mono, three times as many of stereo sound."""
+        return self.n_mels if self.channels == 1 else stereo.PARTS * self.n_mels
+
+    @property
     def step_shape(self) -> tuple[int, ...]:
-        return (self.stack * self.n_mels,)
+        return (self.stack * self.frame_size,)
 
     @property
     def step_dtype(self) -> np.dtype:
@@ -108,11 +118,19 @@ class LogMel(FeatureSpec):
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
         """Natural log of mel power, floored at `floor`: `librosa.feature.melspectrogram(pad_mode="constant")`, logged.
 
-        samples: float32 [..., nsamp], full scale 1.0, at sample_rate Hz.
-        Returns float32 [..., nstep, stack * n_mels]: 1 + nsamp // hop_length frames (centred, zeros beyond the ends) and
+        samples: float32 [..., nsamp, *sample_shape], full scale 1.0, at sample_rate Hz.
+        Returns float32 [..., nstep, stack * frame_size]: 1 + nsamp // hop_length frames (centred, zeros beyond the ends) and
         what fills up the last step.
         """
         samples = jnp.asarray(samples, jnp.float32)
+        if self.channels == 1:
+            frames = jnp.log(jnp.maximum(self._power(samples), self.floor))
+        else:
+            frames = stereo.stereo_frames(self._power(stereo.with_side(samples)), self.floor)
+        return frames.reshape(*frames.shape[:-2], -1, *self.step_shape)
+
+    def _power(self, samples: jax.Array) -> jax.Array:
+        """Mel power [..., stack * nstep, n_mels] of samples [..., nsamp]."""
         num_frames = self.num_steps(samples.shape[-1]) * self.stack
         block = min(num_frames, _FRAMES_PER_BLOCK)
         num_blocks = -(-num_frames // block)
@@ -127,21 +145,21 @@ class LogMel(FeatureSpec):
             power = jnp.square(
                 jnp.abs(jnp.fft.rfft(frame_signal(excerpt, self.n_fft, self.hop_length, block) * window))
             )
-            mel = jnp.matmul(power, filters.T, precision=_HIGHEST)
-            return jnp.log(jnp.maximum(mel, self.floor))
+            return jnp.matmul(power, filters.T, precision=_HIGHEST)
 
         blocks = jax.lax.map(encode_block, jnp.arange(num_blocks) * (block * self.hop_length))
         frames = jnp.moveaxis(blocks, 0, -3).reshape(*samples.shape[:-1], num_blocks * block, self.n_mels)
-        return frames[..., :num_frames, :].reshape(*samples.shape[:-1], -1, *self.step_shape)
+        return frames[..., :num_frames, :]
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def decode(self, steps: jax.Array | np.ndarray, iterations: int = 64) -> jax.Array:
-        """Log-mel steps float32 [..., nstep, stack * n_mels] to samples float32 [..., num_samples(nstep)].
+        """Log-mel steps float32 [..., nstep, stack * frame_size] to samples float32 [..., num_samples(nstep), *sample_shape].
 
         `mel_to_magnitude`, then `griffin_lim` from random phases with so many iterations; the same steps give the same samples.
+        Of stereo sound the angle between the channels is kept as the frames tell it.
         """
         steps = jnp.asarray(steps, jnp.float32)
-        return self._sound(steps.reshape(*steps.shape[:-2], -1, self.n_mels), iterations)
+        return self._sound(steps.reshape(*steps.shape[:-2], -1, self.frame_size), iterations)
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As for every feature: _TOGETHER at a time of those that are about as long, with silence behind them up to a multiple
@@ -168,10 +186,10 @@ class LogMel(FeatureSpec):
         frames = known = np.empty((0, 0, 0), np.float32)
         for block in itertools.chain(blocks, [None]):
             if block is not None:
-                block = block.reshape(len(block), -1, self.n_mels)
+                block = block.reshape(len(block), -1, self.frame_size)
                 before = frames if frames.size else self._silent(len(block), reach)
                 frames = np.concatenate([before, block], axis=1)
-                known = known if known.size else np.zeros((len(block), reach * hop), np.float32)
+                known = known if known.size else np.zeros((len(block), reach * hop, *self.sample_shape), np.float32)
                 owed += block.shape[1] * hop
             elif owed > 0:  # silence follows the end
                 frames = np.concatenate([frames, self._silent(len(frames), _NEW_FRAMES + reach)], axis=1)
@@ -182,50 +200,85 @@ class LogMel(FeatureSpec):
                 frames, known = frames[:, _NEW_FRAMES:], samples[:, -reach * hop :]
 
     def _silent(self, rows: int, num_frames: int) -> np.ndarray:
-        return np.full((rows, num_frames, self.n_mels), np.log(self.floor), np.float32)
+        return np.tile(self.unstacked.silence(), (rows, num_frames, 1))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _decode_window(self, steps: jax.Array, known: jax.Array) -> jax.Array:
         """The known samples of the first frames, and those of _NEW_FRAMES frames after them."""
         samples = self._sound(steps, known=known)
-        return samples[..., : known.shape[-1] + _NEW_FRAMES * self.hop_length]
+        return samples[:, : known.shape[1] + _NEW_FRAMES * self.hop_length]
 
     def _sound(self, frames: jax.Array, iterations: int = 64, known: jax.Array | None = None) -> jax.Array:
-        """Samples [..., (nframe - 1) * hop_length] of frames [..., nframe, n_mels], beginning with those that are known."""
-        magnitude = mel_to_magnitude(frames, self, _NNLS_ITERATIONS)
-        turns = jax.random.uniform(random_key(0), magnitude.shape[-2:])
-        start = magnitude * jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64)
+        """Samples [..., (nframe - 1) * hop_length, *sample_shape] of frames [..., nframe, frame_size], beginning with those that
+        are known.
+        """
+        turns = jax.random.uniform(random_key(0), (frames.shape[-2], self.n_fft // 2 + 1))
         sizes = (self.n_fft, self.hop_length, self.win_length)
-        return griffin_lim(start, lambda _: magnitude, *sizes, iterations, known=known)
+        magnitude = mel_to_magnitude(self.levels(self.views(frames)), self, _NNLS_ITERATIONS)
+        relate, known = self.relation(frames, magnitude), None if known is None else self.swap_axes(known)
+        if self.channels == 1:
+            phases = jnp.exp(2j * jnp.pi * turns).astype(jnp.complex64)
+        else:
+            phases = relate(stereo.first_phases(turns, magnitude))
+        return self.swap_axes(
+            griffin_lim(magnitude * phases, lambda _: magnitude, *sizes, iterations, known=known, relate=relate)
+        )
+
+    def swap_axes(self, samples: jax.Array) -> jax.Array:
+        """Stereo samples [..., nsamp, 2] as [..., 2, nsamp], and back; those of mono sound [..., nsamp] as they are."""
+        return samples if self.channels == 1 else jnp.swapaxes(samples, -1, -2)
+
+    def views(self, frames: jax.Array) -> jax.Array:
+        """Frames [..., nframe, frame_size] as each channel sees them: those of mono sound as they are; of stereo sound [..., 2,
+        nframe, frame_size], these and what they would be if left and right changed places.
+        """
+        return frames if self.channels == 1 else jnp.stack([frames, stereo.swap_channels(frames)], axis=-3)
+
+    def levels(self, views: jax.Array) -> jax.Array:
+        """Log-mel levels [..., nframe, n_mels] of the channels whose `views` [..., nframe, frame_size] these are."""
+        return views if self.channels == 1 else stereo.left_levels(views)
+
+    def relation(self, frames: jax.Array, magnitude: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """What brings phases of both channels, complex64 [..., 2, nframe, nfreq], to the angle that frames tell of; nothing for
+        mono sound. magnitude: float32 of the same shape.
+        """
+        if self.channels == 1:
+            return lambda phases: phases
+        share = stereo.spread_bands(frames[..., -self.n_mels :], filterbank(self))
+        return lambda phases: stereo.relate_phases(phases, magnitude, share)
 
     def silence(self) -> np.ndarray:
-        return np.full(self.step_shape, np.log(self.floor), np.float32)
+        frame = np.zeros(self.frame_size, np.float32)
+        frame[: self.n_mels] = np.log(self.floor)
+        return np.tile(frame, self.stack)
 
 
 def mel_griffin_lim(
     spectrum: jax.Array,
-    log_mel: jax.Array,
+    frames: jax.Array,
     spec: LogMel,
     iterations: int,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Samples float32 [..., (nframe - 1) * hop_length] whose frames are near log_mel [..., nframe, n_mels].
+    """Samples float32 [..., (nframe - 1) * hop_length, *sample_shape] whose frames are near these [..., nframe, frame_size].
 
-    `griffin_lim` from a spectrum complex64 [..., nframe, n_fft // 2 + 1], of which frames tell only the power of each band:
+    `griffin_lim` from a spectrum complex64 [..., nframe, n_fft // 2 + 1], of stereo sound [..., 2, nframe, n_fft // 2 + 1], of
+    which frames tell only the power of each band:
     magnitudes are those that were reached, scaled to it (magnitude and phase are found together, as by Masuyama, Ueno & Ono
     2023, who take proximal steps). where: as there. For frames of sound: those that a model draws agree with one another less,
     and sound worse the nearer to them it is.
     """
     filters, _, _, loudest = _inversion(spec)
     shares = filters / np.maximum(filters.sum(axis=0), np.finfo(np.float32).tiny)  # of bands in what a frequency hears
-    wanted = jnp.clip(log_mel, math.log(spec.floor), loudest)
+    wanted = jnp.clip(spec.levels(spec.views(frames)), math.log(spec.floor), loudest)
 
     def magnitude(reached: jax.Array) -> jax.Array:
         power = jnp.matmul(jnp.square(reached), filters.T, precision=_HIGHEST)
         lacking = wanted - jnp.log(jnp.maximum(power, spec.floor))
         return reached * jnp.exp(jnp.matmul(lacking / 2, shares, precision=_HIGHEST))
 
-    return griffin_lim(spectrum, magnitude, spec.n_fft, spec.hop_length, spec.win_length, iterations, where)
+    relate, sizes = spec.relation(frames, jnp.abs(spectrum)), (spec.n_fft, spec.hop_length, spec.win_length)
+    return spec.swap_axes(griffin_lim(spectrum, magnitude, *sizes, iterations, where, relate=relate))
 
 
 def mel_to_magnitude(log_mel: jax.Array, spec: LogMel, iterations: int) -> jax.Array:

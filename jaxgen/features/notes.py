@@ -28,6 +28,8 @@ class ScoreSpec(FeatureSpec):
 
     sample_rate: int = 44_100
     """Hz of the sound that is made of them."""
+    channels: int = 2
+    """Channels of the sound: 2 for stereo, 1 for their mean."""
     frames_per_quarter: int = 4
     """Frames of a quarter note: 4 for sixteenths; more follow rhythm more finely, and are more to learn."""
     quarters_per_minute: float = 100.0
@@ -105,7 +107,7 @@ class ScoreSpec(FeatureSpec):
     def decode(self, steps: jax.Array | np.ndarray) -> np.ndarray:  # type: ignore[override]
         rows = np.asarray(steps).reshape(-1, *np.shape(steps)[-1 - len(self.step_shape) :])
         sound = np.stack(self.decode_clips(list(rows)))
-        return sound.reshape(*np.shape(steps)[: -1 - len(self.step_shape)], -1)
+        return sound.reshape(*np.shape(steps)[: -1 - len(self.step_shape)], *sound.shape[1:])
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [np.concatenate(list(self._sound(clip))) for clip in clips]
@@ -116,13 +118,17 @@ class ScoreSpec(FeatureSpec):
         yield from map(np.stack, zip(*map(self._sound, rows), strict=True))
 
     def _sound(self, steps: np.ndarray) -> Iterator[np.ndarray]:
-        """Samples float32 [any number] of frames [T, *step_shape], num_samples(T) in all."""
-        left = self.num_samples(len(steps))
+        """Samples float32 [any number, *sample_shape] of frames [T, *step_shape], num_samples(T) in all."""
+        return self.perform(self.decode_score(steps), self.num_samples(len(steps)))
+
+    def perform(self, score: Score, num_samples: int) -> Iterator[np.ndarray]:
+        """The sound of a score, float32 [any number, *sample_shape] a block, `num_samples` in all."""
         silence = itertools.repeat(np.zeros((1 << 13, 2), np.float32))
-        for block in itertools.chain(render_blocks(self.decode_score(steps), self.sample_rate), silence):
-            yield block[:left].mean(axis=1)
-            left -= len(block)
-            if left <= 0:
+        for block in itertools.chain(render_blocks(score, self.sample_rate), silence):
+            part = block[:num_samples]
+            yield part if self.channels == 2 else part.mean(axis=1)
+            num_samples -= len(part)
+            if num_samples <= 0:
                 return
 
     def _with_tempo(self, score: Score) -> Score:

@@ -47,6 +47,8 @@ class SourceFilter:
                 f"--model.frames.lowest is {self.lowest:g} and --model.frames.highest {self.highest:g} Hz; expected voices of at "
                 f"most three octaves, and up to an eighth of the sample rate ({most:g} Hz)."
             )
+        if self.mel.channels > 1:
+            raise UserError("--model.frames.mel.channels is 2, but these are the frames of one voice; set it to 1.")
         if self.mel.n_fft < 2 * ORDER or self.mel.n_fft % 2 or self.mel.win_length not in (None, self.mel.n_fft):
             raise UserError(
                 f"--model.frames.mel.n-fft is {self.mel.n_fft} and win-length {self.mel.win_length}; expected an even number of "

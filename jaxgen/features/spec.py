@@ -33,6 +33,8 @@ class FeatureSpec:
 
     sample_rate: int
     """Hz of the samples that are encoded."""
+    channels: int = 1
+    """Channels of the samples: 1, or 2 for stereo, which LogMel has."""
 
     step_unit: ClassVar[str]
     """What one step is: "sample" or "frame"."""
@@ -41,12 +43,20 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         require(self.sample_rate > 0, f"sample_rate is {self.sample_rate}; features.sample_rate must be above 0 Hz.")
+        require(
+            self.channels in (1, 2), f"channels is {self.channels}; features.channels must be 1 (mono) or 2 (stereo)."
+        )
 
     if TYPE_CHECKING:  # a field of LogMel; a property here would become that field's default value
 
         @property
         def hop_length(self) -> int:
             """Samples from one frame to the next."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of the samples of one moment: () for mono, (2,) for stereo, left and right."""
+        return () if self.channels == 1 else (self.channels,)
 
     @property
     def samples_per_step(self) -> int:
@@ -81,7 +91,7 @@ class FeatureSpec:
         raise NotImplementedError
 
     def encode(self, samples: jax.Array | np.ndarray) -> jax.Array:
-        """Samples float32 [..., nsamp], full scale 1.0, to steps [..., num_steps(nsamp), *step_shape].
+        """Samples float32 [..., nsamp, *sample_shape], full scale 1.0, to steps [..., num_steps(nsamp), *step_shape].
 
         Compiles once per shape. Zeros appended to the samples leave the first num_steps(nsamp) steps unchanged, so a
         caller with clips of many lengths may pad them to a few and cut the result.
@@ -89,11 +99,11 @@ class FeatureSpec:
         raise NotImplementedError
 
     def decode(self, steps: jax.Array | np.ndarray) -> jax.Array:
-        """Steps [..., nstep, *step_shape] to samples float32 [..., nsamp]."""
+        """Steps [..., nstep, *step_shape] to samples float32 [..., nsamp, *sample_shape]."""
         raise NotImplementedError
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of each clip, steps [nstep, *step_shape], the samples float32 [num_samples(nstep)].
+        """Of each clip, steps [nstep, *step_shape], the samples float32 [num_samples(nstep), *sample_shape].
 
         But for rounding, those of one clip do not depend on what others there are. One at a time, unless the features know
         better.
@@ -101,7 +111,7 @@ class FeatureSpec:
         return [np.asarray(self.decode(clip)) for clip in clips]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Samples float32 [B, any number] as steps [B, any number, *step_shape] come, in bounded memory.
+        """Samples float32 [B, any number, *sample_shape] as steps [B, any number, *step_shape] come, in bounded memory.
 
         Joined, they are num_samples(all steps) samples; how the steps are cut into blocks makes no difference to them.
         """
@@ -124,7 +134,10 @@ class FeatureSpec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the kind of feature and with every setting of it."""
-        return content_hash([type(self).__name__, dataclasses.asdict(self)])[:16]
+        settings = dataclasses.asdict(self)
+        if self.channels == 1:  # what is stored of mono sound is from before there was stereo
+            del settings["channels"]
+        return content_hash([type(self).__name__, settings])[:16]
 
 
 class SampleSpec(FeatureSpec):
@@ -133,6 +146,14 @@ class SampleSpec(FeatureSpec):
     step_unit: ClassVar[str] = "sample"
     q_levels: int
     """Codes that `codes` tells apart."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.channels == 1,
+            f"channels is {self.channels}, but {type(self).__name__} codes samples of one channel; set features.channels to "
+            "1, or use LogMel features, which know stereo.",
+        )
 
     @property
     def hop_length(self) -> int:

@@ -29,10 +29,14 @@ class ClipRequest:
     """One more clip, in which each turns into the next in so many steps."""
     input: Mapping[str, NDArray[Any]] | None = None
     """Further streams [N, ...] by name that the model reads, such as a text (`DataSpec.parse_inputs`), of every clip."""
+    bars: int | None = None
+    """Length of every clip of written music, prompt included."""
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:
             raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
+        if self.bars is not None and not 1 <= self.bars <= 10_000:
+            raise UserError(f"--bars is {self.bars}, expected 1 to 10,000 bars.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size is {self.batch_size}, expected at least 1 clip at a time.")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
@@ -59,6 +63,8 @@ class ClipBatch:
     """Of each clip."""
     blocks: Iterable[Sequence[NDArray[np.float32]]]
     """The next samples of every clip, [any number] each, again and again until all are made."""
+    write_beside: Callable[[int, Path, Provenance], None] | None = None
+    """Writes further files of one of the clips, by its place in the batch, beside its wav file, which is whole by then."""
 
 
 class ClipSampler(abc.ABC):

@@ -34,9 +34,9 @@ class Renderer:
         that none must be as long as another.
         """
         hop, apart = self._features.hop_length, self._module(self._params).gap_frames
-        frames = [clip.reshape(-1, self._features.n_mels) for clip in clips]
+        frames = [clip.reshape(-1, self._features.frame_size) for clip in clips]
         starts = list(itertools.accumulate((len(each) + apart for each in frames), initial=0))
-        row = np.zeros((1, _rounded(starts[-1] - apart), self._features.n_mels), np.float32)
+        row = np.zeros((1, _rounded(starts[-1] - apart), self._features.frame_size), np.float32)
         real = np.zeros(row.shape[1], bool)
         for start, each in zip(starts, frames, strict=False):
             row[0, start : start + len(each)], real[start : start + len(each)] = each, True
@@ -44,7 +44,7 @@ class Renderer:
         return [sound[start * hop :][: (len(each) - 1) * hop] for start, each in zip(starts, frames, strict=False)]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """As `FeatureSpec.decode_blocks`: samples float32 [B, any number] as steps [B, any number, *step_shape] come.
+        """As `FeatureSpec.decode_blocks`: samples float32 [B, any number, *sample_shape] as steps [B, any number, ...] come.
 
         Each window of frames is rendered with all before and after it that it depends on, so that the sound is that of all
         frames at once, but for rounding. A causal vocoder waits only for frames whose windows overlap, once more for each
@@ -57,7 +57,7 @@ class Renderer:
         frames, real, owed = np.empty((0, 0, 0), np.float32), np.zeros(before, bool), -hop
         for block in itertools.chain(blocks, [None]):
             if block is not None:
-                block = block.reshape(len(block), -1, self._features.n_mels)
+                block = block.reshape(len(block), -1, self._features.frame_size)
                 held = frames if frames.size else _nothing(block, before)
                 frames = np.concatenate([held, block], axis=1)
                 real = np.append(real, np.ones(block.shape[1], bool))

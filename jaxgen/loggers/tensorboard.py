@@ -61,10 +61,10 @@ class Board:
         self._add(summary.scalar(name, value), step)
 
     def audio(self, name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
-        """A clip, float32 [nsamp], full scale 1.0, at `sample_rate` Hz."""
+        """A clip, float32 [nsamp] or [nsamp, nch], full scale 1.0, at `sample_rate` Hz."""
         from tensorboardX import summary
 
-        self._add(summary.audio(name, samples[:, None], sample_rate), step)
+        self._add(summary.audio(name, samples.reshape(len(samples), -1), sample_rate), step)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """A picture, uint8 [height, width, 3]."""

@@ -1,6 +1,6 @@
 """The two sides of adversarial training: a generator that makes sound as a whole, and a critic, its discriminator.
 
-Sound is what the critic reads: samples float32 [B, T], or frames float32 [B, N, D].
+Sound is what the critic reads: samples float32 [B, T], of stereo sound [B, T, 2], or frames float32 [B, N, D].
 """
 
 import abc

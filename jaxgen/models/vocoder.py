@@ -79,9 +79,10 @@ class VocoderModule(NonAutoregressiveGenerator):
     def __init__(self, config: Vocoder, data: DataSpec, features: LogMel, dtype: Any, rngs: nnx.Rngs):
         self.features = dataclasses.replace(features, stack=1)
         self.mean, self.std = (
-            np.asarray(values, np.float32).reshape(-1, features.n_mels).mean(axis=0) for values in (data.mean, data.std)
+            np.asarray(values, np.float32).reshape(-1, features.frame_size).mean(axis=0)
+            for values in (data.mean, data.std)
         )
-        self.first = _Frames(features.n_mels, config, dtype, rngs)
+        self.first = _Frames(features.frame_size, config, dtype, rngs)
         self.blocks = nnx.List([_Block(config, dtype, rngs) for _ in range(config.num_blocks)])
         self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(config.width, 2 * (features.n_fft // 2 + 1), dtype=dtype, rngs=rngs)
@@ -100,25 +101,34 @@ class VocoderModule(NonAutoregressiveGenerator):
         del key
         frames = self.features.encode(batch["samples"])
         spectrum = self._spectrum(frames, jnp.ones((frames.shape[1], 1)))
-        return istft(spectrum, self.features.n_fft, self.features.hop_length, self.features.win_length)
+        sizes = (self.features.n_fft, self.features.hop_length, self.features.win_length)
+        return self.features.swap_axes(istft(spectrum, *sizes))
 
     def render(self, frames: jax.Array, real: jax.Array | None = None) -> jax.Array:
-        """Samples float32 [B, (nframe - 1) * hop_length], from the middle of the first frame to that of the last.
+        """Samples float32 [B, (nframe - 1) * hop_length, *sample_shape], from the middle of the first frame to that of the last.
 
-        frames: float32 [B, nframe, n_mels]. real: bool [nframe], where a clip's frames are; others change nothing in it.
+        frames: float32 [B, nframe, frame_size]. real: bool [nframe], where a clip's frames are; others change nothing in it.
         """
         where = jnp.ones((frames.shape[1], 1)) if real is None else real[:, None].astype(jnp.float32)
         return mel_griffin_lim(self._spectrum(frames, where), frames, self.features, self.refinements, where)
 
     def _spectrum(self, frames: jax.Array, where: jax.Array) -> jax.Array:
-        """What the network says of frames [B, nframe, n_mels]: complex64 [B, nframe, n_fft // 2 + 1]. where: [nframe, 1]."""
-        x = self.first((frames - self.mean) / self.std * where)
+        """What the network says of frames [B, nframe, frame_size]: complex64 [B, nframe, n_fft // 2 + 1], of stereo sound [B, 2,
+        nframe, n_fft // 2 + 1]. where: [nframe, 1]. It says one channel at a time, each as if it were the left one, so that a
+        swap of the channels swaps its sound; the frames say how their phases go together.
+        """
+        views = self.features.views(frames)
+        rows = views.reshape(-1, *frames.shape[1:])
+        x = self.first((rows - self.mean) / self.std * where)
         for block in self.blocks:
             x = block(x, where)
         mend, phase = jnp.split(self.head(self.norm(x)).astype(jnp.float32), 2, axis=-1)
-        rough = mel_to_magnitude(frames, self.features, iterations=0)
+        rough = mel_to_magnitude(self.features.levels(rows), self.features, iterations=0)
         magnitude = jnp.exp(jnp.minimum(mend + jnp.log(rough + math.sqrt(self.features.floor)), _LOUDEST))
-        return jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
+        magnitude, phase = (each.reshape(*views.shape[:-1], -1) for each in (magnitude, phase))
+        relate = self.features.relation(frames, jax.lax.stop_gradient(magnitude))
+        phases = relate(jax.lax.complex(jnp.cos(phase), jnp.sin(phase)))
+        return jax.lax.complex(magnitude * phases.real, magnitude * phases.imag)
 
 
 class _Frames(nnx.Module):

@@ -69,6 +69,8 @@ class WaveGAN(LatentGeneratorConfig):
         return len(data.mean) if isinstance(data.features, LogMel) else 0
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "WaveGANModule":
+        if data.features.channels > 1:
+            raise UserError("a WaveGAN makes mono sound, but --features.channels is 2; set it to 1.")
         return WaveGANModule(self, data, dtype, rngs)
 
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxgen.models.critics import magnitudes
+from jaxgen.models.critics import magnitudes, signals
 
 _WINDOW = 256  # samples of the spectra that are compared
 _NOTHING = 1e-3  # of a deviation: what is left of it by rounding
 
 
 def diversity(sounds: jax.Array) -> jax.Array:
-    """How much sounds differ, samples float32 [B, T] or frames [B, N, D]: the deviation over rows of their mean spectra, of
-    samples their logarithms; float32 []."""
+    """How much sounds differ, samples float32 [B, T] or [B, T, 2], or frames [B, N, D]: the deviation over rows of their mean
+    spectra, of samples their logarithms; float32 []."""
     return _spectra(sounds).std(axis=0).mean() + 1e-6
 
 
@@ -36,6 +36,6 @@ def diversity_within_labels(generated: jax.Array, real: jax.Array, labels: Mappi
 
 
 def _spectra(sounds: jax.Array) -> jax.Array:
-    if sounds.ndim == 2:
-        return jnp.log(magnitudes(sounds, _WINDOW, _WINDOW // 2).mean(axis=1) + 1e-3)
+    if sounds.ndim == 2 or sounds.shape[-1] == 2:  # samples: no frame has but two numbers
+        return jnp.log(magnitudes(signals(sounds), _WINDOW, _WINDOW // 2).mean(axis=-2) + 1e-3)
     return sounds.mean(axis=1)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
-from jaxgen.models.critics import magnitudes
+from jaxgen.models.critics import magnitudes, signals
 from jaxgen.models.non_autoregressive import DiscriminatorOutput
 
 
@@ -19,7 +19,7 @@ class LossInputs(NamedTuple):
     """Real and generated sounds, row by row, and the critic's outputs for them."""
 
     real: jax.Array
-    """float32 [B, ...]: for distances of sounds, samples [B, T]."""
+    """float32 [B, ...]: for distances of sounds, samples [B, T], or [B, T, 2] of stereo sound."""
     generated: jax.Array
     """Of the same shape."""
     real_outputs: tuple[DiscriminatorOutput, ...] = ()
@@ -91,7 +91,7 @@ class MelDistance(Term):
 @dataclasses.dataclass(frozen=True)
 class StftDistance(Term):
     """Spectral convergence plus the mean absolute difference of log magnitudes, a mean over resolutions (Yamamoto et al.
-    2020, eq. 4 to 6)."""
+    2020, eq. 4 to 6); of stereo sound also over left, right, mid and side (Steinmetz et al. 2021)."""
 
     windows: tuple[int, ...] = (512, 256, 128)
     """Samples of the Hann window of each resolution, a quarter apart."""
@@ -110,10 +110,10 @@ class StftDistance(Term):
             total = jnp.zeros(len(inputs.real))
             for window in self.windows:
                 real, generated = (
-                    magnitudes(samples, window, window // 4) for samples in (inputs.real, inputs.generated)
+                    magnitudes(signals(samples), window, window // 4) for samples in (inputs.real, inputs.generated)
                 )
-                error = jnp.sqrt(jnp.square(real - generated).sum(axis=(1, 2)) + 1e-12)
-                total += error / jnp.sqrt(jnp.square(real).sum(axis=(1, 2)))
+                error = jnp.sqrt(jnp.square(real - generated).sum(axis=(1, 2, 3)) + 1e-12)
+                total += error / jnp.sqrt(jnp.square(real).sum(axis=(1, 2, 3)))
                 total += _row_means(jnp.abs(jnp.log(real) - jnp.log(generated)))
             return total / len(self.windows)
 

@@ -58,7 +58,7 @@ def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance:
     The JSON is there first, so that no interruption leaves a wav without it; neither file is ever half-written. What
     is too long for the metadata of a wav stands in the JSON file only, and the mark in the wav says so.
 
-    samples: float32 [nsamp], full scale 1.0. Raises UserError where they cannot be written.
+    samples: float32 [nsamp] or [nsamp, nch], full scale 1.0. Raises UserError where they cannot be written.
     """
     content = dataclasses.asdict(provenance)
     write_atomic(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")

@@ -117,12 +117,16 @@ class TrainedRun:
     ) -> "Waveforms":
         """New clips, those of `python -m jaxgen.generate` with the same options.
 
-        labels: name to value, as {"digit": "3"}. seconds: longest clip. prompt: samples float32 [nsamp] at the run's sample rate
-        that every clip continues. inputs: streams that the model reads by name, each a text or the path of a file. interpolate:
-        of a model of noise, one more clip on the way through all. vocoder: folder of the run of a vocoder that makes sound of
-        frames. sampling: settings of how clips are drawn, as temperature=0.8.
+        labels: name to value, as {"digit": "3"}. seconds: longest clip. prompt: samples float32 [nsamp], of a stereo run [nsamp,
+        2], at its sample rate, that every clip continues. inputs: streams that the model reads by name, each a text or the path
+        of a file. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the run of a
+        vocoder that makes sound of frames. sampling: settings of how clips are drawn, as temperature=0.8.
         Raises UserError for an option that the model does not have, or a label never seen in training.
         """
+        shape = self.run.spec.features.sample_shape
+        if prompt is not None and prompt.shape[1:] != shape:
+            expected = "[nsamp, 2], left and right" if shape else "[nsamp]"
+            raise UserError(f"the prompt has the shape {list(prompt.shape)}, expected samples {expected}.")
         decoder, vocoder_run = self._vocoder(None if vocoder is None else os.fspath(vocoder))
         evaluation = self.run.config.evaluation.with_sampling(sampling)
         request = ClipRequest(
@@ -236,7 +240,7 @@ class Waveforms(Sequence["Waveforms"]):
     """Generated clips. A notebook shows a player of each."""
 
     samples: tuple[NDArray[np.float32], ...]
-    """[nsamp] each, full scale 1.0."""
+    """[nsamp] each, or [nsamp, 2] of stereo sound; full scale 1.0."""
     sample_rate: int
     """Hz."""
     labels: tuple[Mapping[str, str], ...]

@@ -297,12 +297,12 @@ def test_a_recording_is_decoded_no_further_than_it_may_last(suffix, tmp_path, mo
 
 def test_a_prompt_lasts_no_longer_than_a_recording(tmp_path, monkeypatch):
     monkeypatch.setattr(AudioPolicy, "max_seconds", 1.5)
-    assert len(read_prompt(str(record(tmp_path / "short.wav", tone(1))), 8_000)) == 8_000
+    assert len(read_prompt(str(record(tmp_path / "short.wav", tone(1))), WAVE)) == 8_000
     with pytest.raises(UserError, match=r"cannot be read \(longer than --audio.max-seconds 1.5\)"):
-        read_prompt(str(record(tmp_path / "long.flac", tone(2))), 8_000)
+        read_prompt(str(record(tmp_path / "long.flac", tone(2))), WAVE)
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(UserError, match="a named pipe, not a regular file"):
-        read_prompt(str(tmp_path / "pipe.wav"), 8_000)
+        read_prompt(str(tmp_path / "pipe.wav"), WAVE)
 
 
 def test_a_header_that_lies_about_the_length_is_not_believed(tmp_path):

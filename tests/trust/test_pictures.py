@@ -19,6 +19,7 @@ from benchmarks import chart
 from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
 from jaxgen.data import report as data_report
 from jaxgen.evaluation import plots
+from jaxgen.features import MuLaw
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def _report(labels):
         for place in range(2)
         for name in labels
     ]
-    return data_report.describe(clips, [], 8)
+    return data_report.describe(clips, [], MuLaw(sample_rate=8))
 
 
 @settings(max_examples=40, deadline=None)
