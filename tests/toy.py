@@ -166,7 +166,7 @@ class Loudness:
 
 class NoiseShaper(ClipSampler):
     kind = "shapes noise"
-    unsupported = ("prompt", "interpolate", "input")
+    unsupported = ("prompt", "interpolate", "input", "bars")
     default_batch_size = 16
 
     def __init__(self, module: Callable[[Any], Any], model: Any, spec: DataSpec):

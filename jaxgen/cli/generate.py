@@ -51,6 +51,10 @@ class Options(SamplingOverrides):
     """Audio file that every clip begins with and continues."""
     input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A stream that the model reads, as name=value: a text, or the path of a file; repeat the option for further names."""
+    bars: int | None = None
+    """Of a model of written music: length of each clip in bars, prompt included; none takes that of the training pieces."""
+    melody: UserPath | None = None
+    """Of a model that accompanies: file of the melody, which stays as it is. Short for --input melody=FILE."""
     interpolate: int | None = None
     """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
@@ -86,6 +90,7 @@ class Options(SamplingOverrides):
             prompt=prompt,
             interpolate=self.interpolate,
             input=inputs,
+            bars=self.bars,
         )
 
 
@@ -127,9 +132,9 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     else:
         trained = with_refinements(trained, options.refinements)
     sampler = evaluation.sampler(trained.task, trained.config.model, trained.spec, decoder)
-    said = named_values(options.input, "--input")
+    said = named_values(options.input, "--input") | ({} if options.melody is None else {"melody": options.melody})
     request = options.request(
-        None if options.prompt is None else read_prompt(options.prompt, features),
+        None if options.prompt is None else sampler.read_prompt(options.prompt),
         trained.spec.parse_inputs(said) if said else None,
     )
     batches = sampler.batches(trained.params, request, evaluation.sampling)
@@ -147,7 +152,13 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         for batch in batches:
             keep = functools.partial(save, labels=batch.labels, first=batch.first)
             made = stream_to_files(
-                batch.blocks, out, len(batch.labels), keep, lambda: interrupts.requested, features.sample_shape
+                batch.blocks,
+                out,
+                len(batch.labels),
+                keep,
+                lambda: interrupts.requested,
+                features.sample_shape,
+                batch.write_beside,
             )
             num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
             bar.update(len(batch.labels))
@@ -179,8 +190,10 @@ def stream_to_files(
     save: Callable[[Path, Sequence[np.ndarray]], Sequence[Path]],
     stop: Callable[[], bool],
     sample_shape: tuple[int, ...] = (),
+    write_beside: Callable[[int, Path], None] | None = None,
 ) -> int:
     """Writes `num` clips while they are made; returns how many samples they have together. sample_shape: of the features.
+    write_beside: as in `ClipBatch`.
 
     save: writes clips and their provenance into a folder, and names the wav files; it is given clips without a sound, to
     which the stream is added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends,
@@ -197,8 +210,14 @@ def stream_to_files(
                 break
         if num_samples:
             with explain_write_errors(out):
-                for wav in wavs:
-                    for path in (wav.with_suffix(".json"), wav):  # no interruption leaves a wav without its mark
+                for place, wav in enumerate(wavs):
+                    if write_beside is not None:
+                        write_beside(place, wav)
+                    others = {path for path in partial.iterdir() if path.stem == wav.stem} - {
+                        wav,
+                        wav.with_suffix(".json"),
+                    }
+                    for path in (wav.with_suffix(".json"), wav, *sorted(others)):  # nothing is ever without its mark
                         os.replace(path, out / path.name)
     return num_samples
 
@@ -212,31 +231,6 @@ def _check_size(num_samples: int, features: "FeatureSpec") -> None:
             f"{most // rate:,} s at {rate} Hz{stereo}; lower --seconds and continue with --prompt, or lower "
             "--interpolate or --num-clips."
         )
-
-
-def read_prompt(path: str, features: "FeatureSpec") -> np.ndarray:
-    """Samples of a prompt, float32 [nsamp, *sample_shape]: as data, mixed down to mono, or one channel made both of stereo.
-
-    Raises UserError where it cannot be read or has another rate.
-    """
-    from jaxgen.data.ingest import AudioPolicy, check_channels, select_channels
-
-    sample_rate = features.sample_rate
-    if not os.path.exists(path):
-        raise UserError(f"no prompt at '{path}'. Pass --prompt an audio file.")
-    try:
-        with audio.open_recording(path) as recording:
-            if recording.sample_rate != sample_rate:
-                raise UserError(
-                    f"the prompt '{path}' has {recording.sample_rate} Hz, but the model was trained at {sample_rate} Hz; "
-                    "resample it first."
-                )
-            blocks = audio.limit_seconds(recording.blocks, sample_rate, AudioPolicy.max_seconds)
-            policy = AudioPolicy()
-            check_channels(recording.channels, features, policy)
-            return np.concatenate([select_channels(block, features, policy) for block in blocks])
-    except audio.AudioError as error:
-        raise UserError(f"the prompt '{path}' cannot be read ({error}). Pass --prompt an audio file.") from None
 
 
 def named_values(words: tuple[str, ...], option: str) -> dict[str, str]:

@@ -98,7 +98,9 @@ class Store:
                 raise ValueError("its mean or deviation has another size than its steps")
         except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Corrupt(f"'{directory / 'index.json'}' cannot be used ({error})") from None
-        kept = 0 if self.features.is_symbolic else num_samples  # sound of written music is made when somebody asks for it
+        kept = (
+            0 if self.features.is_symbolic else num_samples
+        )  # sound of written music is made when somebody asks for it
         shape = self.features.sample_shape
         self._samples = BlockArray(directory / "samples.bin", kept, shape, SAMPLE_DTYPE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])

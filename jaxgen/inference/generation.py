@@ -5,7 +5,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxgen.data.padded import pad_rows, round_up
 from jaxgen.data.pipeline import variant_names
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
+from jaxgen.inference.prompts import read_prompt
 from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
 from jaxgen.models.conditioning import Conditioning, Context, Labels
 from jaxgen.models.sequence import RunState, SequenceConfig, SequenceModel
@@ -49,7 +50,7 @@ class Generator(ClipSampler):
     """Draws new clips from a model that predicts one step after another."""
 
     kind = "predicts one step after another"
-    unsupported = ("interpolate",)
+    unsupported: ClassVar[tuple[str, ...]] = ("interpolate", "bars")
     default_batch_size = 64
 
     def __init__(
@@ -67,6 +68,9 @@ class Generator(ClipSampler):
         self._block = jax.jit(self._generate_block, static_argnames=("count", "sampling"), donate_argnames="state")
         self._consume = jax.jit(self._consume_prompt)
         self._encode = jax.jit(lambda params, conditioning: module(params).encode_context(conditioning))
+
+    def read_prompt(self, path: str) -> np.ndarray:
+        return read_prompt(path, self._spec.features)
 
     def __call__(self, params: Any, labels: Sequence[Mapping[str, str]], **options: Any) -> GeneratedClips:
         """Whole clips: those that `stream` gives in pieces for the same arguments."""
@@ -101,12 +105,41 @@ class Generator(ClipSampler):
         Raises UserError for a label never seen in training, seconds that are not positive, a prompt that is too short, or
         streams that are missing.
         """
-        before, rows = self._prompt_steps(prompt), first + np.arange(len(labels))
+        steps, lengths = self.draw_steps(
+            params,
+            labels,
+            self._prompt_steps(prompt),
+            inputs=inputs,
+            seconds=seconds,
+            sampling=sampling,
+            seed=seed,
+            first=first,
+            progress=progress,
+        )
+        return self._sound(steps, lengths)
+
+    def draw_steps(
+        self,
+        params: Any,
+        labels: Sequence[Mapping[str, str]],
+        before: np.ndarray,
+        *,
+        inputs: Sequence[Mapping[str, np.ndarray]] | None = None,
+        seconds: float | None = None,
+        sampling: Sampling = Sampling(),
+        seed: int = 0,
+        first: int = 0,
+        progress: bool = False,
+    ) -> tuple[Iterator[np.ndarray], np.ndarray]:
+        """Blocks of steps [B, any number, *step_shape], and the length of each clip, int [B], which holds when all are drawn.
+
+        before: the steps [nstep, *step_shape] that every clip begins with. The rest is as in `stream`.
+        """
+        rows = first + np.arange(len(labels))
         given = self._with_defaults([{}] * len(labels) if inputs is None else inputs, len(before), seconds)
         conditioning = dataclasses.replace(self._streams(given), static=self._conditions(labels))
         lengths = self._lengths(given, seconds, len(before))
-        steps = self._steps(params, before, conditioning, rows, lengths, sampling, seed, progress)
-        return self._sound(steps, lengths)
+        return self._steps(params, before, conditioning, rows, lengths, sampling, seed, progress), lengths
 
     def _batches(self, params: Any, request: ClipRequest, sampling: Sampling) -> Iterator[ClipBatch]:
         size = request.batch_size or self.default_batch_size

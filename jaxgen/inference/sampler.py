@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +24,8 @@ class ClipRequest:
     """Clips that are made at a time."""
     seconds: float | None = None
     """Longest clip, beyond the prompt."""
-    prompt: NDArray[np.float32] | None = None
-    """[nsamp] at the features' sample rate: what every clip begins with and continues."""
+    prompt: NDArray[Any] | None = None
+    """What every clip begins with and continues: samples [nsamp] at the features' sample rate, or frames of written music."""
     interpolate: int | None = None
     """One more clip, in which each turns into the next in so many steps."""
     input: Mapping[str, NDArray[Any]] | None = None
@@ -63,8 +64,9 @@ class ClipBatch:
     """Of each clip."""
     blocks: Iterable[Sequence[NDArray[np.float32]]]
     """The next samples of every clip, [any number] each, again and again until all are made."""
-    write_beside: Callable[[int, Path, Provenance], None] | None = None
-    """Writes further files of one of the clips, by its place in the batch, beside its wav file, which is whole by then."""
+    write_beside: Callable[[int, Path], None] | None = None
+    """Writes further files of a clip, by its place in the batch, beside its wav file, which is whole by then and has its mark
+    beside it in a JSON file."""
 
 
 class ClipSampler(abc.ABC):
@@ -85,6 +87,10 @@ class ClipSampler(abc.ABC):
             if getattr(request, name) is not None:
                 raise UserError(f"the run's model {self.kind}; leave out --{name.replace('_', '-')}.")
         return self._batches(params, request, sampling)
+
+    def read_prompt(self, path: str) -> Any:
+        """What `ClipRequest.prompt` takes of a file. Raises UserError where that cannot be read."""
+        raise UserError(f"the run's model {self.kind}; leave out --prompt.")
 
     def clips(
         self, params: Any, request: ClipRequest, sampling: Any

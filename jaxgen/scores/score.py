@@ -237,6 +237,24 @@ def select_tracks(score: Score, tracks: Sequence[int]) -> Score:
     return dataclasses.replace(score, notes=notes, tracks=tuple(score.tracks[track] for track in tracks))
 
 
+def join(scores: Sequence[Score]) -> Score:
+    """Scores of one grid that sound together: the tracks of all, one after another; tempo, metre and key of the first.
+
+    Raises ValueError where there is none, or they have other ticks a quarter.
+    """
+    first, *others = scores
+    if any(other.ticks_per_quarter != first.ticks_per_quarter for other in others):
+        raise ValueError(f"{[score.ticks_per_quarter for score in scores]} ticks a quarter, expected the same of all")
+    parts, tracks = [], list[Track]()
+    for score in scores:
+        notes = score.notes.copy()
+        notes["track"] += len(tracks)
+        parts.append(notes)
+        tracks += score.tracks
+    length = max(score.length for score in scores)
+    return dataclasses.replace(first, notes=np.concatenate(parts), tracks=tuple(tracks), length=length)
+
+
 @dataclasses.dataclass(frozen=True)
 class GridError:
     """How far notes were from the grid that they were moved to, in quarter notes."""
