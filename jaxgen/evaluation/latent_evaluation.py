@@ -12,6 +12,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation.held_out import HeldOutSet
 from jaxgen.evaluation.result import (
+    REAL_TIME_FACTOR,
     ClipGroup,
     EvaluationConfig,
     EvaluationResult,
@@ -113,6 +114,7 @@ class LatentEvaluator(Evaluator):
             notes={"real-time factor": f"{BATCH} clips together, after compilation, {describe_hardware()}"},
             real_time_factor=fast.real_time_factor,
             losses_are_comparable=False,
+            descriptions={"real_time_factor": REAL_TIME_FACTOR},
         )
 
     def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import jax
 import numpy as np
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
 from jaxgen.data.spec import DataSpec
@@ -55,6 +56,10 @@ class EvaluationResult:
     """What a held-out and a generated clip at the same place have in common."""
     losses_are_comparable: bool = True
     """Whether the losses of training and of validation are of one kind."""
+    descriptions: Descriptions = dataclasses.field(default_factory=dict)
+    """What the figures are, for people."""
+    references: tuple[str, ...] = ("held-out data", "untrained model")
+    """Columns of the table that a reader compares the generated clips with first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +169,29 @@ class Evaluator(abc.ABC):
 
         Raises UserError without held-out clips.
         """
+
+
+CLIP_DESCRIPTIONS: Descriptions = {
+    "clipping_rate": Description("Clipped samples", "Share of samples at full scale.", SHARE, Better.LIKE_RECORDINGS),
+    "silence_rate": Description(
+        "Silence", "Share of frames of 20 ms that are below -60 dBFS.", SHARE, Better.LIKE_RECORDINGS
+    ),
+    "seconds_per_clip": Description("Length", "Mean length of a clip.", "s", Better.LIKE_RECORDINGS),
+}
+"""Of the figures of `describe`."""
+
+REAL_TIME_FACTOR = Description(
+    "Speed",
+    "Seconds of sound made per second, on the machine of this evaluation.",
+    "s/s",
+    Better.HIGHER,
+    importance=1,
+    reference="1 is real time",
+)
+
+TRAINING = Description(
+    "training data", "The same of training clips; a wide gap is overfitting.", reference_of="{figure}"
+)
 
 
 def describe(group: ClipGroup, sample_rate: int) -> dict[str, float]:

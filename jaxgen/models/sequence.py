@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.descriptions import Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.models.config import ModelConfig
@@ -41,6 +42,8 @@ class SequenceModel(nnx.Module):
     labels: tuple[str, ...]
     num_unguided_outputs: ClassVar[int] = 0
     """Last output parameters that guidance does not change: those of where a clip ends. Else some would go on too long."""
+    descriptions: ClassVar[Descriptions] = {}
+    """Of the figures of `scores`, for people."""
 
     @abc.abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -118,6 +121,7 @@ class SampleSequenceModel(SequenceModel):
     """A model of samples: integer codes, scored and drawn by its head. It has no opinion on where a clip ends."""
 
     head: SampleHead
+    descriptions = SampleHead.descriptions
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end
