@@ -54,7 +54,7 @@ Descriptions = Mapping[str, Description]
 
 
 def find_description(descriptions: Descriptions, figure: str) -> Description:
-    """The description of a figure, its braces filled; the one whose name says most where several fit, `read_name` where none does."""
+    """The description of a figure, its braces filled: the one whose name says most where several fit, else `read_name`."""
     fitting = [(name, match) for name in descriptions if (match := _pattern(name).fullmatch(figure))]
     if not fitting:
         return read_name(figure)
@@ -64,7 +64,7 @@ def find_description(descriptions: Descriptions, figure: str) -> Description:
     words = {key: value.replace("_", " ") for key, value in values.items()}
     return dataclasses.replace(
         found,
-        name=_capitalise(_fill(found.name, words)),
+        name=_fill(found.name, words) if found.reference_of else _capitalise(_fill(found.name, words)),
         meaning=_fill(found.meaning, words),
         reference_of=_fill(found.reference_of, values),
     )
@@ -78,20 +78,18 @@ def read_name(figure: str) -> Description:
         unit, words = f"{_UNITS[words[-3]]}/{words[-1]}", words[:-3]
     elif len(words) > 1 and words[-1] in _UNITS:
         unit, words = _UNITS[words[-1]], words[:-1]
-    return Description(_capitalise(" ".join(words)), "Not described by its metric.", unit, Better.UNKNOWN)
+    return Description(_capitalise(" ".join(words)), "Its metric does not describe it.", unit, Better.UNKNOWN)
 
 
-def show_figure(value: float | None, unit: str = "", *, with_unit: bool = True) -> str:
-    """A figure for people: four digits that say something, a share in percent with three; a dash where there is none."""
+def show_figure(value: float | None, unit: str = "") -> str:
+    """A figure of this unit for people, without it: four digits that say something, three of a share; a dash where none is."""
     if value is None or not math.isfinite(value):
         return "–"
     if unit == SHARE:
-        shown = f"{100 * value:.3g}"
-    elif float(value).is_integer() and abs(value) < 1e12:
-        shown = f"{int(value):,}"
-    else:
-        shown = f"{value:.4g}"
-    return f"{shown}\N{NO-BREAK SPACE}{unit}" if unit and with_unit else shown
+        return f"{100 * value:.3g}"
+    if float(value).is_integer() and abs(value) < 1e12:
+        return f"{int(value):,}"
+    return f"{value:.4g}"
 
 
 _UNITS = {

@@ -166,6 +166,9 @@ class AutoregressiveEvaluator(Evaluator):
             metrics=metrics,
             notes={"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"},
             real_time_factor=generated.real_time_factor,
+            partly_labelled=self._evaluation.partly_labelled(
+                self._spec, self._model.labels, self._seed, lambda rows: self._generate(params, rows).clips
+            ),
             descriptions={**DESCRIPTIONS, **self._module(params).descriptions},
         )
 

@@ -86,12 +86,13 @@ class HeldOutSet:
         real_time_factor: float,
         losses_are_comparable: bool = True,
         descriptions: Descriptions = MappingProxyType({}),
-        further: Sequence[ClipGroup] = (),
+        partly_labelled: Sequence[ClipGroup] = (),
     ) -> EvaluationResult:
         """All that is found of clips that have the labels of the `chosen` held-out ones.
 
         generated: by the model; untrained: by what it was at first. seed: of the noise beside them. metrics, notes: what is
-        known of the model already; descriptions: of these metrics. further: other clips of the model, a column each.
+        known of the model already; descriptions: of these metrics. partly_labelled: clips of the model for which not all labels
+        were said, a column each.
         """
         names, training = tuple(dict.fromkeys(name for row in labels for name in row)), self._training
         known = pick_balanced(training, training.indices("train"), names, len(chosen))
@@ -102,7 +103,7 @@ class HeldOutSet:
             ClipGroup("generated", generated, labels),
             ClipGroup("untrained model", untrained, labels),
             ClipGroup("noise", _noise(recordings, seed), labels),
-            *further,
+            *partly_labelled,
         )
         measured = {group.name: self._measured(group) for group in groups}
         table = {name: figures for name, (figures, _) in measured.items()}
@@ -122,7 +123,8 @@ class HeldOutSet:
             copies,
             real_time_factor,
             losses_are_comparable=losses_are_comparable,
-            descriptions=self._descriptions | descriptions,
+            partly_labelled=tuple(group.name for group in partly_labelled),
+            descriptions={**self._descriptions, **descriptions},
         )
 
     def _measured(self, group: ClipGroup) -> tuple[dict[str, float], str]:

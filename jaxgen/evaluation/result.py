@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -60,6 +60,8 @@ class EvaluationResult:
     """What the figures are, for people."""
     references: tuple[str, ...] = ("held-out data", "untrained model")
     """Columns of the table that a reader compares the generated clips with first."""
+    partly_labelled: tuple[str, ...] = ()
+    """Columns of the table with clips for which not all labels were said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,8 @@ class EvaluationConfig(abc.ABC):
     """Clips made for the report; its figures are means over them."""
     num_previews: int = 8
     """Clips made at each validation, and shown in the report."""
+    clips_per_value: int = 10
+    """Where one label is said alone, or none: clips for each value of the label with the most, at most `num_clips`."""
     metrics: tuple[AudioMetric, ...] = ()
     """Further metrics that know this kind of data."""
 
@@ -89,8 +93,10 @@ class EvaluationConfig(abc.ABC):
         sampling = None
 
     def __post_init__(self) -> None:
-        if min(self.num_clips, self.num_previews) < 1:
-            raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+        if min(self.num_clips, self.num_previews, self.clips_per_value) < 1:
+            raise UserError(
+                "--evaluation.num-clips, --evaluation.num-previews and --evaluation.clips-per-value must be at least 1."
+            )
         if strangers := [
             type(metric).__name__ for metric in self.metrics if metric.compares_copies and not self.makes_copies
         ]:
@@ -98,6 +104,30 @@ class EvaluationConfig(abc.ABC):
                 f"{strangers[0]} compares copies with the recordings they were made of, and {type(self).__name__} makes none; "
                 "leave it out of the metrics, or use it with a vocoder's run."
             )
+
+    def partly_labelled(
+        self,
+        spec: DataSpec,
+        names: Sequence[str],
+        seed: int,
+        make: Callable[[Sequence[Mapping[str, str]]], list[np.ndarray]],
+    ) -> list[ClipGroup]:
+        """Clips that `make` makes of labels when one of `names` is said, a group each, and when none is; the rest is drawn, as
+        `jaxgen.generate` does. Nothing for a model with fewer than two labels.
+
+        The values of a label that is said come in turn.
+        """
+        if len(names) < 2:
+            return []
+        values = {name: dict(spec.vocabularies)[name] for name in names}
+        count = min(self.num_clips, self.clips_per_value * max(map(len, values.values())))
+        said: dict[str, list[dict[str, str]]] = {
+            f"only {name} said": [{name: value} for value in itertools.islice(itertools.cycle(values[name]), count)]
+            for name in names
+        }
+        said["no label said"] = [{}] * count
+        drawn = {group: spec.draw_labels(names, rows, seed) for group, rows in said.items()}
+        return [ClipGroup(group, make(rows), rows) for group, rows in drawn.items()]
 
     def with_sampling(self, overrides: Mapping[str, Any]) -> Self:
         """The same with other settings of how clips are drawn, by name.

@@ -257,7 +257,7 @@ def _report(config: Config, store: Store, evaluator: Evaluator) -> None:
         num_players=shown,
         about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config)}")
+    print(f"{headline(result)}\nReport: {config.workdir}/report.html\n{_next_commands(config)}")
 
 
 def _next_commands(config: Config) -> str:
