@@ -72,7 +72,7 @@ def find_description(descriptions: Descriptions, figure: str) -> Description:
 
 def read_name(figure: str) -> Description:
     """What the name of a figure tells of itself: its words, and the unit that it ends with."""
-    words = re.split(r"[_\s]+", figure.strip("_ ")) or [figure]
+    words = [word for word in re.split(r"[_\s]+", figure) if word] or [figure]
     unit = ""
     if len(words) > 3 and words[-2] == "per" and words[-3] in _UNITS:
         unit, words = f"{_UNITS[words[-3]]}/{words[-1]}", words[:-3]

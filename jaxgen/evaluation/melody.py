@@ -48,7 +48,7 @@ class Melody(AudioMetric):
         ),
         "onset_regularity": Description(
             "Regularity of onsets",
-            "Whether notes begin on a grid in time: 1 if all do, about 0 if at random; of clips with at least 5 onsets.",
+            "1 if notes begin on a grid in time, about 0 if at random; of clips with at least 5.",
             "",
             Better.HIGHER,
             importance=4,
