@@ -1,6 +1,7 @@
 """The figures of an evaluation with what each is read against: for the page, and as a table for a terminal."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,11 @@ def terminal_table(rows: Sequence[FigureRow]) -> str:
             [head, *cells], ["beside it", *(_beside(row, room) for row in rows)], strict=True
         )
     ]
-    lines += [f"{row.description.name}: {in_words(row.value)}" for row in rows if isinstance(row.value, Absent)]
+    lines += [
+        textwrap.fill(f"{row.description.name}: {in_words(row.value)}", _COLUMNS, subsequent_indent="  ")
+        for row in rows
+        if isinstance(row.value, Absent)
+    ]
     return "\n".join(lines)
 
 

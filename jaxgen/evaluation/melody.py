@@ -48,10 +48,11 @@ class Melody(AudioMetric):
         ),
         "onset_regularity": Description(
             "Regularity of onsets",
-            "1 if notes begin on a grid in time, about 0 if at random; of clips with at least 5.",
+            "Whether notes begin on a grid in time, of clips with at least 5.",
             "",
             Better.HIGHER,
             importance=4,
+            reference="1 on a grid, about 0 at random",
         ),
         "onsets_per_second": Description(
             "Onsets", "Beginnings of notes, of all clips together.", "per second", Better.LIKE_RECORDINGS
