@@ -7,13 +7,14 @@ network (Bishop 1994) as Graves 2013 (section 4) uses it for handwriting, whose 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
@@ -106,6 +107,24 @@ class MelModule(SequenceModel):
     """
 
     num_unguided_outputs = 1
+    descriptions: ClassVar[Descriptions] = {
+        "loss": Description(
+            "Training loss", "What training lowers, of a step: frames, and where clips end.", "nats", Better.LOWER
+        ),
+        "nats_per_frame": Description(
+            "Likelihood",
+            "Negative log likelihood of a frame: how surprised the model is by the next one.",
+            "nats/frame",
+            Better.LOWER,
+            importance=5,
+        ),
+        "mse": Description(
+            "Mean squared error",
+            "Of the frame that the model expects, in squared units of the log-mel levels.",
+            "nats²",
+            Better.LOWER,
+        ),
+    }
 
     def __init__(
         self,

@@ -101,7 +101,10 @@ def quickstart() -> Config:
         objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=50), ema_decay=0.99),
         train=Train(steps=2_500, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
         evaluation=AutoregressiveEvaluation(
-            num_clips=32, sampling=Sampling(noise_scale=0.4), metrics=(Melody(scale_hz=data.scale_hz()),)
+            num_clips=32,
+            clips_per_value=11,  # of three values: 32 in all, by the program that is compiled already
+            sampling=Sampling(noise_scale=0.4),
+            metrics=(Melody(scale_hz=data.scale_hz()),),
         ),
     )
 
