@@ -27,6 +27,7 @@ from jaxgen.models.sequence import (
     end_log_prob,
 )
 from jaxgen.nn.distributions import NormalMixture, Sampling, VectorDistribution
+from jaxgen.nn.position import PositionEncoding
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general
 
@@ -54,6 +55,9 @@ class MelRNN(SequenceConfig):
     """Features a label is embedded into."""
     label_dropout: float = 0.1
     """Share of clips trained with labels unknown."""
+    position_frequencies: int = 0
+    """Sines and cosines that tell the model how long the clip has been going on, so that clips become as long as those of
+    the data: n of them last for 2^n steps. 0 tells nothing."""
 
     lookback = 1
     ends_clips = True
@@ -112,10 +116,11 @@ class MelModule(SequenceModel):
         self.condition = LabelEmbedding(
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
+        self.position = PositionEncoding(config.position_frequencies)
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            size + self.condition.num_features,
+            size + self.condition.num_features + self.position.num_features,
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
@@ -133,7 +138,7 @@ class MelModule(SequenceModel):
         )
 
     def init_carry(self, batch_size: int) -> Carry:
-        return self.stack.init_carry(batch_size)
+        return {"stack": self.stack.init_carry(batch_size), "position": self.position.init_carry(batch_size)}
 
     def unroll(
         self, x: jax.Array, labels: Labels, carry: Carry, reset: jax.Array, key: jax.Array | None = None
@@ -145,12 +150,15 @@ class MelModule(SequenceModel):
             labels = self.condition.drop(labels, reset, label_key)
             if self.input_noise:
                 past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
-        hidden, carry = self.stack.unroll(self._inputs(past, labels), carry, reset, dropout_key)
-        return self.head(hidden), carry
+        features, position = self.position.unroll(carry["position"], reset)
+        hidden, stack = self.stack.unroll(self._inputs(past, labels, features), carry["stack"], reset, dropout_key)
+        return self.head(hidden), {"stack": stack, "position": position}
 
     def step(self, x: jax.Array, labels: Labels, carry: Carry) -> tuple[jax.Array, Carry]:
-        hidden, carry = self.stack.step(self._inputs(self.standardise(x[:, -1]), labels), carry)
-        return self.head(hidden), carry
+        features, position = self.position.step(carry["position"])
+        inputs = self._inputs(self.standardise(x[:, -1]), labels, features)
+        hidden, stack = self.stack.step(inputs, carry["stack"])
+        return self.head(hidden), {"stack": stack, "position": position}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         return self.frame_log_prob(outputs, target) + end_log_prob(self.end_logit(outputs), end)
@@ -179,8 +187,8 @@ class MelModule(SequenceModel):
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self._restore(self.distribution.mean(self._frame(outputs)))
 
-    def _inputs(self, past: jax.Array, labels: Labels) -> jax.Array:
-        return concatenate_features(past.astype(self.dtype), self.condition(labels))
+    def _inputs(self, past: jax.Array, labels: Labels, position: jax.Array) -> jax.Array:
+        return concatenate_features(past.astype(self.dtype), self.condition(labels), position.astype(self.dtype))
 
     def _frame(self, outputs: jax.Array) -> jax.Array:
         """Of outputs [..., P] the parameters of the distribution."""
