@@ -3,7 +3,7 @@
 python -m jaxgen.train --config configs/digits_sample.py --data.root DIR
 
 16 min on 2 CPU cores. Validation: of 300 generated clips the classifier hears 96 % of the digits (99 % of real ones) and 95 % of
-the speakers; Frechet distance 2.3 times that between halves of the real ones (docs/results/digits_sample.md, 2026-11-27).
+the speakers. Its Frechet distance is 2.3 times that between halves of the real ones (docs/results/digits_sample.md, 2026-11-27).
 """
 
 from jaxgen.config import Config

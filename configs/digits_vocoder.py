@@ -3,8 +3,8 @@
 python -m jaxgen.train --config configs/digits_vocoder.py --data.root DIR
 
 48 min on one of 2 CPU cores, beside other work. Validation, 300 recordings copied: the classifier hears 98.3 % of the digits that
-it hears in the recordings themselves (librosa's Griffin-Lim, 60 iterations: 91.6 %); log-spectral distance 5.2 dB (6.8), mel
-distance 0.109 nats (0.120), PESQ 3.46 (2.85); with 16 refinements 5.1, 0.034 and 3.66
+it hears in the recordings themselves (librosa's Griffin-Lim, 60 iterations: 91.6 %). Log-spectral distance 5.2 dB (6.8), mel
+distance 0.109 nats (0.120), PESQ 3.46 (2.85). With 16 refinements: 5.1, 0.034 and 3.66
 (docs/results/digits_vocoder.md, 2026-11-28).
 """
 

@@ -3,7 +3,7 @@
 python -m jaxgen.train --config configs/speech_vocoder.py --data.root DIR
 
 130 min on one of 2 CPU cores, beside other work, on 100 min of one woman's German. Validation, 32 utterances copied:
-log-spectral distance 4.0 dB (librosa's Griffin-Lim, 60 iterations: 4.4), PESQ 3.26 (1.99); with 16 refinements 3.9 and 3.66
+log-spectral distance 4.0 dB (librosa's Griffin-Lim, 60 iterations: 4.4), PESQ 3.26 (1.99). With 16 refinements: 3.9 and 3.66
 (docs/results/speech_vocoder.md, 2026-11-28).
 """
 

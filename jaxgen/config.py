@@ -12,7 +12,9 @@ from typing import Literal
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import CACHE_DIR, UserPath
-from jaxgen.core.options import instances_by_name, parse, split_values
+from jaxgen.core.options import instances_by_name as instances_by_name
+from jaxgen.core.options import parse as parse
+from jaxgen.core.options import split_values as split_values
 from jaxgen.data.clips import Dataset
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.evaluation.autoregressive import AutoregressiveEvaluation
@@ -24,8 +26,6 @@ from jaxgen.objectives.objective import Objective
 from jaxgen.storage import local_folder
 from jaxgen.training.profile import span
 from jaxgen.training.schedule import Train
-
-__all__ = ["Config", "instances_by_name", "load", "parse", "split_values"]
 
 _STREAM_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 

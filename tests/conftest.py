@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import sys
@@ -38,6 +39,23 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 # Tracing makes objects by the million: by default up to a tenth of a test's time goes into looking at them again.
 gc.set_threshold(50_000)
+
+
+REPOSITORY = Path(__file__).parent.parent
+_READS_REPOSITORY = re.compile(r"\b(benchmarks|ROOT|TREES)\b|\.parent\.parent|\.parents\[")
+
+
+class _OfRepository(pytest.Module):
+    """Tests of an installed jaxgen stand alone (tests/test_wheel.py); some read what is beside `tests/` in the repository."""
+
+    def collect(self):
+        pytest.skip(f"{self.path.name}: it needs the repository: configs, docs, benchmarks or sources.")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if (REPOSITORY / "pyproject.toml").exists() or not _READS_REPOSITORY.search(module_path.read_text()):
+        return None
+    return _OfRepository.from_parent(parent, path=module_path)
 
 
 def nightly(*values: object) -> object:

@@ -42,6 +42,10 @@ def test_it_trains_generates_and_is_measured(run, tmp_path):
     for band in ("low", "high"):
         assert made[f"centroid_{band}_hz"] == pytest.approx(real[f"centroid_{band}_hz"], rel=0.15)
     assert report["metrics"]["loss"] < 0.5
+    page = (whole / "report.html").read_text()
+    assert "Centre of low sounds" in page  # in the metric's own words
+    assert "its metric does not say which way is better" in page  # of the loss, which nobody describes
+    assert "centroid_" not in page
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] > 2 * rows[-1]["loss"]
 

@@ -56,6 +56,7 @@ MODELS = [
         PCM,
     ),
     (WaveRNN(cell=LSTM(4), output=Logistics(3), embedding_size=3, lookback=LOOKBACK, **OPTIONS), PCM),
+    (MelRNN(cell=GRU(4), position_frequencies=3, **OPTIONS), MEL),
 ]
 PLANNED = PlannedRNN(
     frames=SourceFilter(LogMel(sample_rate=8000, n_fft=32, hop_length=3, n_mels=2, stack=2), lowest=500, highest=1000),

@@ -353,7 +353,7 @@ def test_the_report_measures_clips_as_those_of_sequences(drums):
     assert {"frechet_distance_db2", "seconds_per_clip"} <= report["table"]["generated"].keys()
     assert {"real_time_factor", "memorisation_suspicious_share"} <= report["metrics"].keys()
     page = (drums / "report.html").read_text()
-    assert "Frechet distance db2 by step" in page
+    assert "Distance from recordings (dB²) by step" in page
     assert "overfitting" not in page
     rows = [json.loads(line) for line in (drums / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["split"] == "validation"

@@ -8,7 +8,7 @@ Noise is given the spectrum of each kind of sound: a data set, a model, an objec
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 
 from jaxgen.config import Config
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.data.batches import Batches
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
@@ -272,6 +273,12 @@ class SpectrumEvaluator(Evaluator):
 @dataclasses.dataclass(frozen=True)
 class Centroid(AudioMetric):
     """How high the sound of each band is."""
+
+    descriptions: ClassVar[Descriptions] = {
+        "centroid_{band}_hz": Description(
+            "Centre of {band} sounds", "Mean centre of the spectrum.", "Hz", Better.LIKE_RECORDINGS, importance=1
+        )
+    }
 
     def prepare(self, reference: Reference) -> Measure:
         return lambda clips: {

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxgen.audio import mix_down
+from jaxgen.core.descriptions import Descriptions
 from jaxgen.data.store import Store
 
 
@@ -82,6 +83,8 @@ class AudioMetric:
 
     compares_copies: ClassVar[bool] = False
     """Whether it compares copies with the recordings they were made of."""
+    descriptions: ClassVar[Descriptions] = {}
+    """What its figures are, for people; one that is not there is named by its name."""
 
     def check(self, training: Store) -> None:
         """Raises UserError where `prepare` will, as far as can be told at once: before hours of training."""

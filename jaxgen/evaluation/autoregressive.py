@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
@@ -16,6 +17,7 @@ from jaxgen.evaluation import baselines
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, HeldOutSet
 from jaxgen.evaluation.metrics import channel_mean, log_spectral_distance_db, mean, multi_resolution_stft_distance
 from jaxgen.evaluation.result import (
+    TRAINING,
     EvaluationConfig,
     EvaluationResult,
     Evaluator,
@@ -34,6 +36,27 @@ from jaxgen.objectives.likelihood import LikelihoodTask
 from jaxgen.objectives.objective import TrainTask
 
 _RECONSTRUCTED = 32  # clips whose teacher-forced output is decoded and compared
+
+
+DESCRIPTIONS: Descriptions = {
+    "train_{figure}": TRAINING,
+    "teacher_forced_log_spectral_distance_db": Description(
+        "Spectral distance, guided",
+        "Distance of log spectra between the sound that the model expects and the recording that it reads.",
+        "dB",
+        Better.LOWER,
+        reference="0 for the recording itself",
+    ),
+    "teacher_forced_multi_resolution_stft_distance": Description(
+        "STFT distance, guided",
+        "Distance of magnitude spectra, over several windows, between what the model expects and what it reads.",
+        "",
+        Better.LOWER,
+        reference="0 for the recording itself",
+    ),
+    **baselines.DESCRIPTIONS,
+}
+"""Of what is measured of the model itself, beside the model's own figures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +125,7 @@ class AutoregressiveEvaluator(Evaluator):
             )
         self._model, self._spec, self._evaluation, self._seed = model, spec, evaluation, seed
         self._cache_dir = cache_dir
+        self._module = task.module
         self._scorer = Scorer(task, model, spec, batch_size=batch_size, seq_len=seq_len)
         self._generator = evaluation.sampler(task, model, spec, decoder)
 
@@ -144,6 +168,13 @@ class AutoregressiveEvaluator(Evaluator):
             metrics=metrics,
             notes={"likelihood": f"{scores.num_steps} {features.step_unit}s of {len(clips)} clips"},
             real_time_factor=generated.real_time_factor,
+            partly_labelled=self._evaluation.partly_labelled(
+                self._spec,
+                self._model.labels,
+                self._seed,
+                lambda rows: self._generate(params, rows, [inputs[i % len(inputs)] for i in range(len(rows))]).clips,
+            ),
+            descriptions={**DESCRIPTIONS, **self._module(params).descriptions},
         )
 
     def _previews(self, params: Any, store: Store, clips: Sequence[int]) -> Iterator[np.ndarray]:

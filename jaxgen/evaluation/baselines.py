@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxgen.core.descriptions import Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.features import FeatureSpec, LogMel, MuLaw, SampleSpec
 
@@ -16,6 +17,21 @@ Codes = NDArray[np.integer]
 
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 
+
+DESCRIPTIONS: Descriptions = {
+    "unigram_{figure}": Description(
+        "single-code guess", "Floor: each code is as likely as in training.", reference_of="{figure}"
+    ),
+    "bigram_{figure}": Description(
+        "code-pair guess",
+        "Floor: each code is as likely as after the one before it in training.",
+        reference_of="{figure}",
+    ),
+    "copy_previous_frame_{figure}": Description(
+        "copied frame", "Floor: the frame before is expected again.", reference_of="{figure}"
+    ),
+}
+"""Of the floors, each a reference of the figure whose name follows."""
 
 ClipSteps = Callable[[], Iterable[np.ndarray]]
 """Reads clips anew, the steps of one after the other."""

@@ -8,10 +8,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import UserPath
 from jaxgen.data.store import Store
@@ -29,18 +31,67 @@ _LEAST = 1e-6  # probability that counts as none: a classifier's certainty beyon
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierMetrics(AudioMetric):
-    """What a classifier of the data's labels says, for each label that it knows (digit, speaker, ...):
+    """What a classifier of the data's labels says, for each label that it knows (digit, speaker, ...)."""
 
-    classified_clips: clips that were classified; what is recognised rests on those of them whose label is known.
-    {label}_recognised: share of the clips asked for a value of that label that the classifier recognises.
-    {label}_recognised_of_real: the same, divided by the share of held-out real recordings.
-    {label}_least_recognised: the share of the value that is recognised least; above chance, all values are there.
-    {label}_inception_score, {label}_modified_inception_score, {label}_am_score: see the functions of those names.
-    classifier_frechet_distance: of the classifier's embeddings to those of half the held-out real recordings, at equal counts,
-      mean over both halves; for the recordings themselves, of one half to the other. Unitless.
-    classifier_frechet_clips: the count on either side. Below 49, the distance is only indicative.
-    within_labels_distance: mean distance of the embeddings of two clips with all labels equal: how varied they are.
-    """
+    descriptions: ClassVar[Descriptions] = {
+        "classified_clips": Description(
+            "Clips classified", "What the classifier's figures rest on; of labels, those clips that have one.", "clips"
+        ),
+        "{label}_recognised": Description(
+            "{label} recognised",
+            "Share of clips in which the classifier recognises the {label} that was asked for.",
+            SHARE,
+            Better.HIGHER,
+            importance=4,
+        ),
+        "{label}_recognised_of_real": Description(
+            "{label} recognised, relative",
+            "The share recognised, divided by that of held-out recordings.",
+            SHARE,
+            Better.HIGHER,
+        ),
+        "{label}_least_recognised": Description(
+            "{label} recognised least",
+            "Share recognised of the {label} that is recognised least: above chance, all are there.",
+            SHARE,
+            Better.HIGHER,
+            importance=1,
+        ),
+        "{label}_inception_score": Description(
+            "{label} inception score",
+            "1 if all clips sound alike; the number of values if each is clear and all are equally frequent.",
+            "",
+            Better.HIGHER,
+        ),
+        "{label}_modified_inception_score": Description(
+            "{label} modified inception score", "The inception score over all pairs of clips.", "", Better.HIGHER
+        ),
+        "{label}_am_score": Description(
+            "{label} AM score",
+            "How far values are from their frequency in training, and how unclear they are; 0 is best.",
+            "nats",
+            Better.LOWER,
+        ),
+        "classifier_frechet_distance": Description(
+            "Classifier's distance",
+            "Fréchet distance of the classifier's embeddings to half of the held-out recordings, at equal counts.",
+            "",
+            Better.LOWER,
+            importance=2,
+        ),
+        "classifier_frechet_clips": Description(
+            "Clips on either side",
+            "What the classifier's distance rests on; below 49 it is only indicative.",
+            "clips",
+        ),
+        "within_labels_distance": Description(
+            "Variety within labels",
+            "Mean distance of the classifier's embeddings of two clips with all labels equal.",
+            "",
+            Better.LIKE_RECORDINGS,
+            importance=1,
+        ),
+    }
 
     classifier: UserPath = ""
     """File of a classifier; none takes the one of the training data from the cache, or trains it."""

@@ -6,9 +6,11 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.packages import import_package
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
@@ -27,14 +29,27 @@ _GROSS = 0.2  # of the recording's pitch: beyond it the pitch was not found, but
 
 @dataclasses.dataclass(frozen=True)
 class PitchErrors(AudioMetric):
-    """Whether copies of one voice have its pitch, frame by frame of 10 ms.
-
-    pitch_error_cents: mean absolute difference where both have a pitch, without gross errors; 100 cents are a semitone.
-    gross_pitch_error: share of those frames in which the pitches differ by more than 20 %.
-    voicing_error: share of all frames in which one has a pitch and the other has none.
-    """
+    """Whether copies of one voice have its pitch, frame by frame of 10 ms."""
 
     compares_copies = True
+    descriptions: ClassVar[Descriptions] = {
+        "pitch_error_cents": Description(
+            "Pitch error",
+            "Mean pitch difference where both have a pitch, without gross errors; 100 cents are a semitone.",
+            "cents",
+            Better.LOWER,
+            importance=2,
+        ),
+        "gross_pitch_error": Description(
+            "Gross pitch errors",
+            "Share of the frames with a pitch in both whose pitches differ by more than 20 %.",
+            SHARE,
+            Better.LOWER,
+        ),
+        "voicing_error": Description(
+            "Voicing errors", "Share of frames in which only one of both has a pitch.", SHARE, Better.LOWER
+        ),
+    }
 
     lowest_hz: float = 60.0
     """Pitches are sought from here ..."""
@@ -65,10 +80,19 @@ class PitchErrors(AudioMetric):
 class Pesq(AudioMetric):
     """Perceptual evaluation of speech quality, MOS-LQO (ITU-T P.862; narrow-band at 8 kHz, wide-band at 16 kHz and above).
 
-    pesq: from about 1 to 4.6, mean over pieces of 4 s or more of clips one after another; NaN without speech.
+    The mean over pieces of 4 s or more of clips one after another; `Absent` without speech.
     """
 
     compares_copies = True
+    descriptions: ClassVar[Descriptions] = {
+        "pesq": Description(
+            "PESQ",
+            "Perceived quality by ITU-T P.862, from about 1 to 4.6.",
+            "MOS",
+            Better.HIGHER,
+            importance=3,
+        )
+    }
 
     def check(self, training: Store) -> None:
         import_package("pesq", "copies")
@@ -86,10 +110,15 @@ class Pesq(AudioMetric):
 class Stoi(AudioMetric):
     """Short-time objective intelligibility (Taal et al. 2011).
 
-    stoi: up to 1, mean over pieces of 4 s or more of clips one after another; NaN where all are too short.
+    The mean over pieces of 4 s or more of clips one after another; `Absent` where all are too short.
     """
 
     compares_copies = True
+    descriptions: ClassVar[Descriptions] = {
+        "stoi": Description(
+            "STOI", "Intelligibility by its short-time objective measure, at most 1.", "", Better.HIGHER, importance=3
+        )
+    }
 
     def check(self, training: Store) -> None:
         import_package("pystoi", "copies")

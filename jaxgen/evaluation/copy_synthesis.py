@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import differences
 from jaxgen.data.excerpts import excerpt_per_clip
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
-from jaxgen.evaluation.held_out import EXCERPT_SECONDS, MOST_REAL
+from jaxgen.evaluation.held_out import EXCERPT_SECONDS, FRECHET_DESCRIPTION, MOST_REAL
 from jaxgen.evaluation.metrics import (
     Absent,
     add_reasons,
@@ -30,6 +31,9 @@ from jaxgen.evaluation.metrics import (
     pad_to,
 )
 from jaxgen.evaluation.result import (
+    CLIP_DESCRIPTIONS,
+    REAL_TIME_FACTOR,
+    TRAINING,
     ClipGroup,
     EvaluationConfig,
     EvaluationResult,
@@ -52,6 +56,45 @@ _TIMED = 16  # clips whose rendering is timed, once it is compiled
 _FRAMES = 64  # to a multiple of which clips are padded, so that few programs are compiled
 _NOT_SHOWN = ("licence", "split", "path")
 _LONGEST_LABEL = 20
+
+DESCRIPTIONS: Descriptions = {
+    "log_spectral_distance_db": Description(
+        "Spectral distance",
+        "Distance of log spectra between the copy and the recording.",
+        "dB",
+        Better.LOWER,
+        importance=5,
+    ),
+    "multi_resolution_stft_distance": Description(
+        "STFT distance",
+        "Distance of magnitude spectra between the copy and the recording, over several windows.",
+        "",
+        Better.LOWER,
+        importance=4,
+    ),
+    "mel_distance_nats": Description(
+        "Mel distance",
+        "Mean difference between the frames of the copy and the frames that it was made of.",
+        "nats",
+        Better.LOWER,
+        importance=4,
+    ),
+    "loss": Description(
+        "Training loss",
+        "The weighted sum of training's distances, of the network's sound before it is refined.",
+        "",
+        Better.LOWER,
+        reference="0 for the recording itself",
+    ),
+    "train_{figure}": TRAINING,
+    "griffin_lim_{iterations}_{figure}": Description(
+        "Griffin-Lim, {iterations} iterations", "The same of librosa's Griffin-Lim.", reference_of="{figure}"
+    ),
+    "real_time_factor": REAL_TIME_FACTOR,
+    "frechet_distance_db2": FRECHET_DESCRIPTION,
+    **CLIP_DESCRIPTIONS,
+}
+"""Of the figures of copies."""
 
 Render = Callable[[np.ndarray], np.ndarray]
 """Frames of a clip float32 [nframe, frame_size] to samples float32 [(nframe - 1) * hop_length, *sample_shape]."""
@@ -128,7 +171,7 @@ class CopyEvaluator(Evaluator):
         self._evaluation, self._cache_dir = evaluation, cache_dir
         self._batch_size, self._length = batch_size, seq_len * spec.features.samples_per_step
         self._features = typing.cast(LogMel, spec.features.unstacked)  # what a Vocoder is made for
-        self._compare = jax.jit(task.distances)
+        self._compare, self._terms = jax.jit(task.distances), task.config.terms
         # `evaluator` has seen that the model is a Vocoder
         self._renderer = Renderer(task.module, self._features)  # type: ignore[arg-type]
 
@@ -202,6 +245,12 @@ class CopyEvaluator(Evaluator):
             notes,
             None,
             table["generated"]["real_time_factor"],
+            descriptions={
+                **DESCRIPTIONS,
+                **{term.name: term.description for term in self._terms if term.description},
+                **{name: each for metric in self._evaluation.metrics for name, each in metric.descriptions.items()},
+            },
+            references=(*(_librosa(iterations) for iterations in self._evaluation.griffin_lim), "untrained model"),
             side_by_side="On the right the copy of the recording on its left, from its mel frames alone",
         )
 

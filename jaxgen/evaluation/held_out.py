@@ -2,19 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.store import Store
+from jaxgen.evaluation import memorisation
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Reference
-from jaxgen.evaluation.memorisation import memorisation
 from jaxgen.evaluation.metrics import Absent, add_reasons, embed, frechet_distance, frechet_note
-from jaxgen.evaluation.result import ClipGroup, EvaluationResult, describe, fields, pick_balanced, pick_evenly
+from jaxgen.evaluation.result import (
+    CLIP_DESCRIPTIONS,
+    ClipGroup,
+    EvaluationResult,
+    describe,
+    fields,
+    pick_balanced,
+    pick_evenly,
+)
 
 EXCERPT_SECONDS = 60  # what is made, or listened to of a longer recording
 
 MOST_REAL = 1_000  # held-out recordings that further metrics compare with
+
+FRECHET_DESCRIPTION = Description(
+    "Distance from recordings",
+    "Fréchet distance between the mel cepstra of these clips and of held-out recordings.",
+    "dB²",
+    Better.LOWER,
+    importance=3,
+    reference="0 for the recordings themselves",
+)
 
 
 class HeldOutSet:
@@ -38,6 +57,12 @@ class HeldOutSet:
         measured = pick_evenly(clips, MOST_REAL)
         self._real = ClipSet([excerpt(store, i) for i in measured], self._rate, fields(store, measured))
         self._measures = [metric.prepare(Reference(training, self._real, cache_dir)) for metric in metrics]
+        self._descriptions: Descriptions = {
+            "frechet_distance_db2": FRECHET_DESCRIPTION,
+            **CLIP_DESCRIPTIONS,
+            **memorisation.DESCRIPTIONS,
+            **{name: each for metric in metrics for name, each in metric.descriptions.items()},
+        }
         self._reference = np.concatenate([embed(excerpt(store, i), self._rate) for i in clips])
 
     def measure(self, group: ClipGroup) -> dict[str, float]:
@@ -60,11 +85,14 @@ class HeldOutSet:
         notes: Mapping[str, str],
         real_time_factor: float,
         losses_are_comparable: bool = True,
+        descriptions: Descriptions = MappingProxyType({}),
+        partly_labelled: Sequence[ClipGroup] = (),
     ) -> EvaluationResult:
         """All that is found of clips that have the labels of the `chosen` held-out ones.
 
         generated: by the model; untrained: by what it was at first. seed: of the noise beside them. metrics, notes: what is
-        known of the model already.
+        known of the model already; descriptions: of these metrics. partly_labelled: clips of the model for which not all labels
+        were said, a column each.
         """
         names, training = tuple(dict.fromkeys(name for row in labels for name in row)), self._training
         known = pick_balanced(training, training.indices("train"), names, len(chosen))
@@ -75,24 +103,19 @@ class HeldOutSet:
             ClipGroup("generated", generated, labels),
             ClipGroup("untrained model", untrained, labels),
             ClipGroup("noise", _noise(recordings, seed), labels),
+            *partly_labelled,
         )
         measured = {group.name: self._measured(group) for group in groups}
         table = {name: figures for name, (figures, _) in measured.items()}
         distances = {f"Frechet distance of {name}": note for name, (_, note) in measured.items()}
-        copies = memorisation(
+        copies = memorisation.memorisation(
             ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
             ((f"generated {place}", clip) for place, clip in enumerate(generated)),
             ((self._store.clips[i].name, excerpt(self._store, i)) for i in self._clips),
             self._rate,
         )
-        figures = table["generated"] | {
-            "memorisation_ratio": copies.ratio,
-            "memorisation_suspicious_share": copies.suspicious_share,
-            "memorisation_generated_median_db": copies.generated.median_db,
-            "memorisation_held_out_median_db": copies.held_out.median_db,
-        }
         return EvaluationResult(
-            dict(metrics) | figures,
+            dict(metrics) | table["generated"] | copies.figures,
             groups,
             table,
             labels,
@@ -100,6 +123,8 @@ class HeldOutSet:
             copies,
             real_time_factor,
             losses_are_comparable=losses_are_comparable,
+            partly_labelled=tuple(group.name for group in partly_labelled),
+            descriptions={**self._descriptions, **descriptions},
         )
 
     def _measured(self, group: ClipGroup) -> tuple[dict[str, float], str]:

@@ -1,7 +1,7 @@
 """Measures a model that makes clips of noise: as clips that are drawn freely are measured, and how fast they are made."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
 from jaxgen.evaluation.held_out import HeldOutSet
 from jaxgen.evaluation.result import (
+    REAL_TIME_FACTOR,
     ClipGroup,
     EvaluationConfig,
     EvaluationResult,
@@ -92,7 +93,8 @@ class LatentEvaluator(Evaluator):
                 self._evaluation.metrics, store, store, pick_evenly(clips, most), self._cache_dir
             )
         chosen = self._held_out.choose(self._model.labels, min(most, self._evaluation.num_clips))
-        labels, made = self._labels(store, chosen), self._generate(params, store, chosen)
+        labels = self._labels(store, chosen)
+        made = self._generate(params, labels)
         figures = self._held_out.measure(ClipGroup("generated", made, labels))
         return figures | {"loss": figures["frechet_distance_db2"]}, made[: self._evaluation.num_previews]
 
@@ -101,18 +103,22 @@ class LatentEvaluator(Evaluator):
     ) -> EvaluationResult:
         held_out = HeldOutSet(self._evaluation.metrics, training, store, clips, self._cache_dir)
         chosen = held_out.choose(self._model.labels, self._evaluation.num_clips)
-        generated = self._generate(params, store, chosen)
+        labels = self._labels(store, chosen)
         fast = self._generator(params, self._labels(store, (chosen * BATCH)[:BATCH]), seed=self._seed)
         return held_out.result(
             chosen,
-            self._labels(store, chosen),
-            generated,
-            self._generate(untrained, store, chosen),
+            labels,
+            self._generate(params, labels),
+            self._generate(untrained, labels),
             seed=self._seed,
             metrics={"real_time_factor": fast.real_time_factor},
             notes={"real-time factor": f"{BATCH} clips together, after compilation, {describe_hardware()}"},
             real_time_factor=fast.real_time_factor,
             losses_are_comparable=False,
+            partly_labelled=self._evaluation.partly_labelled(
+                self._spec, self._model.labels, self._seed, lambda rows: self._generate(params, rows)
+            ),
+            descriptions={"real_time_factor": REAL_TIME_FACTOR},
         )
 
     def _labels(self, store: Store, chosen: Sequence[int]) -> tuple[dict[str, str], ...]:
@@ -120,6 +126,5 @@ class LatentEvaluator(Evaluator):
         names = self._model.labels
         return self._spec.draw_labels(names, known_labels(self._spec, names, store, chosen), self._seed)
 
-    def _generate(self, params: Any, store: Store, chosen: Sequence[int]) -> list[np.ndarray]:
-        labels = self._labels(store, chosen)
+    def _generate(self, params: Any, labels: Sequence[Mapping[str, str]]) -> list[np.ndarray]:
         return self._generator(params, labels, latents=self._evaluation.sampling, seed=self._seed).clips

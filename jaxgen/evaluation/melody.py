@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, log_mel_db, mean
@@ -28,15 +30,34 @@ _FEWEST_ONSETS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Melody(AudioMetric):
-    """Shares of frames with a pitch and with a pitch of the scale, and how regular the onsets of notes are.
+    """Shares of frames with a pitch and with a pitch of the scale, and how regular the onsets of notes are."""
 
-    voiced_share: frames with a pitch, of all frames.
-    in_scale_share: voiced frames whose pitch is within `tolerance_cents` of a note of the scale, in any octave.
-    in_scale_chance: what a random pitch would score there: 5/12 for a pentatonic scale and 50 cents. Read the share
-      against it.
-    onset_regularity: 1 for onsets on a grid, about 0 for random ones; the mean over clips with at least five onsets.
-    onsets_per_second: of all clips together.
-    """
+    descriptions: ClassVar[Descriptions] = {
+        "voiced_share": Description(
+            "Frames with a pitch", "Share of all frames of 10 ms.", SHARE, Better.LIKE_RECORDINGS
+        ),
+        "in_scale_share": Description(
+            "Pitches in the scale",
+            "Share of the frames with a pitch that are near a note of the scale, in any octave.",
+            SHARE,
+            Better.HIGHER,
+            importance=4,
+        ),
+        "in_scale_chance": Description(
+            "random pitches", "What random pitches would score.", SHARE, reference_of="in_scale_share"
+        ),
+        "onset_regularity": Description(
+            "Regularity of onsets",
+            "Whether notes begin on a grid in time, of clips with at least 5.",
+            "",
+            Better.HIGHER,
+            importance=4,
+            reference="1 on a grid, about 0 at random",
+        ),
+        "onsets_per_second": Description(
+            "Onsets", "Beginnings of notes, of all clips together.", "per second", Better.LIKE_RECORDINGS
+        ),
+    }
 
     scale_hz: tuple[float, ...]
     """Notes of the scale in Hz; their octaves belong to it. Pitches are sought from half an octave below the lowest to

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.evaluation.metrics import FRAME_SECONDS, Absent, Samples, log_mel_db, mel_hop_length, pad_to
 
 Clips = Iterable[tuple[str, Samples]]
@@ -20,6 +21,38 @@ _FRAMES = round(CHUNK_SECONDS / FRAME_SECONDS)
 _RANGE_DB = 50.0
 _SILENT_DB = -60.0
 _BLOCK = 8192
+
+
+DESCRIPTIONS: Descriptions = {
+    "memorisation_suspicious_share": Description(
+        "Near-copies of training data",
+        "Share of generated chunks of 0.25 s nearer to training data than 95 % of held-out chunks are.",
+        SHARE,
+        Better.LOWER,
+        importance=3,
+        reference="5 % if nothing is copied",
+    ),
+    "memorisation_ratio": Description(
+        "Distance from training data, relative",
+        "Median distance of generated chunks to training data, divided by that of held-out chunks; 0 for copies.",
+        "",
+        Better.HIGHER,
+        reference="about 1 if nothing is copied",
+    ),
+    "memorisation_generated_median_db": Description(
+        "Distance from training data",
+        "Median distance of generated chunks of 0.25 s to the nearest training chunk.",
+        "dB",
+        Better.LIKE_RECORDINGS,
+    ),
+    "memorisation_held_out_median_db": Description(
+        "held-out data",
+        "The same of held-out chunks.",
+        "dB",
+        reference_of="memorisation_generated_median_db",
+    ),
+}
+"""Of the figures of `Memorisation.figures`."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +105,16 @@ class Memorisation:
         if not self.generated.db.size or not self.held_out.db.size:
             return _silent()
         return float(np.mean(self.generated.db < self.held_out.percentile5_db))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By unit-bearing name."""
+        return {
+            "memorisation_ratio": self.ratio,
+            "memorisation_suspicious_share": self.suspicious_share,
+            "memorisation_generated_median_db": self.generated.median_db,
+            "memorisation_held_out_median_db": self.held_out.median_db,
+        }
 
     @property
     def in_words(self) -> str:

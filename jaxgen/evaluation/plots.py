@@ -134,12 +134,12 @@ def spectrogram_image(samples: Samples, sample_rate: int) -> NDArray[np.uint8]:
 
 
 @matplotlib_settings()
-def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
+def training_curves(rows: Sequence[Mapping[str, Any]], metric: str, title: str = "") -> "Figure":
     """Training and validation values of a metric that is better when lower, the gap between them, the best validation.
 
     rows: of metrics.jsonl, each with `step`, `split` ("train" or "validation") and metrics by name. Rows without the
     metric, and values that are not finite, are left out. Training values are drawn faint, their centred moving average
-    over a twentieth of the run on top; the shaded gap is validation minus that average.
+    over a twentieth of the run on top; the shaded gap is validation minus that average. title: of the metric, with its unit.
     """
     from matplotlib.figure import Figure
 
@@ -167,7 +167,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], metric: str) -> "Figure":
         axis.set_ylim(*_limits(values, valid_values))
         axis.legend(fontsize=8, frameon=False)
     axis.set_xlabel("step", fontsize=9)
-    axis.set_ylabel(metric, fontsize=9)
+    axis.set_ylabel(title or metric, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(color="0.9", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

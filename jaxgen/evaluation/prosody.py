@@ -3,9 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.evaluation.audio_metric import AudioMetric, ClipSet, Measure, Reference
 from jaxgen.evaluation.classifier_training import classifiable_labels
@@ -13,18 +15,40 @@ from jaxgen.evaluation.melody import track_pitch
 from jaxgen.evaluation.metrics import NO_CLIPS, Absent, mean
 
 
+def _quantile_descriptions(figure: str, name: str, meaning: str, unit: str) -> dict[str, Description]:
+    return {
+        figure.format(q): Description(f"{name}, {words}", f"{meaning}: {words}.", unit, Better.LIKE_RECORDINGS)
+        for q, words in ((10, "lowest tenth"), (50, "median"), (90, "highest tenth"))
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Prosody(AudioMetric):
     """Lengths and pitches of clips with one voice.
 
-    prosody_clips: clips that were measured.
-    seconds_p10, seconds_p50, seconds_p90: quantiles of the lengths.
-    seconds_distance: 1-Wasserstein distance of the lengths to those of held-out real recordings, in seconds.
-    {label}_seconds_distance: the same among the clips of each value of a label, mean over its values. For the recordings
-      themselves both are of one half to the other.
-    pitched_share: frames with a pitch, of all frames.
-    pitch_p10_hz, pitch_p50_hz, pitch_p90_hz: quantiles over all frames with a pitch.
+    Distances are 1-Wasserstein distances to the lengths of held-out recordings; for these themselves, of one half to the other.
     """
+
+    descriptions: ClassVar[Descriptions] = {
+        "prosody_clips": Description("Clips measured", "What lengths and pitches rest on.", "clips"),
+        **_quantile_descriptions("seconds_p{}", "Length", "Length of the clips", "s"),
+        "seconds_distance": Description(
+            "Distance of lengths",
+            "How far lengths are from those of held-out recordings, on average.",
+            "s",
+            Better.LOWER,
+        ),
+        "{label}_seconds_distance": Description(
+            "Distance of lengths by {label}",
+            "How far lengths are from those of held-out recordings of the same {label}, mean over its values.",
+            "s",
+            Better.LOWER,
+        ),
+        "pitched_share": Description(
+            "Frames with a pitch", "Share of all frames of 10 ms.", SHARE, Better.LIKE_RECORDINGS
+        ),
+        **_quantile_descriptions("pitch_p{}_hz", "Pitch", "Pitch of the frames that have one", "Hz"),
+    }
 
     lowest_hz: float = 60.0
     """Pitches are sought from here ..."""

@@ -13,10 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.descriptions import show_figure
 from jaxgen.core.files import write_atomic
 from jaxgen.evaluation.metrics import Samples
 
-Cell = str | int | float | None
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A cell that names its row."""
+
+    name: str
+    note: str
+    """What it means, in small print; none where empty."""
+
+
+Cell = str | int | float | Named | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +48,31 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFigure:
+    """A figure with all that a reader needs to judge it, as texts."""
+
+    name: str
+    value: str
+    unit: str
+    better: str
+    """Which way it is better."""
+    meaning: str
+    references: Sequence[tuple[str, str]]
+    """What it is read against, and the value there."""
+    reference: str
+    """The same in words, where it is known beforehand; none where empty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFigures:
+    """Figures to see first, a card each."""
+
+    title: str
+    figures: Sequence[KeyFigure]
     note: str = ""
 
 
@@ -84,7 +120,7 @@ class Grid:
     note: str = ""
 
 
-Section = Player | Table | Image | Comparison | Grid
+Section = Player | Table | KeyFigures | Image | Comparison | Grid
 
 
 def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -119,17 +155,39 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _player(player: Player) -> str:
+def _player(player: Player, side: str = "") -> str:
     import soundfile
 
     finite = np.nan_to_num(np.asarray(player.samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     wav = io.BytesIO()
     soundfile.write(wav, finite, player.sample_rate, format="WAV", subtype="PCM_16")
     return (
-        f'<div class="player"><b>{html.escape(player.title)}</b>'
+        f'<div class="player">{_small("side", side)}<b>{html.escape(player.title)}</b>'
         f'<audio controls preload="metadata" src="{_data_uri("audio/wav", wav.getvalue())}"></audio>'
-        f"<small>{html.escape(player.caption)}</small></div>"
+        f"{_small('caption', player.caption)}</div>"
     )
+
+
+def _small(kind: str, text: str) -> str:
+    return f'<small class="{kind}">{html.escape(text)}</small>' if text else ""
+
+
+def _key_figures(section: KeyFigures) -> str:
+    cards = "".join(
+        f'<div class="card"><h3>{html.escape(figure.name)}</h3><p class="value">{html.escape(figure.value)} '
+        f'<span class="unit">{html.escape(figure.unit or "no unit")}</span></p>'
+        f'<p class="better">{html.escape(figure.better)}</p><dl>'
+        + "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in figure.references)
+        + f"</dl>{_reference(figure.reference)}{_note(figure.meaning)}</div>"
+        for figure in section.figures
+    )
+    return (
+        f'<section><h2>{html.escape(section.title)}</h2>{_note(section.note)}<div class="cards">{cards}</div></section>'
+    )
+
+
+def _reference(text: str) -> str:
+    return f'<p class="reference">{html.escape(text)}</p>' if text else ""
 
 
 def _image(image: Image) -> str:
@@ -150,7 +208,11 @@ def _comparison(comparison: Comparison) -> str:
     figures = "".join(_figure(side.png, side.title, side.title) for side in sides)
     heads = "".join(f"<h3>{html.escape(side.title)}</h3>" for side in sides)
     pairs = itertools.zip_longest(comparison.left.players, comparison.right.players)
-    players = "".join(_player(player) if player else "<div></div>" for pair in pairs for player in pair)
+    players = "".join(
+        _player(player, side.title) if player else '<div class="none"></div>'
+        for pair in pairs
+        for side, player in zip(sides, pair, strict=True)
+    )
     return (
         f'<section><h2>{html.escape(comparison.title)}</h2>{_note(comparison.note)}<div class="figures">{figures}</div>'
         f'<div class="pairs">{heads}{players}</div></section>'
@@ -175,6 +237,7 @@ def _grid(grid: Grid) -> str:
 _SECTION: dict[type, Any] = {
     Player: lambda player: f"<section>{_player(player)}</section>",
     Table: _table,
+    KeyFigures: _key_figures,
     Image: _image,
     Comparison: _comparison,
     Grid: _grid,
@@ -196,15 +259,11 @@ def _note(text: str) -> str:
 
 
 def _cell(value: Cell) -> str:
+    if isinstance(value, Named):
+        return f'<th scope="row">{html.escape(value.name)}{_small("note", value.note)}</th>'
     if isinstance(value, str):
         return f"<td>{html.escape(value)}</td>"
-    if value is None or not math.isfinite(value):
-        shown = "–"
-    elif float(value).is_integer() and abs(value) < 1e12:
-        shown = f"{int(value):,}"
-    else:
-        shown = f"{value:.4g}"
-    return f'<td class="number">{shown}</td>'
+    return f'<td class="number">{show_figure(value)}</td>'
 
 
 def _data_uri(kind: str, content: bytes) -> str:
@@ -244,16 +303,25 @@ figure { margin: 0 } figcaption { margin-top: .25rem }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line) }
-th { color: var(--faint); font-weight: 600 } td.number { white-space: nowrap }
+th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line) }
+thead th { color: var(--faint); font-weight: 600 } td.number { white-space: nowrap }
+tbody th { min-width: 11rem; max-width: 24rem } tbody th .note { display: block; margin: 0; font-weight: 400 }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: .75rem }
+.card { padding: .75rem; border-radius: 6px; background: var(--card); min-width: 0 } .card p { margin: 0 }
+.card .value { font-size: 1.6rem; line-height: 1.2; font-weight: 600 } .card .better { font-size: .9rem }
+.card .unit, .card .reference { color: var(--faint); font-size: .9rem; font-weight: 400 }
+.card h3 { margin: 0 } .card .note { margin-top: .4rem }
+dl { display: grid; grid-template-columns: minmax(6rem, 1fr) auto; gap: 0 .75rem; margin: .4rem 0 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums } dt { color: var(--faint) } dd { margin: 0; text-align: right }
 .figures, .pairs { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem 1rem }
 .figures { margin-bottom: .75rem }
 .player { display: flex; flex-direction: column; gap: .3rem; padding: .6rem; border-radius: 6px;
   background: var(--card); min-width: 0 }
-.player b { font-size: .9rem } audio { width: 100%; min-width: 0; height: 2.25rem }
-.grid .player { padding: .2rem; margin-bottom: .2rem } .grid audio { width: 7.5rem; height: 1.8rem }
-.grid td { padding-right: .3rem }
+.player b { font-size: .9rem } .side { display: none } audio { width: 100%; min-width: 0; height: 2.75rem }
+.grid .player { padding: .2rem; margin-bottom: .2rem } .grid audio { width: 9rem }
+.grid td { padding-right: .3rem } .grid tbody th { min-width: 5rem }
 @media (max-width: 40rem) {
-  .figures { grid-template-columns: 1fr } .pairs { gap: .4rem } .player { padding: .4rem }
+  .figures, .pairs { grid-template-columns: 1fr } .pairs h3, .none { display: none } .side { display: block }
+  th, td { padding-right: .6rem }
 }
 """

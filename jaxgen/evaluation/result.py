@@ -3,13 +3,14 @@
 import abc
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import numpy as np
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
 from jaxgen.data.spec import DataSpec
@@ -56,6 +57,12 @@ class EvaluationResult:
     """What a held-out and a generated clip at the same place have in common."""
     losses_are_comparable: bool = True
     """Whether the losses of training and of validation are of one kind."""
+    descriptions: Descriptions = dataclasses.field(default_factory=dict)
+    """What the figures are, for people."""
+    references: tuple[str, ...] = ("held-out data", "untrained model")
+    """Columns of the table that a reader compares the generated clips with first."""
+    partly_labelled: tuple[str, ...] = ()
+    """Columns of the table with clips for which not all labels were said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,8 @@ class EvaluationConfig(abc.ABC):
     """Clips made for the report, over which its figures are means; more are steadier and slower."""
     num_previews: int = 8
     """Clips made at each validation, and shown in the report."""
+    clips_per_value: int = 10
+    """Where one label is said alone, or none: clips for each value of the label with the most, at most `num_clips`."""
     metrics: tuple[AudioMetric, ...] = ()
     """Further metrics that know this kind of data."""
 
@@ -85,8 +94,10 @@ class EvaluationConfig(abc.ABC):
         sampling = None
 
     def __post_init__(self) -> None:
-        if min(self.num_clips, self.num_previews) < 1:
-            raise UserError("--evaluation.num-clips and --evaluation.num-previews must be at least 1.")
+        if min(self.num_clips, self.num_previews, self.clips_per_value) < 1:
+            raise UserError(
+                "--evaluation.num-clips, --evaluation.num-previews and --evaluation.clips-per-value must be at least 1."
+            )
         if strangers := [
             type(metric).__name__ for metric in self.metrics if metric.compares_copies and not self.makes_copies
         ]:
@@ -94,6 +105,30 @@ class EvaluationConfig(abc.ABC):
                 f"{strangers[0]} compares copies with the recordings they were made of, and {type(self).__name__} makes none; "
                 "leave it out of the metrics, or use it with a vocoder's run."
             )
+
+    def partly_labelled(
+        self,
+        spec: DataSpec,
+        names: Sequence[str],
+        seed: int,
+        make: Callable[[Sequence[Mapping[str, str]]], list[np.ndarray]],
+    ) -> list[ClipGroup]:
+        """Clips that `make` makes of labels when one of `names` is said, a group each, and when none is; the rest is drawn, as
+        `jaxgen.generate` does. Nothing for a model with fewer than two labels.
+
+        The values of a label that is said come in turn.
+        """
+        if len(names) < 2:
+            return []
+        values = {name: dict(spec.vocabularies)[name] for name in names}
+        count = min(self.num_clips, self.clips_per_value * max(map(len, values.values())))
+        said: dict[str, list[dict[str, str]]] = {
+            f"only {name} said": [{name: value} for value in itertools.islice(itertools.cycle(values[name]), count)]
+            for name in names
+        }
+        said["no label said"] = [{}] * count
+        drawn = {group: spec.draw_labels(names, rows, seed) for group, rows in said.items()}
+        return [ClipGroup(group, make(rows), rows) for group, rows in drawn.items()]
 
     def with_sampling(self, overrides: Mapping[str, Any]) -> Self:
         """The same with other settings of how clips are drawn, by name.
@@ -165,6 +200,29 @@ class Evaluator(abc.ABC):
 
         Raises UserError without held-out clips.
         """
+
+
+CLIP_DESCRIPTIONS: Descriptions = {
+    "clipping_rate": Description("Clipped samples", "Share of samples at full scale.", SHARE, Better.LIKE_RECORDINGS),
+    "silence_rate": Description(
+        "Silence", "Share of frames of 20 ms that are below -60 dBFS.", SHARE, Better.LIKE_RECORDINGS
+    ),
+    "seconds_per_clip": Description("Length", "Mean length of a clip.", "s", Better.LIKE_RECORDINGS),
+}
+"""Of the figures of `describe`."""
+
+REAL_TIME_FACTOR = Description(
+    "Speed",
+    "Seconds of sound made per second, on the machine of this evaluation.",
+    "s/s",
+    Better.HIGHER,
+    importance=1,
+    reference="1 is real time",
+)
+
+TRAINING = Description(
+    "training data", "The same of training clips; a wide gap is overfitting.", reference_of="{figure}"
+)
 
 
 def describe(group: ClipGroup, sample_rate: int) -> dict[str, float]:

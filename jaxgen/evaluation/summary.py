@@ -6,22 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgen.core.descriptions import find_description
 from jaxgen.core.errors import tolerate
 from jaxgen.core.files import explain_write_errors, write_atomic
+from jaxgen.evaluation.figure_rows import FigureRow, figure_rows, in_words, key_rows, terminal_table
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import Absent, add_reasons, split_absent
 from jaxgen.evaluation.plots import png, spectrogram_grid, spectrogram_mosaic, training_curves
-from jaxgen.evaluation.report import Cell, Comparison, Grid, Image, Player, Section, Side, Table, write_html, write_json
+from jaxgen.evaluation.report import (
+    Cell,
+    Comparison,
+    Grid,
+    Image,
+    KeyFigure,
+    KeyFigures,
+    Named,
+    Player,
+    Section,
+    Side,
+    Table,
+    write_html,
+    write_json,
+)
 from jaxgen.evaluation.result import EvaluationResult
 
-_LIKELIHOODS = (
-    "bits_per_sample",
-    "bits_per_16_bit_sample",
-    "conditional_bits_per_sample",
-    "conditional_bits_per_16_bit_sample",
-    "nats_per_frame",
-    "mse",
-)
 _AGAIN = "report.json has all figures, and jaxgen.evaluate makes the report again"
 _NOT_FINITE = "it is not a finite number"
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
@@ -65,21 +73,8 @@ def write_report(
 
 
 def headline(result: EvaluationResult) -> str:
-    """The few figures that matter, as lines for a terminal."""
-    metrics = result.metrics
-    lines = [
-        f"held-out {name}: {metrics[name]:.4g} (training {metrics['train_' + name]:.4g}{_floors(metrics, name)})"
-        for name in _LIKELIHOODS
-        if name in metrics
-    ]
-    rows = [name for name in result.table["generated"] if name != "frechet_distance_db2"]
-    lines += [
-        f"{name}: " + ", ".join(f"{column} {_in_words(figures[name])}" for column, figures in result.table.items())
-        for name in ["frechet_distance_db2", *rows]
-    ]
-    if result.memorisation:
-        lines.append(f"memorisation: {result.memorisation.in_words}")
-    return "\n".join(lines)
+    """The few figures that matter, as a table for a terminal."""
+    return terminal_table(key_rows(figure_rows(result)))
 
 
 def _sections(
@@ -91,42 +86,110 @@ def _sections(
 ) -> list[Section]:
     clips = {column.name: column.clips[:num_players] for column in result.groups}
     real, made = clips["held-out data"], clips["generated"]
-    names = list(result.table["generated"])
-    sections: list[Section] = [
+    rows = figure_rows(result)
+    return [
+        KeyFigures(
+            "Key figures",
+            [_key_figure(row) for row in key_rows(rows)],
+            note="Each figure of the model, and below it what to read it against. All figures are further down.",
+        ),
         Comparison(
             "Listen",
             _side("Real, held out", real, made, result, sample_rate),
             _side("Generated", made, real, result, sample_rate),
             note=f"{result.side_by_side}; generated clips are synthetic and marked so in their metadata.",
         ),
-        Table(
-            "What the clips are like",
-            ["", *result.table],
-            [[_spoken(name), *(figures[name] for figures in result.table.values())] for name in names],
-            note="; ".join(f"{name}: {note}" for name, note in result.notes.items()) + ".",
-        ),
-        *_absent(result),
-        Table(
-            "The model",
-            ["Figure", "Value"],
-            [
-                [_spoken(name), _in_words(value) if isinstance(value, Absent) else value]
-                for name, value in result.metrics.items()
-                if name not in names
-            ],
-            note="Held-out clips unless it says train. A model that has learned is below the floors beside it.",
-        ),
+        *_curves(result, history),
+        *_model(result, rows),
+        *_clips(result, rows),
+        *_not_computed(result),
         *_listening_grid(result, sample_rate),
         *([_nearest(result.memorisation)] if result.memorisation else []),
+        Table("What the figures rest on", ["", ""], [[name, note] for name, note in result.notes.items()]),
         Table("About", ["", ""], [[_spoken(key), _text(value)] for key, value in about.items()]),
     ]
-    if len(history) > 1:
-        curve, tells = ("loss", "A gap that widens while validation rises is overfitting.")
-        if not result.losses_are_comparable:
-            curve, tells = "frechet_distance_db2", "It is the validation's: a generator's loss says little by itself."
-        picture = _drawn("the training curves", lambda: training_curves(history, curve))
-        sections.insert(1, Image("Training", picture, f"{_spoken(curve).capitalize()} by step. {tells}"))
-    return sections
+
+
+def _key_figure(row: FigureRow) -> KeyFigure:
+    described = row.description
+    return KeyFigure(
+        described.name,
+        in_words(row.value) if isinstance(row.value, Absent) else row.show(row.value),
+        described.unit,
+        described.better.value,
+        described.meaning,
+        row.shown_references,
+        described.reference,
+    )
+
+
+def _named(row: FigureRow) -> Named:
+    described = row.description
+    known = f" {_sentence(described.reference)}" if described.reference else ""
+    return Named(described.title, f"{described.meaning} {_sentence(described.better.value)}{known}")
+
+
+def _curves(result: EvaluationResult, history: Sequence[Mapping[str, Any]]) -> list[Image]:
+    """Training and validation by step; none before there are two rows."""
+    if len(history) < 2:
+        return []
+    curve, tells = "loss", "A gap that widens while validation rises is overfitting."
+    if not result.losses_are_comparable:
+        curve, tells = "frechet_distance_db2", "It is the validation's: a generator's loss says little by itself."
+    title = find_description(result.descriptions, curve).title
+    picture = _drawn("the training curves", lambda: training_curves(history, curve, title))
+    return [Image("Training", picture, f"{title} by step; lower is better. {tells}")]
+
+
+def _model(result: EvaluationResult, rows: Sequence[FigureRow]) -> list[Table]:
+    """Figures of the model that no set of clips has."""
+    own: list[list[Cell]] = [
+        [_named(row), row.show(row.value), _beside(row)] for row in rows if row.name not in result.table["generated"]
+    ]
+    note = "Of held-out clips."
+    return [Table("The model", ["Figure", "Value", "Beside it"], own, note)] if own else []
+
+
+def _beside(row: FigureRow) -> str:
+    return ", ".join(" ".join(pair) for pair in row.shown_references) or row.description.reference or "–"
+
+
+def _clips(result: EvaluationResult, rows: Sequence[FigureRow]) -> list[Table]:
+    """What sets of clips are like, and what those are like for which not all labels were said."""
+    columns = [name for name in result.table if name not in result.partly_labelled]
+    tables = [_by_column("What the clips are like", columns, result, rows)]
+    if result.partly_labelled:
+        note = (
+            "Labels that are not said are drawn as training clips have them together, and each clip is measured by all."
+        )
+        columns = ["held-out data", "generated", *result.partly_labelled]
+        tables.append(_by_column("When not all labels are said", columns, result, rows, note))
+    return tables
+
+
+def _by_column(
+    title: str, columns: Sequence[str], result: EvaluationResult, rows: Sequence[FigureRow], note: str = ""
+) -> Table:
+    counts = {group.name: len(group.clips) for group in result.groups}
+    heads = [f"{name} ({counts[name]:,} clips)" if name in counts else name for name in columns]
+    cells: list[list[Cell]] = [
+        [_named(row), *(row.show(result.table[name].get(row.name)) for name in columns)]
+        for row in rows
+        if row.name in result.table["generated"]
+    ]
+    return Table(title, ["Figure", *heads], cells, note)
+
+
+def _not_computed(result: EvaluationResult) -> list[Table]:
+    """Why figures are missing; none where all are there."""
+    places = {"the model": result.metrics, **result.table}
+    rows: list[list[Cell]] = [
+        [find_description(result.descriptions, name).name, place, reason]
+        for place, figures in places.items()
+        for name, reason in split_absent(add_reasons(figures, _NOT_FINITE))[1].items()
+        if place != "the model" or name not in result.table["generated"]
+    ]
+    return [Table("Not computed", ["Figure", "Of", "Why"], rows)] if rows else []
 
 
 def _pairs(result: EvaluationResult, sample_rate: int, count: int) -> "Figure":
@@ -183,20 +246,6 @@ def _drawn(what: str, draw: "Callable[[], Figure]") -> bytes:
     return b""
 
 
-def _absent(result: EvaluationResult) -> list[Table]:
-    """Why figures of clips are missing; none where all are there."""
-    rows: list[list[Cell]] = [
-        [_spoken(name), column, reason]
-        for column, figures in result.table.items()
-        for name, reason in split_absent(figures)[1].items()
-    ]
-    return [Table("Not computed", ["Figure", "Of", "Why"], rows)] if rows else []
-
-
-def _in_words(value: float) -> str:
-    return f"not computed ({value.reason})" if isinstance(value, Absent) else f"{value:.3g}"
-
-
 def _heard(clip: np.ndarray, sample_rate: int) -> np.ndarray:
     return clip[: round(_GRID_SECONDS * sample_rate)]
 
@@ -215,19 +264,15 @@ def _nearest(found: Memorisation) -> Table:
     )
 
 
-def _floors(metrics: Mapping[str, float], name: str) -> str:
-    """What simpler predictors score at a figure; nothing where they are measured at another."""
-    floors = [
-        f"{_spoken(key.removesuffix('_' + name))} {value:.4g}"
-        for key, value in metrics.items()
-        if key.endswith("_" + name) and not key.startswith("train_")
-    ]
-    return f"; floors: {', '.join(floors)}" if floors else ""
-
-
 def _spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

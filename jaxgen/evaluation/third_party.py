@@ -8,11 +8,12 @@ only beside those of real recordings of the same kind.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.packages import import_package
 from jaxgen.data.store import Store
@@ -35,11 +36,19 @@ _GRAMMAR = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(WORDS)};
 
 @dataclasses.dataclass(frozen=True)
 class PocketSphinx(AudioMetric):
-    """Share of spoken English digits that PocketSphinx recognises, told that it hears one of ten words.
+    """Share of spoken English digits that PocketSphinx recognises, told that it hears one of ten words."""
 
-    pocketsphinx_recognised: of the clips whose label is a digit, as a numeral or a word. Chance is 0.1.
-    pocketsphinx_clips: how many these are.
-    """
+    descriptions: ClassVar[Descriptions] = {
+        "pocketsphinx_recognised": Description(
+            "PocketSphinx recognises",
+            "Share of spoken digits that a recogniser trained elsewhere hears right.",
+            SHARE,
+            Better.HIGHER,
+            importance=4,
+            reference="10 % by chance",
+        ),
+        "pocketsphinx_clips": Description("Digits recognised from", "Clips whose label is a digit.", "clips"),
+    }
 
     label: str = "digit"
     """Field that says what is spoken: 0 to 9, or zero to nine."""
@@ -65,10 +74,28 @@ class PocketSphinx(AudioMetric):
 class DNSMOS(AudioMetric):
     """Mean opinion scores, from 1 to 5, that listeners would give, as DNSMOS predicts them (Reddy et al. 2021, 2022).
 
-    dnsmos_p808: overall quality (ITU-T P.808). dnsmos_sig, dnsmos_bak, dnsmos_ovrl: of the speech, of the background, and
-    overall (P.835). dnsmos_clips: how many clips were heard. A clip shorter than 9 s is heard over and over, as DNSMOS
-    always does; half a second of speech is not what it was made for.
+    A clip shorter than 9 s is heard over and over, as DNSMOS always does; half a second of speech is not what it was made for.
     """
+
+    descriptions: ClassVar[Descriptions] = {
+        "dnsmos_p808": Description(
+            "DNSMOS",
+            "Predicted opinion of the quality (ITU-T P.808), from 1 to 5.",
+            "MOS",
+            Better.HIGHER,
+            importance=2,
+        ),
+        "dnsmos_sig": Description(
+            "DNSMOS of speech", "Predicted opinion of the speech (P.835), from 1 to 5.", "MOS", Better.HIGHER
+        ),
+        "dnsmos_bak": Description(
+            "DNSMOS of background", "Predicted opinion of the background (P.835), from 1 to 5.", "MOS", Better.HIGHER
+        ),
+        "dnsmos_ovrl": Description(
+            "DNSMOS overall", "Predicted overall opinion (P.835), from 1 to 5.", "MOS", Better.HIGHER
+        ),
+        "dnsmos_clips": Description("Clips heard by DNSMOS", "What its means rest on.", "clips"),
+    }
 
     num_clips: int = 32
     """Clips that are heard, evenly spread over those there are: each takes about a second."""

@@ -7,13 +7,14 @@ network (Bishop 1994) as Graves 2013 (section 4) uses it for handwriting, whose 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
@@ -28,6 +29,7 @@ from jaxgen.models.sequence import (
     end_log_prob,
 )
 from jaxgen.nn.distributions import NormalMixture, Sampling, VectorDistribution
+from jaxgen.nn.position import PositionEncoding
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general
 
@@ -57,6 +59,9 @@ class MelRNN(SequenceConfig):
     """Share of clips trained with labels unknown."""
     aligned_streams: tuple[str, ...] = ()
     """Streams of which each step reads its own value, such as loudness. A clip is as long as they are then."""
+    position_frequencies: int = 0
+    """Sines and cosines that tell the model how long the clip has been going on, so that clips become as long as those of
+    the data: n of them last for 2^n steps. 0 tells nothing."""
 
     lookback = 1
 
@@ -106,6 +111,24 @@ class MelModule(SequenceModel):
     """
 
     num_unguided_outputs = 1
+    descriptions: ClassVar[Descriptions] = {
+        "loss": Description(
+            "Training loss", "What training lowers, of a step: frames, and where clips end.", "nats", Better.LOWER
+        ),
+        "nats_per_frame": Description(
+            "Likelihood",
+            "Negative log likelihood of a frame: how surprised the model is by the next one.",
+            "nats/frame",
+            Better.LOWER,
+            importance=5,
+        ),
+        "mse": Description(
+            "Mean squared error",
+            "Of the frame that the model expects, in squared units of the log-mel levels.",
+            "nats²",
+            Better.LOWER,
+        ),
+    }
 
     def __init__(
         self,
@@ -129,10 +152,11 @@ class MelModule(SequenceModel):
             data, config.labels, config.label_size, dropout=config.label_dropout, dtype=dtype, rngs=rngs
         )
         self.aligned = stream_sizes(data, config.aligned_streams) if aligned is None else dict(aligned)
+        self.position = PositionEncoding(config.position_frequencies)
         self.stack = Stack(
             config.cell,
             config.num_layers,
-            size + self.condition.num_features + sum(self.aligned.values()),
+            size + self.condition.num_features + self.position.num_features + sum(self.aligned.values()),
             residual=config.residual,
             dropout=config.dropout,
             dtype=dtype,
@@ -150,7 +174,7 @@ class MelModule(SequenceModel):
         )
 
     def init_carry(self, batch_size: int) -> Carry:
-        return self.stack.init_carry(batch_size)
+        return {"stack": self.stack.init_carry(batch_size), "position": self.position.init_carry(batch_size)}
 
     def unroll(
         self, x: jax.Array, conditioning: Conditioning, carry: Carry, reset: jax.Array, key: jax.Array | None = None
@@ -162,13 +186,16 @@ class MelModule(SequenceModel):
             labels = self.condition.drop(labels, reset, label_key)
             if self.input_noise:
                 past = past + self.input_noise * jax.random.normal(noise_key, past.shape)
-        hidden, carry = self.stack.unroll(self._inputs(past, labels, conditioning), carry, reset, dropout_key)
-        return self.head(hidden), carry
+        features, position = self.position.unroll(carry["position"], reset)
+        inputs = self._inputs(past, labels, features, conditioning)
+        hidden, stack = self.stack.unroll(inputs, carry["stack"], reset, dropout_key)
+        return self.head(hidden), {"stack": stack, "position": position}
 
     def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
-        past = self.standardise(x[:, -1])
-        hidden, carry = self.stack.step(self._inputs(past, conditioning.static, conditioning), carry)
-        return self.head(hidden), carry
+        features, position = self.position.step(carry["position"])
+        inputs = self._inputs(self.standardise(x[:, -1]), conditioning.static, features, conditioning)
+        hidden, stack = self.stack.step(inputs, carry["stack"])
+        return self.head(hidden), {"stack": stack, "position": position}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         nats = self.frame_log_prob(outputs, target)
@@ -198,10 +225,12 @@ class MelModule(SequenceModel):
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self._restore(self.distribution.mean(self._frame(outputs)))
 
-    def _inputs(self, past: jax.Array, labels: Labels, conditioning: Conditioning) -> jax.Array:
+    def _inputs(self, past: jax.Array, labels: Labels, position: jax.Array, conditioning: Conditioning) -> jax.Array:
         aligned = conditioning.aligned
         beside = [stream_features(aligned[name], size, past.ndim - 1) for name, size in self.aligned.items()]
-        return concatenate_features(*(each.astype(self.dtype) for each in (past, *beside)), self.condition(labels))
+        return concatenate_features(
+            *(each.astype(self.dtype) for each in (past, position, *beside)), self.condition(labels)
+        )
 
     def _frame(self, outputs: jax.Array) -> jax.Array:
         """Of outputs [..., P] the parameters of the distribution."""

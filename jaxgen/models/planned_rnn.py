@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.audio.companding import compand, expand
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.core.numerics import random_key
 from jaxgen.data.spec import DataSpec
@@ -127,6 +128,32 @@ class PlannedModule(SequenceModel):
     The carry holds those of both models and, for `step` alone, the frame that is being filled, what it lets expect, its
     log-likelihood and the logit of the clip's end within it.
     """
+
+    descriptions: ClassVar[Descriptions] = {
+        "loss": Description(
+            "Training loss", "What training lowers, of a sample: of the plan and of the sample.", "nats", Better.LOWER
+        ),
+        "nats_per_frame": Description(
+            "Likelihood of the plan",
+            "Negative log likelihood of a planned frame: how surprised the model is by the next one.",
+            "nats/frame",
+            Better.LOWER,
+            importance=5,
+        ),
+        "conditional_bits_per_sample": Description(
+            "Likelihood given the plan, own codes",
+            "Negative log likelihood of a sample whose frame is known, in the model's own codes.",
+            "bits/sample",
+            Better.LOWER,
+        ),
+        "conditional_bits_per_16_bit_sample": Description(
+            "Likelihood given the plan",
+            "Negative log likelihood of a 16-bit sample whose frame is known.",
+            "bits/sample",
+            Better.LOWER,
+            importance=5,
+        ),
+    }
 
     def __init__(self, config: PlannedRNN, data: DataSpec, features: SampleSpec, dtype: Any, rngs: nnx.Rngs):
         self.lookback, self.stride, self.labels = config.lookback, config.stride, config.labels

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgen.core.descriptions import Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch, Batches
 from jaxgen.data.padded import PaddedBatches, padded_scoring_batches
@@ -45,6 +46,8 @@ class SequenceModel(nnx.Module):
     labels: tuple[str, ...]
     num_unguided_outputs: ClassVar[int] = 0
     """Last output parameters that guidance does not change: those of where a clip ends. Else some would go on too long."""
+    descriptions: ClassVar[Descriptions] = {}
+    """Of the figures of `scores`, for people."""
 
     @abc.abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -134,6 +137,7 @@ class SampleSequenceModel(SequenceModel):
     """A model of samples: integer codes, scored and drawn by its head. It has no opinion on where a clip ends."""
 
     head: SampleHead
+    descriptions = SampleHead.descriptions
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end

@@ -24,7 +24,7 @@ from jaxgen.features import LogMel
 from jaxgen.features.log_mel import mel_griffin_lim, mel_to_magnitude
 from jaxgen.models.non_autoregressive import NonAutoregressiveConfig, NonAutoregressiveGenerator
 
-_LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.9
+_LOUDEST = 7.0  # log of a magnitude; the largest that 16 bits hold at a window of 2,048 samples is 6.93
 _FIRST_SCALE = 0.1  # of what a new block adds
 
 
@@ -87,6 +87,7 @@ class VocoderModule(NonAutoregressiveGenerator):
         self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(config.width, 2 * (features.n_fft // 2 + 1), dtype=dtype, rngs=rngs)
         self.refinements = config.refinements
+        self.loudest = max(_LOUDEST, math.log(features.n_fft / 2) + 0.05)
         depth = config.num_blocks + 1
         after = 0 if config.causal else depth * (config.kernel_size // 2)
         windows = config.refinements * (((features.win_length or features.n_fft) - 1) // features.hop_length)
@@ -124,7 +125,7 @@ class VocoderModule(NonAutoregressiveGenerator):
             x = block(x, where)
         mend, phase = jnp.split(self.head(self.norm(x)).astype(jnp.float32), 2, axis=-1)
         rough = mel_to_magnitude(self.features.levels(rows), self.features, iterations=0)
-        magnitude = jnp.exp(jnp.minimum(mend + jnp.log(rough + math.sqrt(self.features.floor)), _LOUDEST))
+        magnitude = jnp.exp(jnp.minimum(mend + jnp.log(rough + math.sqrt(self.features.floor)), self.loudest))
         magnitude, phase = (each.reshape(*views.shape[:-1], -1) for each in (magnitude, phase))
         relate = self.features.relation(frames, jax.lax.stop_gradient(magnitude))
         phases = relate(jax.lax.complex(jnp.cos(phase), jnp.sin(phase)))

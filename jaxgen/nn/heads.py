@@ -7,13 +7,14 @@ tell the samples of one code apart (`SampleSpec.bits_within_code`).
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.features import FeatureSpec, MuLaw, Pcm16, SampleSpec
 from jaxgen.nn.distributions import Categorical, CodeDistribution, LogisticMixture, Sampling
@@ -27,6 +28,23 @@ class SampleHead(nnx.Module):
     """The contract. Hidden units [..., H] become outputs [..., P], from which samples are scored and drawn."""
 
     features: SampleSpec
+    descriptions: ClassVar[Descriptions] = {
+        "loss": Description("Training loss", "What training lowers, of a sample.", "nats", Better.LOWER),
+        "bits_per_sample": Description(
+            "Likelihood, own codes",
+            "Negative log likelihood of a sample, in the model's own codes; compares models of the same codes.",
+            "bits/sample",
+            Better.LOWER,
+        ),
+        "bits_per_16_bit_sample": Description(
+            "Likelihood",
+            "Negative log likelihood of a 16-bit sample: how surprised the model is; compares models of all codes.",
+            "bits/sample",
+            Better.LOWER,
+            importance=5,
+        ),
+    }
+    """Of the figures of `scores`."""
 
     @abc.abstractmethod
     def __call__(self, hidden: jax.Array) -> jax.Array:

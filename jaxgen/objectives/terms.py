@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.descriptions import Better, Description
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
@@ -35,6 +36,8 @@ class Term(abc.ABC):
 
     name: ClassVar[str]
     """Of the figure in metrics.jsonl."""
+    description: ClassVar[Description | None] = None
+    """Of that figure, for people; without one it is named by its name."""
     uses_critic: ClassVar[bool] = False
     """Whether it compares the critic's activations; otherwise it is a distance of sounds, which validation measures too."""
 
@@ -53,6 +56,12 @@ class FeatureMatching(Term):
     alike (Larsen et al. 2016; as a share, Defossez et al. 2022, eq. 5)."""
 
     name = "feature_matching"
+    description = Description(
+        "Feature matching",
+        "Difference of the critic's activations, as a share of those for real sound.",
+        "",
+        Better.LOWER,
+    )
     uses_critic = True
 
     def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
@@ -77,6 +86,13 @@ class MelDistance(Term):
     """Mean absolute difference of the log-mel frames that the model is given: nats."""
 
     name = "mel_distance"
+    description = Description(
+        "Mel distance in training",
+        "Mean difference of log-mel levels between the network's sound and the recording.",
+        "nats",
+        Better.LOWER,
+        reference="0 for the recording itself",
+    )
 
     def build(self, data: DataSpec) -> Callable[[LossInputs], jax.Array]:
         if not isinstance(data.features, LogMel):
@@ -97,6 +113,13 @@ class StftDistance(Term):
     """Samples of the Hann window of each resolution, a quarter apart."""
 
     name = "stft_distance"
+    description = Description(
+        "STFT distance in training",
+        "Difference of magnitude spectra between the network's sound and the recording, over several windows.",
+        "",
+        Better.LOWER,
+        reference="0 for the recording itself",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

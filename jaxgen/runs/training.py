@@ -289,7 +289,7 @@ def _report(config: Config, code: Code | None, store: Store, evaluator: Evaluato
         num_players=shown,
         about=trained.about() | {"run": config.workdir, "held-out data": "the validation clips of the training data"},
     )
-    print(f"{config.workdir}\n{headline(result)}\n{_next_commands(config, code)}")
+    print(f"{headline(result)}\nReport: {config.workdir}/report.html\n{_next_commands(config, code)}")
 
 
 def _next_commands(config: Config, code: Code | None) -> str:

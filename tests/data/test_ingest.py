@@ -75,10 +75,7 @@ def test_blocks_hold_the_samples_of_the_whole(num_samples, channels, rate, block
     monkeypatch.setattr(ingest, "_BLOCK", block)
     (clip,) = Folder(root=str(tmp_path)).clips()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        (blocks,) = [
-            list(blocks)
-            for blocks in decode_clips([clip], MuLaw(sample_rate=8_000), AudioPolicy(min_seconds=0.0), pool)
-        ]
+        (blocks,) = [list(blocks) for blocks in decode_clips([clip], WAVE, AudioPolicy(min_seconds=0.0), pool)]
     path.unlink()
     assert [len(each.samples) for each in blocks[:-1]] == [block] * (len(blocks) - 1)
     assert [each.is_last for each in blocks] == [False] * (len(blocks) - 1) + [True]

@@ -383,7 +383,7 @@ def test_a_run_is_measured_by_the_classifier_of_its_data(command, cache, tmp_pat
     code, out, err = command(train.main, *shared)
     assert code == 0
     assert "training a classifier" not in err
-    assert "timbre_recognised: " in out
+    assert "Timbre recognised (%)" in out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     held_out, made = report["table"]["held-out data"], report["table"]["generated"]
     assert held_out["classified_clips"] == 3

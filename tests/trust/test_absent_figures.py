@@ -124,7 +124,7 @@ def test_a_report_says_why_figures_are_missing(tmp_path: Path):
     assert "not computed (too short)" in page
     assert "too few generated" in page
     said = summary.headline(findings)
-    assert "generated not computed (too few generated)" in said
+    assert "Frechet distance: not computed (too few generated)" in said
     assert "nan" not in said
 
 

@@ -1,0 +1,51 @@
+"""How many steps ago a clip began, as an input of a model that makes it step by step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.errors import UserError
+
+_MOST = 28  # the slowest then turns once in 2^29 steps; counts are int32
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionEncoding:
+    """Sines and cosines that turn once in 4, 8, 16 ... steps (as in Vaswani et al. 2017, section 3.5, an octave apart).
+
+    Its carry is the number of steps since the clip began, int32 [B]. Raises UserError for a number of frequencies that is
+    not from 0 to 28.
+    """
+
+    num_frequencies: int
+    """0 gives no features."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_frequencies <= _MOST:
+            raise UserError(f"--model.position-frequencies is {self.num_frequencies}, expected 0 (none) to {_MOST}.")
+
+    @property
+    def num_features(self) -> int:
+        """Numbers a step."""
+        return 2 * self.num_frequencies
+
+    def init_carry(self, batch_size: int) -> jax.Array:
+        """Before the first step of a clip, int32 [B]."""
+        return jnp.zeros(batch_size, jnp.int32)
+
+    def unroll(self, carry: jax.Array, reset: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features of T steps, float32 [B, T, num_features], and the carry after them. reset: bool [B, T]."""
+        index = jnp.arange(reset.shape[1], dtype=jnp.int32)
+        start = jax.lax.cummax(jnp.where(reset, index, -carry[:, None]), axis=1)
+        steps = index - start
+        return self._encode(steps), steps[:, -1] + 1
+
+    def step(self, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features of one step, float32 [B, num_features], and the carry after it."""
+        return self._encode(carry), carry + 1
+
+    def _encode(self, steps: jax.Array) -> jax.Array:
+        periods = 2 ** jnp.arange(2, self.num_frequencies + 2, dtype=jnp.int32)
+        angles = 2 * jnp.pi * ((steps[..., None] % periods) / periods)  # of integers: exact however long a clip is
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
