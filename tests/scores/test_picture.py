@@ -54,8 +54,8 @@ def test_what_is_synthetic_says_so():
         Score(make_notes([], [], []), 4, 0),
         Score(make_notes(0, 1, 127), 1, 1),
         Score(make_notes(0, 1_000_000, 0), 4, 1_000_000),
-        Score(make_notes(np.arange(5_000), 3, np.arange(5_000) % 128), 4, 5_002),
-        Score(make_notes(0, 4, 60), 4, 400, time_signatures=(TimeSignature(0, 1, 32),)),
+        Score(make_notes(np.arange(3_000), 3, np.arange(3_000) % 128), 4, 3_002),
+        Score(make_notes(0, 4, 60), 4, 40, time_signatures=(TimeSignature(0, 1, 32),)),
         Score(make_notes(0, 4, 60), 4, 4, (Track("$x_{\n" * 50),), title="\x00 ♫ " * 100),
     ],
 )
