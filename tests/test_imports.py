@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"core"},
     {"audio", "storage", "loggers"},
+    {"scores"},
     {"features", "provenance"},
     {"nn", "data"},
     {"models"},

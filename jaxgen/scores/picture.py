@@ -1,0 +1,107 @@
+"""A score as a picture: its piano roll, a colour for each track, in rows of bars."""
+
+import numpy as np
+
+from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
+from jaxgen.scores.score import Score, bar_starts, ends
+
+_BARS_IN_ROW = 16
+_MOST_ROWS = 8
+_QUARTERS_IN_ROW = 96  # where bars are long, or there are none
+_NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+_LEAST_KEYS = 12
+
+
+def draw_score(
+    score: Score, *, synthetic: bool = False, comment: str = "", kind: str = "png", dpi: float = 100
+) -> bytes:
+    """The piano roll of a score as the content of a PNG (or what `kind` says): the first 128 bars, 16 in a row.
+
+    Each note is a bar as long as it lasts, fainter where it is soft; a gap stands before a repeated note. synthetic: the
+    picture says that a model made the music. comment: stands below, such as the seed.
+    """
+    with matplotlib_settings():
+        from matplotlib.collections import PolyCollection
+        from matplotlib.figure import Figure
+
+        edges = _row_edges(score)
+        rows = len(edges) - 1
+        low, high = _pitch_range(score)
+        figure = Figure(figsize=(12, 1.3 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
+        colours = [f"C{track % 10}" for track in range(len(score.tracks))]
+        bars, width = bar_starts(score), max(np.diff(edges))
+        for axis, start, stop in zip(axes, edges[:-1], edges[1:], strict=True):
+            shown = score.notes[(score.notes["onset"] < stop) & (ends(score.notes) > start)]
+            gap = 0.06 * score.ticks_per_quarter
+            for track, colour in enumerate(colours):
+                notes = shown[shown["track"] == track]
+                left, right = np.maximum(notes["onset"], start), np.minimum(ends(notes), stop)
+                right = np.maximum(right - gap, (left + right) / 2)
+                bottom, top = notes["pitch"] - 0.45, notes["pitch"] + 0.45
+                corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
+                strength = 0.35 + 0.65 * notes["velocity"] / 127
+                axis.add_collection(
+                    PolyCollection(list(corners), facecolors=[(colour, float(alpha)) for alpha in strength])
+                )
+            inside = [int(bar) for bar in bars if start <= bar <= stop]
+            axis.vlines(inside, low, high, color="0.8", linewidth=0.6, zorder=0)
+            axis.set_xticks(
+                inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside]
+            )
+            axis.set_xlim(start, start + width)
+            axis.set_ylim(low, high)
+            octaves = [pitch for pitch in range(int(low), int(high) + 1) if pitch % 12 == 0]
+            axis.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
+            axis.hlines(octaves, start, start + width, color="0.9", linewidth=0.6, zorder=0)
+        figure.suptitle(shorten(_title(score, edges), 140), fontsize=11)
+        axes[-1].set_xlabel("bar")
+        _legend(figure, score, colours)
+        mark = "synthetic: made by a model (jaxgen)" if synthetic else ""
+        if below := "   ".join(filter(None, (mark, shorten(comment, 120)))):
+            figure.supxlabel(below, fontsize=9, color="0.35")
+        return render_figure(figure, dpi=dpi, kind=kind)
+
+
+def _row_edges(score: Score) -> list[int]:
+    """Ticks between rows."""
+    bars = bar_starts(score).tolist()
+    longest = _QUARTERS_IN_ROW * score.ticks_per_quarter
+    edges = [0]
+    end = max(bars[-1], score.length, score.ticks_per_quarter)
+    while edges[-1] < end and len(edges) <= _MOST_ROWS:
+        place = int(np.searchsorted(bars, edges[-1]))
+        following = bars[min(place + _BARS_IN_ROW, len(bars) - 1)] if place < len(bars) - 1 else end
+        edges.append(min(following if following > edges[-1] else end, edges[-1] + longest))
+    return edges
+
+
+def _pitch_range(score: Score) -> tuple[float, float]:
+    if not len(score.notes):
+        return 54.5, 66.5
+    low, high = int(score.notes["pitch"].min()), int(score.notes["pitch"].max())
+    more = max(0, _LEAST_KEYS - (high - low)) / 2
+    return low - 1 - more, high + 1 + more
+
+
+def _title(score: Score, edges: list[int]) -> str:
+    keys = (
+        []
+        if " in " in score.title
+        else [f"{_NOTE_NAMES[key.tonic]} {'minor' if key.minor else 'major'}" for key in score.key_signatures[:1]]
+    )
+    metres = [f"{metre.numerator}/{metre.denominator}" for metre in score.time_signatures[:1]]
+    tempi = [f"{tempo.quarters_per_minute:.0f} quarters a minute" for tempo in score.tempi[:1]]
+    cut = [f"the first {edges[-1] / score.ticks_per_quarter:.0f} of {score.quarters:.0f} quarters"]
+    return ", ".join(filter(None, [score.title, *keys, *metres, *tempi, *(cut if edges[-1] < score.length else [])]))
+
+
+def _legend(figure: object, score: Score, colours: list[str]) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    assert isinstance(figure, Figure)
+    named = [(track, colour) for track, colour in zip(score.tracks, colours, strict=True) if track.name][:10]
+    if named:
+        patches = [Patch(color=colour, label=shorten(track.name, 24)) for track, colour in named]
+        figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), fontsize=8, frameon=False)
