@@ -232,3 +232,41 @@ class ComposedChorales(ComposedScores):
 
     def compose(self, index: int) -> Score:
         return compose_chorale(self.seed, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores(ScoreDataset):
+    """Written music from anywhere: a folder of files, an archive (.npz), or where no root is named pieces that are composed."""
+
+    root: UserPath = ""
+    """Folder of .mid, .abc, .musicxml files, or one .npz archive of rolls or voices; none composes pieces by rules."""
+    composed: ComposedScores = ComposedTunes()
+    """What is composed without a root: ComposedTunes or ComposedChorales."""
+    frames_per_quarter: int = 4
+    """Of an archive: its frames of a quarter note."""
+    validation: SplitRule = HashFraction(0.1)
+    """Which pieces of a folder are for validation."""
+    test: SplitRule | None = None
+    """Which pieces of a folder are for the test."""
+    licence: str = "not stated"
+    """Licence of the music."""
+
+    @functools.cached_property
+    def _source(self) -> Dataset:
+        if not self.root:
+            return self.composed
+        if self.root.endswith(".npz"):
+            return ScoreArchive(self.root, self.frames_per_quarter, self.licence)
+        return ScoreFolder(self.root, self.validation, self.test, self.licence)
+
+    def clips(self) -> list[Clip]:
+        return self._source.clips()
+
+    def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
+        return self._source.split_of(fields, digest)
+
+    def is_split_by_hash(self, fields: Mapping[str, str]) -> bool:
+        return self._source.is_split_by_hash(fields)
+
+    def list_skipped(self) -> list[tuple[str, str]]:
+        return self._source.list_skipped()

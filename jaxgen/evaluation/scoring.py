@@ -52,6 +52,16 @@ class Scorer:
         means = {name: value / num_steps for name, value in sums.items()}
         return Scores(means, num_steps, {clip: np.concatenate(parts) for clip, parts in predicted.items()})
 
+    def first_steps(self, params: Any, store: Store, clips: Sequence[int]) -> float:
+        """The summed loss of the first step of each clip."""
+        total = 0.0
+        sizes = {"batch_size": self._batch_size, "seq_len": self._seq_len}
+        carry = self._start(params)
+        for batch in self._model.scoring_batches(store, self._spec, clips, **sizes):
+            carry, scores, _ = self._step(params, carry, batch)
+            total += float(np.asarray(scores["loss"])[batch["reset"] & batch["mask"]].sum(dtype=np.float64))
+        return total
+
 
 def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray, most: int) -> None:
     """Appends predictions to their clips; a clip stays in its row, so its parts come in order."""

@@ -52,19 +52,22 @@ class ChoraleGrader:
     """Grades chorales by those of a corpus."""
 
     def __init__(self, corpus: Sequence[Voices]) -> None:
-        """corpus: real chorales, such as the training split. Raises ValueError for none, or other than four voices."""
-        if not corpus:
-            raise ValueError("no chorale to grade by")
+        """corpus: real chorales, such as the training split. Raises ValueError for other than four voices, and where there are
+        none in major, or none in minor: each mode is graded by its own.
+        """
         self._totals: dict[tuple[str, bool], Counts] = {
             (feature, minor): Counter() for feature in FEATURES for minor in (False, True)
         }
-        notes = 0
+        notes, modes = 0, set()
         for voices in corpus:
             found = _histograms(voices)
             notes += found.num_notes
+            modes.add(found.minor)
             for feature, counts in found.counts.items():
                 for minor in (found.minor,) if feature in _BY_MODE else (False, True):
                     self._totals[feature, minor] += counts
+        if len(modes) < 2:
+            raise ValueError("the corpus needs chorales in major and in minor")
         self._parallels_a_note = sum(self._totals["parallel_errors", False].values()) / max(1, notes)
 
     def grade(self, voices: Voices) -> dict[str, float]:

@@ -29,7 +29,7 @@ def parse_midi(content: bytes) -> ScoreFile:
     not there. The score ends with its last note. Raises ScoreError where there is nothing to use, UserError where
     symusic is not installed.
     """
-    symusic = _import_symusic()
+    symusic = import_symusic("to read MIDI files")
     if not content:
         raise ScoreError("empty")
     if not content.startswith(b"MThd"):
@@ -85,11 +85,12 @@ def parse_midi(content: bytes) -> ScoreFile:
     return ScoreFile(score, {name: count for name, count in left_out.items() if count}, texts.get(_TEXT, ""))
 
 
-def _import_symusic() -> Any:
+def import_symusic(purpose: str) -> Any:
+    """The package. Raises UserError, which says what it was for, where it is not installed."""
     try:
         import symusic
     except ImportError:
-        raise UserError("to read MIDI files needs symusic: pip install 'jaxgen[music]'") from None
+        raise UserError(f"symusic is needed {purpose}: pip install 'jaxgen[music]'") from None
     return symusic
 
 

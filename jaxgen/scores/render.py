@@ -97,7 +97,7 @@ def _blocks(
                 partials = timbres[track].partials(pitch, velocity, sample_rate)
                 mono = _sound(timbres[track], partials, now - start[part], stop[part] - now, sample_rate)
                 block += mono[:, None] * (gain * np.array(sides[track], np.float32))
-        yield _press(block[: num_samples - first])
+        yield press_peaks(block[: num_samples - first])
 
 
 def _batched(notes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -214,7 +214,7 @@ def _smooth(share: jax.Array) -> jax.Array:
     return share * share * (3 - 2 * share)
 
 
-def _press(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def press_peaks(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Samples below the knee as they are; those above never reach full scale."""
     beyond = np.abs(samples) > _KNEE
     if beyond.any():

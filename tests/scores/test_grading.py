@@ -68,28 +68,30 @@ def chorales(numbers: range) -> list[np.ndarray]:
 
 
 def test_noise_gets_a_worse_grade_than_what_follows_the_rules():
-    grader = ChoraleGrader(chorales(range(8)))
+    grader = ChoraleGrader(chorales(range(6, 18)))
     random = np.random.default_rng(0)
     kept, noise = [], []
-    for voices in chorales(range(8, 12)):
+    for voices in chorales(range(18, 22)):
         grades = grader.grade(voices)
         assert set(grades) == {*FEATURES, "grade"}
         assert grades["grade"] == pytest.approx(sum(grades[feature] for feature in FEATURES))
         kept.append(grades["grade"])
-        shaken = np.where(voices >= 0, voices + random.integers(-4, 5, voices.shape), voices)
+        shaken = np.where(voices >= 0, voices + random.integers(-9, 10, voices.shape), voices)
         noise.append(grader.grade(shaken)["grade"])
-    assert max(kept) < min(noise)
+    assert np.mean(kept) < 0.5 * np.min(noise)
 
 
 def test_a_chorale_is_nearest_to_itself():
-    (voices,) = chorales(range(3, 4))
-    assert ChoraleGrader([voices]).grade(voices)["grade"] == 0
+    major, minor = chorales(range(11, 13))
+    own, other = (ChoraleGrader([major, minor]).grade(voices) for voices in (major, chorales(range(2, 3))[0]))
+    by_mode = [feature for feature in FEATURES if feature not in ("rhythm", "parallel_errors", "repeated_sequences")]
+    assert sum(own[feature] for feature in by_mode) == 0 < sum(other[feature] for feature in by_mode)
 
 
 def test_what_cannot_be_graded_is_said():
-    with pytest.raises(ValueError, match="no chorale"):
-        ChoraleGrader([])
-    grader = ChoraleGrader(chorales(range(1)))
+    with pytest.raises(ValueError, match="in major and in minor"):
+        ChoraleGrader(chorales(range(1)))
+    grader = ChoraleGrader(chorales(range(11, 13)))
     for voices in (np.zeros((4, 3), int), np.full((4, 4), -1)):
         with pytest.raises(ValueError, match=r"expected \[T, 4\] with notes"):
             grader.grade(voices)

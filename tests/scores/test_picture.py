@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib import image
 
 from jaxgen.scores.compose.tunes import compose_tune
 from jaxgen.scores.picture import draw_score
@@ -13,7 +13,7 @@ from jaxgen.scores.score import Score, TimeSignature, Track, make_notes
 
 
 def pixels(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    return np.rint(255 * image.imread(io.BytesIO(content))[..., :3]).astype(int)
 
 
 def test_the_same_score_gives_the_same_picture_and_another_another():
@@ -54,8 +54,8 @@ def test_what_is_synthetic_says_so():
         Score(make_notes([], [], []), 4, 0),
         Score(make_notes(0, 1, 127), 1, 1),
         Score(make_notes(0, 1_000_000, 0), 4, 1_000_000),
-        Score(make_notes(np.arange(5_000), 3, np.arange(5_000) % 128), 4, 5_002),
-        Score(make_notes(0, 4, 60), 4, 400, time_signatures=(TimeSignature(0, 1, 32),)),
+        Score(make_notes(np.arange(3_000), 3, np.arange(3_000) % 128), 4, 3_002),
+        Score(make_notes(0, 4, 60), 4, 40, time_signatures=(TimeSignature(0, 1, 32),)),
         Score(make_notes(0, 4, 60), 4, 4, (Track("$x_{\n" * 50),), title="\x00 ♫ " * 100),
     ],
 )

@@ -61,7 +61,7 @@ def compose_tune(seed: int, index: int) -> Score:
     Two tracks, melody and chords, 4 ticks a quarter. On the beats that count the melody has notes of the chord.
     """
     random = np.random.default_rng((seed, index, 2))
-    key = _Key(index * 7 % 12, index // 12 % 3 == 2)
+    key = _Key(index * 7 % 12, index // 12 % 2 == 1)
     beats = int(random.choice((4, 3)))
     form = str(random.choice(_FORMS))
     middle = 67 + (key.tonic - 7) % 12 - 6 * ((key.tonic - 7) % 12 > 5)

@@ -1,0 +1,30 @@
+"""Chorales of four voices: a recurrent network that writes soprano, alto, tenor and bass, sixteenth by sixteenth.
+
+python -m jaxgen.train --config configs/chorales.py
+python -m jaxgen.generate --workdir runs/chorales --bars 16 --seed 3
+
+Without --data.root it learns from chorales that are composed by rules. --data.root takes a folder of MIDI files of four tracks
+each, highest first, or an .npz archive of voices.
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.scores import ComposedChorales, Scores
+from jaxgen.evaluation.score_evaluation import ScoreEvaluation
+from jaxgen.features import Countdown, Voices
+from jaxgen.models.score_rnn import ScoreRNN
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.note_heads import VoiceByVoice
+from jaxgen.nn.recurrent import LSTM
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.training.schedule import Train
+
+CONFIG = Config(
+    data=Scores(composed=ComposedChorales(num_clips=400)),
+    features=Voices(),
+    streams={"left": Countdown()},
+    model=ScoreRNN(cell=LSTM(hidden_size=256), output=VoiceByVoice(), aligned_streams=("left",), dropout=0.2),
+    objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
+    train=Train(steps=4_000, batch_size=16, seq_len=128, eval_every=500, checkpoint_every=500),
+    evaluation=ScoreEvaluation(num_clips=32, sampling=Sampling(temperature=0.8)),
+)

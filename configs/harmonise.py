@@ -1,0 +1,29 @@
+"""Alto, tenor and bass for a soprano that is given: the melody is read as a whole, in both directions, before the first note.
+
+python -m jaxgen.train --config configs/harmonise.py
+python -m jaxgen.generate --workdir runs/harmonise --melody tune.mid
+
+Without --data.root it learns from chorales that are composed by rules. The melody comes out as it is, beside the other voices.
+"""
+
+from jaxgen.config import Config
+from jaxgen.data.scores import ComposedChorales, Scores
+from jaxgen.evaluation.score_evaluation import ScoreEvaluation
+from jaxgen.features import Melody, Voices
+from jaxgen.models.score_rnn import ScoreRNN
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.note_heads import VoiceByVoice
+from jaxgen.nn.recurrent import LSTM
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
+from jaxgen.training.schedule import Train
+
+CONFIG = Config(
+    data=Scores(composed=ComposedChorales(num_clips=400)),
+    features=Voices(names=("alto", "tenor", "bass"), tracks=(1, 2, 3)),
+    streams={"melody": Melody()},
+    model=ScoreRNN(cell=LSTM(hidden_size=256), output=VoiceByVoice(), context_streams=("melody",), dropout=0.2),
+    objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
+    train=Train(steps=4_000, batch_size=16, seq_len=1_024, eval_every=500, checkpoint_every=500),
+    evaluation=ScoreEvaluation(num_clips=32, sampling=Sampling(temperature=0.6)),
+)
