@@ -24,7 +24,11 @@ CONFIG = Config(
     features=PianoRoll(),
     streams={"left": Countdown()},
     model=ScoreRNN(
-        cell=LSTM(hidden_size=256), output=SortedKeys(), aligned_streams=("left",), lags=(4, 16, 32, 64, 128), dropout=0.2
+        cell=LSTM(hidden_size=256),
+        output=SortedKeys(),
+        aligned_streams=("left",),
+        lags=(4, 16, 32, 64, 128),
+        dropout=0.2,
     ),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
     train=Train(steps=3_000, batch_size=16, seq_len=128, eval_every=500, checkpoint_every=500),
