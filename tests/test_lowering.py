@@ -128,4 +128,4 @@ def test_rendering_by_a_vocoder_lowers(name):
     frames = jax.ShapeDtypeStruct((1, 64, config.features.frame_size), np.float32)
     render = jax.jit(lambda params, frames, real: task.module(params).render(frames, real))
     exported = jax.export.export(render, platforms=PLATFORMS)(params, frames, jax.ShapeDtypeStruct((64,), bool))
-    assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length)
+    assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length, *config.features.sample_shape)

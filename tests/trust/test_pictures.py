@@ -138,6 +138,7 @@ _PARTS = {
     "matplotlib.figure.Figure",
     "matplotlib.axes.Axes",
     "matplotlib.collections.PolyCollection",
+    "matplotlib.patches.Patch",
     "matplotlib.colormaps",
     "matplotlib.ticker.MaxNLocator",
 }
