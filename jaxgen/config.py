@@ -71,7 +71,7 @@ class Config:
     process_id: int | None = None
     """Which of them this one is, from 0 on, if no cluster tells."""
 
-    streams: Mapping[str, StreamSpec] = dataclasses.field(default_factory=dict)
+    streams: Mapping[str, StreamSpec] = dataclasses.field(default_factory=dict, hash=False)
     """Further streams of each clip by name, such as its text, for a model that reads them."""
 
     def __post_init__(self) -> None:

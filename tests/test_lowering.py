@@ -37,7 +37,7 @@ def batch_of(config, spec, *leading):
     if not isinstance(config.model, SequenceConfig):
         samples = steps * spec.features.samples_per_step
         return {
-            "samples": jax.ShapeDtypeStruct((*rows, samples), np.float32),
+            "samples": jax.ShapeDtypeStruct((*rows, samples, *spec.features.sample_shape), np.float32),
             **{name: jax.ShapeDtypeStruct(rows, np.int32) for name in ("length", "clip")},
             "labels": {name: jax.ShapeDtypeStruct(rows, np.int32) for name in config.model.labels},
         }
@@ -125,7 +125,7 @@ def test_rendering_by_a_vocoder_lowers(name):
     config = MAKE[name]()
     task = build_task(config, spec_of(config))
     params = jax.eval_shape(task.init, jax.random.key(0)).average
-    frames = jax.ShapeDtypeStruct((1, 64, config.features.n_mels), np.float32)
+    frames = jax.ShapeDtypeStruct((1, 64, config.features.frame_size), np.float32)
     render = jax.jit(lambda params, frames, real: task.module(params).render(frames, real))
     exported = jax.export.export(render, platforms=PLATFORMS)(params, frames, jax.ShapeDtypeStruct((64,), bool))
-    assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length)
+    assert exported.out_avals[0].shape == (1, 63 * config.features.hop_length, *config.features.sample_shape)

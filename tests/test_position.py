@@ -8,6 +8,7 @@ import pytest
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.sequence import RunState
 from jaxgen.nn.distributions import Normal, Sampling
@@ -83,6 +84,6 @@ def test_clips_end_by_their_position(trained, late):
     noise = jax.vmap(jax.vmap(trained.noise))(jax.random.split(jax.random.key(1), (64, 3 * STEPS)))
     carry = trained.init_carry(64)
     start = RunState(carry | {"position": carry["position"] + late}, jnp.zeros((64, 1, 2)), jnp.zeros(64, bool))
-    _, _, ends = jax.jit(lambda: trained.free_run(start, {}, noise, Sampling(), jnp.zeros(2)))()
+    _, _, ends = jax.jit(lambda: trained.free_run(start, Conditioning(), noise, Sampling(), jnp.zeros(2)))()
     lengths = np.where(np.asarray(ends).any(axis=1), 1 + np.asarray(ends).argmax(axis=1), 3 * STEPS)
     assert (lengths == STEPS - late).mean() > (0.9 if late == 0 else 0.5)  # the memory, which is not ahead, has a say

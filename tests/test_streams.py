@@ -175,8 +175,11 @@ def test_unroll_is_repeated_step_and_reads_the_streams(store, name):
     outputs, conditioning = unroll(model, batch)
     step = nnx.jit(lambda model, *arguments: model.step(*arguments))
     for t in range(12):
+        reset = batch["reset"][:, t]
         carry = jax.tree.map(
-            lambda new, old, t=t: np.where(batch["reset"][:, t, None], new, old), model.init_carry(4), carry
+            lambda new, old, reset=reset: np.where(reset.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            model.init_carry(4),
+            carry,
         )
         out, carry = step(model, batch["x"][:, t : t + 1], conditioning.at(t), carry)
         np.testing.assert_allclose(out, outputs[:, t], rtol=1e-4, atol=1e-5)

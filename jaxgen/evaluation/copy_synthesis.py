@@ -18,6 +18,7 @@ from jaxgen.core.serial import differences
 from jaxgen.data.excerpts import excerpt_per_clip
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.evaluation import stereo
 from jaxgen.evaluation.audio_metric import ClipSet, Reference
 from jaxgen.evaluation.held_out import EXCERPT_SECONDS, FRECHET_DESCRIPTION, MOST_REAL
 from jaxgen.evaluation.metrics import (
@@ -43,7 +44,6 @@ from jaxgen.evaluation.result import (
     fields,
     pick_evenly,
 )
-from jaxgen.evaluation.stereo import stereo_errors
 from jaxgen.features import Decoder, FeatureSpec, LogMel
 from jaxgen.inference.sampler import ClipSampler
 from jaxgen.inference.vocoding import Renderer
@@ -93,6 +93,7 @@ DESCRIPTIONS: Descriptions = {
     "real_time_factor": REAL_TIME_FACTOR,
     "frechet_distance_db2": FRECHET_DESCRIPTION,
     **CLIP_DESCRIPTIONS,
+    **stereo.ERROR_DESCRIPTIONS,
 }
 """Of the figures of copies."""
 
@@ -301,7 +302,7 @@ class CopyEvaluator(Evaluator):
             "mel_distance_nats": float(
                 np.mean([self._mel_distance(*pair) for pair in zip(copies, frames, strict=True)])
             ),
-        } | stereo_errors(pairs)
+        } | stereo.stereo_errors(pairs)
 
     def _mel_distance(self, samples: np.ndarray, frames: np.ndarray) -> float:
         """Mean absolute difference of the samples' own frames from those that they were made of."""

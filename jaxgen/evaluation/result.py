@@ -15,10 +15,10 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.machine import available_cores
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.evaluation import stereo
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.memorisation import Memorisation
 from jaxgen.evaluation.metrics import NO_CLIPS, clipping_rate, mean, silence_rate
-from jaxgen.evaluation.stereo import describe_stereo
 from jaxgen.features import Decoder, FeatureSpec
 from jaxgen.inference.sampler import ClipSampler
 from jaxgen.models.config import ModelConfig
@@ -208,6 +208,7 @@ CLIP_DESCRIPTIONS: Descriptions = {
         "Silence", "Share of frames of 20 ms that are below -60 dBFS.", SHARE, Better.LIKE_RECORDINGS
     ),
     "seconds_per_clip": Description("Length", "Mean length of a clip.", "s", Better.LIKE_RECORDINGS),
+    **stereo.CLIP_DESCRIPTIONS,
 }
 """Of the figures of `describe`."""
 
@@ -231,7 +232,7 @@ def describe(group: ClipGroup, sample_rate: int) -> dict[str, float]:
         "clipping_rate": mean([clipping_rate(clip) for clip in group.clips], NO_CLIPS),
         "silence_rate": mean([silence_rate(clip, sample_rate) for clip in group.clips], NO_CLIPS),
         "seconds_per_clip": mean([len(clip) / sample_rate for clip in group.clips], NO_CLIPS),
-    } | describe_stereo(group.clips)
+    } | stereo.describe_stereo(group.clips)
 
 
 def describe_hardware() -> str:

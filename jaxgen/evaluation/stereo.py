@@ -5,7 +5,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.evaluation.metrics import Absent, Samples, mean
+
+CLIP_DESCRIPTIONS: Descriptions = {
+    "channel_correlation": Description(
+        "Correlation of left and right", "1 where they are alike but for their level.", "", Better.LIKE_RECORDINGS
+    ),
+    "channel_level_difference_db": Description(
+        "Level, left against right", "Mean size of the difference.", "dB", Better.LIKE_RECORDINGS
+    ),
+}
+"""Of the figures of `describe_stereo`."""
+
+ERROR_DESCRIPTIONS: Descriptions = {
+    "channel_correlation_error": Description(
+        "Correlation of left and right, error", "Mean distance from the recording's.", "", Better.LOWER
+    ),
+    "channel_level_difference_error_db": Description(
+        "Level, left against right, error", "Mean distance from the recording's.", "dB", Better.LOWER
+    ),
+}
+"""Of the figures of `stereo_errors`."""
 
 _SILENT = 1e-9  # power of a channel, -90 dB
 _NO_STEREO = "a channel of each clip is silent"

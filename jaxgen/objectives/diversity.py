@@ -37,5 +37,6 @@ def diversity_within_labels(generated: jax.Array, real: jax.Array, labels: Mappi
 
 def _spectra(sounds: jax.Array) -> jax.Array:
     if sounds.ndim == 2 or sounds.shape[-1] == 2:  # samples: no frame has but two numbers
-        return jnp.log(magnitudes(signals(sounds), _WINDOW, _WINDOW // 2).mean(axis=-2) + 1e-3)
+        spectra = magnitudes(signals(sounds), _WINDOW, _WINDOW // 2).mean(axis=-2)
+        return jnp.log(spectra + 1e-3).reshape(len(sounds), -1)
     return sounds.mean(axis=1)

@@ -12,6 +12,7 @@ _NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A�
 _LEAST_KEYS = 12
 
 
+@matplotlib_settings()
 def draw_score(
     score: Score, *, synthetic: bool = False, comment: str = "", kind: str = "png", dpi: float = 100
 ) -> bytes:
@@ -20,47 +21,46 @@ def draw_score(
     Each note is a bar as long as it lasts, fainter where it is soft; a gap stands before a repeated note. synthetic: the
     picture says that a model made the music. comment: stands below, such as the seed.
     """
-    with matplotlib_settings():
-        from matplotlib.collections import PolyCollection
-        from matplotlib.figure import Figure
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
 
-        edges = _row_edges(score)
-        rows = len(edges) - 1
-        low, high = _pitch_range(score)
-        figure = Figure(figsize=(12, 1.3 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
-        colours = [f"C{track % 10}" for track in range(len(score.tracks))]
-        bars, width = bar_starts(score), max(np.diff(edges))
-        for axis, start, stop in zip(axes, edges[:-1], edges[1:], strict=True):
-            shown = score.notes[(score.notes["onset"] < stop) & (ends(score.notes) > start)]
-            gap = 0.06 * score.ticks_per_quarter
-            for track, colour in enumerate(colours):
-                notes = shown[shown["track"] == track]
-                left, right = np.maximum(notes["onset"], start), np.minimum(ends(notes), stop)
-                right = np.maximum(right - gap, (left + right) / 2)
-                bottom, top = notes["pitch"] - 0.45, notes["pitch"] + 0.45
-                corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
-                strength = 0.35 + 0.65 * notes["velocity"] / 127
-                axis.add_collection(
-                    PolyCollection(list(corners), facecolors=[(colour, float(alpha)) for alpha in strength])
-                )
-            inside = [int(bar) for bar in bars if start <= bar <= stop]
-            axis.vlines(inside, low, high, color="0.8", linewidth=0.6, zorder=0)
-            axis.set_xticks(
-                inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside]
+    edges = _row_edges(score)
+    rows = len(edges) - 1
+    low, high = _pitch_range(score)
+    figure = Figure(figsize=(12, 1.3 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
+    colours = [f"C{track % 10}" for track in range(len(score.tracks))]
+    bars, width = bar_starts(score), max(np.diff(edges))
+    for axis, start, stop in zip(axes, edges[:-1], edges[1:], strict=True):
+        shown = score.notes[(score.notes["onset"] < stop) & (ends(score.notes) > start)]
+        gap = 0.06 * score.ticks_per_quarter
+        for track, colour in enumerate(colours):
+            notes = shown[shown["track"] == track]
+            left, right = np.maximum(notes["onset"], start), np.minimum(ends(notes), stop)
+            right = np.maximum(right - gap, (left + right) / 2)
+            bottom, top = notes["pitch"] - 0.45, notes["pitch"] + 0.45
+            corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
+            strength = 0.35 + 0.65 * notes["velocity"] / 127
+            axis.add_collection(
+                PolyCollection(list(corners), facecolors=[(colour, float(alpha)) for alpha in strength])
             )
-            axis.set_xlim(start, start + width)
-            axis.set_ylim(low, high)
-            octaves = [pitch for pitch in range(int(low), int(high) + 1) if pitch % 12 == 0]
-            axis.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
-            axis.hlines(octaves, start, start + width, color="0.9", linewidth=0.6, zorder=0)
-        figure.suptitle(shorten(_title(score, edges), 140), fontsize=11)
-        axes[-1].set_xlabel("bar")
-        _legend(figure, score, colours)
-        mark = "synthetic: made by a model (jaxgen)" if synthetic else ""
-        if below := "   ".join(filter(None, (mark, shorten(comment, 120)))):
-            figure.supxlabel(below, fontsize=9, color="0.35")
-        return render_figure(figure, dpi=dpi, kind=kind)
+        inside = [int(bar) for bar in bars if start <= bar <= stop]
+        axis.vlines(inside, low, high, color="0.8", linewidth=0.6, zorder=0)
+        axis.set_xticks(
+            inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside]
+        )
+        axis.set_xlim(start, start + width)
+        axis.set_ylim(low, high)
+        octaves = [pitch for pitch in range(int(low), int(high) + 1) if pitch % 12 == 0]
+        axis.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
+        axis.hlines(octaves, start, start + width, color="0.9", linewidth=0.6, zorder=0)
+    figure.suptitle(shorten(_title(score, edges), 140), fontsize=11)
+    axes[-1].set_xlabel("bar")
+    _legend(figure, score, colours)
+    mark = "synthetic: made by a model (jaxgen)" if synthetic else ""
+    if below := "   ".join(filter(None, (mark, shorten(comment, 120)))):
+        figure.supxlabel(below, fontsize=9, color="0.35")
+    return render_figure(figure, dpi=dpi, kind=kind)
 
 
 def _row_edges(score: Score) -> list[int]:

@@ -23,7 +23,7 @@ from jaxgen import audio
 from jaxgen.core import compilation_cache, files
 from jaxgen.core.errors import TryAgain, UserError
 from jaxgen.core.files import Corrupt, read_checksummed, write_checksummed
-from jaxgen.data import blocks, store
+from jaxgen.data import blocks, preparation
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.preparation import prepare
@@ -215,7 +215,7 @@ def test_the_store_of_other_settings_in_its_place_is_noticed(made, data, tmp_pat
 def test_of_a_large_store_nothing_is_used_that_is_not_verified(
     name, damage, clip, made, data, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(store, "_VERIFIED_AT_ONCE", 0)
+    monkeypatch.setattr(preparation, "_VERIFIED_AT_ONCE", 0)
     monkeypatch.setattr(blocks, "_BLOCK", 512)
     shutil.rmtree(made.directory, ignore_errors=True)
     expected = _content(_prepared(data, tmp_path))
@@ -233,7 +233,7 @@ def test_of_a_large_store_nothing_is_used_that_is_not_verified(
 
 
 def test_a_large_store_opens_without_being_read(made, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_VERIFIED_AT_ONCE", 0)
+    monkeypatch.setattr(preparation, "_VERIFIED_AT_ONCE", 0)
     monkeypatch.setattr(blocks.BlockArray, "_verify", None)
     assert _prepared(data, tmp_path).clips == made.clips
 

@@ -154,8 +154,7 @@ def test_the_caller_alone_says_where_programs_come_from_and_files_go(run, comman
     places = {"workdir": str(elsewhere), "cache_dir": str(elsewhere), "profile": "0:9", "coordinator": "evil:1"}
     reseal(run, lambda config, _: config.update(places, distributed="on", num_processes=2, process_id=1))
     kept = []
-    for module in (generate, evaluate):
-        monkeypatch.setattr(module, "enable_compilation_cache", kept.append)
+    monkeypatch.setattr("jaxgen.runs.run.enable_compilation_cache", kept.append)
     shutil.copy(run.parent.joinpath("run", "checkpoints", "6", "run", "metadata"), tmp_path / "metadata")
     asked = ("--workdir", run, "--cache-dir", cache)
     with events() as seen:

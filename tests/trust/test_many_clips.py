@@ -94,8 +94,8 @@ def test_a_signal_ends_many_clips_between_two_blocks(quickstart, command, tmp_pa
 )
 def test_a_label_that_is_half_said_or_said_twice_is_one_line(words, message):
     with pytest.raises(UserError, match=message):
-        generate._labels(words)
+        generate.named_values(words, "--label")
 
 
 def test_labels_are_as_they_are_said():
-    assert generate._labels(("a=1", "b=x=y", "c= ")) == {"a": "1", "b": "x=y", "c": " "}
+    assert generate.named_values(("a=1", "b=x=y", "c= "), "--label") == {"a": "1", "b": "x=y", "c": " "}

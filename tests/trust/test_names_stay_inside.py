@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from unittest import mock
 
 import filelock
 import numpy as np
@@ -296,7 +297,8 @@ FOLDERS = ["-x", "--num=3", "$(touch x)", "a 'b' \"c\"", "a\nb", "~", "~root/x",
 def printed(evaluation: EvaluationConfig, workdir: str) -> tuple[list[str], Path]:
     """The words of the command that is printed for what comes next, and the folder that TensorBoard is to read."""
     config = dataclasses.replace(quickstart(), evaluation=evaluation, workdir=workdir)
-    words = shlex.split(training._next_commands(config))
+    with mock.patch.object(Path, "is_dir", return_value=True):
+        words = shlex.split(training._next_commands(config, None))
     start, end = words.index("jaxgen.generate") + 1, words.index("tensorboard")
     return words[start:end], Path(words[end + 2])
 
