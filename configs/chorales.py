@@ -20,11 +20,11 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
 
 CONFIG = Config(
-    data=Scores(composed=ComposedChorales(num_clips=400)),
+    data=Scores(composed=ComposedChorales(num_clips=300)),
     features=Voices(),
     streams={"left": Countdown()},
     model=ScoreRNN(cell=LSTM(hidden_size=256), output=VoiceByVoice(), aligned_streams=("left",), dropout=0.2),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
-    train=Train(steps=4_000, batch_size=16, seq_len=128, eval_every=500, checkpoint_every=500),
-    evaluation=ScoreEvaluation(num_clips=32, sampling=Sampling(temperature=0.8)),
+    train=Train(steps=1_200, batch_size=16, seq_len=128, eval_every=200, checkpoint_every=200),
+    evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.8)),
 )

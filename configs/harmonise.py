@@ -19,11 +19,11 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
 
 CONFIG = Config(
-    data=Scores(composed=ComposedChorales(num_clips=400)),
+    data=Scores(composed=ComposedChorales(num_clips=300)),
     features=Voices(names=("alto", "tenor", "bass"), tracks=(1, 2, 3)),
     streams={"melody": Melody()},
     model=ScoreRNN(cell=LSTM(hidden_size=256), output=VoiceByVoice(), context_streams=("melody",), dropout=0.2),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
-    train=Train(steps=4_000, batch_size=16, seq_len=1_024, eval_every=500, checkpoint_every=500),
-    evaluation=ScoreEvaluation(num_clips=32, sampling=Sampling(temperature=0.6)),
+    train=Train(steps=1_000, batch_size=16, seq_len=1_024, eval_every=200, checkpoint_every=200),
+    evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.6)),
 )

@@ -20,7 +20,7 @@ from jaxgen.objectives.optimizer import AdamW
 from jaxgen.training.schedule import Train
 
 CONFIG = Config(
-    data=Scores(composed=ComposedTunes(num_clips=400)),
+    data=Scores(composed=ComposedTunes(num_clips=300)),
     features=PianoRoll(),
     streams={"left": Countdown()},
     model=ScoreRNN(
@@ -31,6 +31,6 @@ CONFIG = Config(
         dropout=0.2,
     ),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
-    train=Train(steps=3_000, batch_size=16, seq_len=128, eval_every=500, checkpoint_every=500),
-    evaluation=ScoreEvaluation(num_clips=32, sampling=Sampling(temperature=0.8)),
+    train=Train(steps=1_000, batch_size=16, seq_len=128, eval_every=200, checkpoint_every=200),
+    evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.8)),
 )
