@@ -67,7 +67,7 @@ class ScoreRNN(SequenceConfig):
 
     @property
     def lookback(self) -> int:
-        return max(2, *self.lags)
+        return max((2, *self.lags))
 
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "ScoreModule":
         """Raises UserError where the features are not frames of notes."""
@@ -121,7 +121,7 @@ class ScoreModule(SequenceModel):
     def init_carry(self, batch_size: int) -> Carry:
         return {
             "stack": self.stack.init_carry(batch_size),
-            "age": jnp.zeros((batch_size, self.width), jnp.int32),
+            "age": jnp.full((batch_size, self.width), -1, jnp.int32),
             "since": jnp.zeros(batch_size, jnp.int32),
         }
 

@@ -1,0 +1,315 @@
+"""Models of written music: their heads are distributions, their steps are one function of time, and pieces are as asked."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import nightly
+from flax import nnx
+
+from jaxgen.cli import generate, train
+from jaxgen.core.errors import UserError
+from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.preparation import prepare
+from jaxgen.data.scores import ComposedChorales, ComposedTunes, Scores
+from jaxgen.evaluation.score_evaluation import MarkovChain
+from jaxgen.features import Countdown, LogMel, Melody, PianoRoll, Voices
+from jaxgen.inference.score_sampler import ScoreSampler
+from jaxgen.models.conditioning import Conditioning
+from jaxgen.models.score_rnn import ScoreRNN
+from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.note_heads import IndependentKeys, IndependentKeysHead, SortedKeys, SortedKeysHead, VoiceByVoice
+from jaxgen.nn.recurrent import GRU
+from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.scores.files import read_scores
+from jaxgen.scores.midi import write_midi
+from jaxgen.scores.score import select_tracks
+
+B, T, H = 3, 12, 6
+VOICES = Voices(lowest=36, highest=84)
+SMALL = Voices(names=("high", "low"), lowest=60, highest=61)
+KEYS = 4
+
+
+@pytest.fixture(scope="module")
+def chorales(cache):
+    streams = {"left": Countdown(most=8), "melody": Melody()}
+    return prepare(ComposedChorales(num_clips=20), Voices(), AudioPolicy(), cache, streams)
+
+
+@pytest.fixture(scope="module")
+def tunes(cache):
+    return prepare(ComposedTunes(num_clips=20), PianoRoll(), AudioPolicy(), cache, {"left": Countdown(most=8)})
+
+
+# ------------------------------------------------------------------------------------------------ heads
+
+
+def small_keys(head, config, onsets):
+    """A head over four keys, so that all frames can be listed."""
+    kind = type("Few", (PianoRoll,), {"step_shape": property(lambda self: (KEYS,))})
+    few = kind(onsets=onsets)
+    arguments = (few, H, jnp.float32, nnx.Rngs(0))
+    return head(config, *arguments) if config else head(*arguments)
+
+
+def every_frame(before, onsets):
+    """All frames that can stand behind one: a key that was silent cannot go on."""
+    codes = [(0, 1, 2) if was else (0, 2) for was in before] if onsets else [(0, 1)] * len(before)
+    return np.array(list(itertools.product(*codes)), np.uint8)
+
+
+@pytest.mark.parametrize("onsets", [False, True])
+@pytest.mark.parametrize(
+    ("head", "config"), [(IndependentKeysHead, None), (SortedKeysHead, SortedKeys(most_notes=KEYS, width=5))]
+)
+def test_probabilities_of_all_frames_add_up_to_one(head, config, onsets):
+    module = small_keys(head, config, onsets)
+    before = np.array([1, 0, 2, 0], np.uint8) if onsets else np.array([1, 0, 1, 0], np.uint8)
+    frames = every_frame(before, onsets)
+    hidden = jax.random.normal(jax.random.key(1), (H,))
+    nats = module.log_prob(*(np.broadcast_to(x, (len(frames), len(x))) for x in (hidden, before)), frames)
+    assert np.exp(nats).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_probabilities_of_all_voices_add_up_to_one():
+    module = VoiceByVoice(width=5).make(SMALL, H, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    hidden, before = jax.random.normal(jax.random.key(1), (H,)), np.array([3, 0], np.uint8)
+    high = [0, 1, 3, 4]  # rest, two pitches, and the second of them held
+    frames = np.array(list(itertools.product(high, [0, 1, 3])), np.uint8)
+    nats = module.log_prob(*(np.broadcast_to(x, (len(frames), len(x))) for x in (hidden, before)), frames)
+    assert np.exp(nats).sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["independent", "sorted", "voices"])
+def test_frames_are_drawn_as_often_as_they_are_likely(kind):
+    if kind == "voices":
+        module, before = VoiceByVoice(width=5).make(SMALL, H, dtype=jnp.float32, rngs=nnx.Rngs(0)), [3, 0]
+    else:
+        head, config = {
+            "independent": (IndependentKeysHead, None),
+            "sorted": (SortedKeysHead, SortedKeys(most_notes=KEYS, width=5)),
+        }[kind]
+        module, before = small_keys(head, config, True), [1, 0, 2, 0]
+    count, hidden = 20_000, jax.random.normal(jax.random.key(1), (H,))
+    many = [np.broadcast_to(x, (count, len(x))) for x in (hidden, np.array(before, np.uint8))]
+    noise = jax.vmap(module.noise)(jax.random.split(jax.random.key(2), count))
+    frames, counts = np.unique(module.sample(*many, noise, Sampling()), axis=0, return_counts=True)
+    nats = module.log_prob(many[0][: len(frames)], many[1][: len(frames)], frames)
+    np.testing.assert_allclose(counts / count, np.exp(nats), atol=4 * np.sqrt(0.25 / count))
+    likeliest = module.predict(*(each[:1] for each in many))[0]
+    if kind != "sorted":  # whose likeliest first key may not begin the likeliest chord
+        assert (likeliest == frames[counts.argmax()]).all()
+
+
+def test_a_frame_with_too_many_notes_is_as_good_as_impossible():
+    module = small_keys(SortedKeysHead, SortedKeys(most_notes=2, width=5), False)
+    assert module.log_prob(jnp.zeros(H), np.zeros(KEYS, np.uint8), np.ones(KEYS, np.uint8)) < -1e6
+
+
+@pytest.mark.parametrize(
+    ("output", "features", "said"),
+    [
+        (VoiceByVoice(), PianoRoll(), "VoiceByVoice draws frames of Voices, but --features is PianoRoll"),
+        (SortedKeys(), Voices(), "SortedKeys draws frames of PianoRoll, but --features is Voices"),
+        (IndependentKeys(), Voices(), "IndependentKeys draws frames of PianoRoll"),
+        (SortedKeys(most_notes=0), PianoRoll(), "--model.output.most-notes is 0"),
+    ],
+)
+def test_a_head_asks_for_its_frames(output, features, said):
+    with pytest.raises(UserError, match=said):
+        output.make(features, H, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
+# ------------------------------------------------------------------------------------------------ features
+
+
+@pytest.mark.parametrize("variant", range(12))
+def test_a_variant_is_the_piece_in_another_key(chorales, tunes, variant):
+    for store in (chorales, tunes):
+        features, steps = store.features, store.steps(0)
+        plain, moved = (features.decode_score(each).notes for each in (steps, features.vary(steps, variant)))
+        for name in ("onset", "duration", "track"):
+            np.testing.assert_array_equal(np.sort(plain[name]), np.sort(moved[name]))
+        by = np.sort(moved["pitch"]).astype(int) - np.sort(plain["pitch"])
+        assert set(by.tolist()) == {variant if variant <= 6 else variant - 12}
+
+
+def test_variant_0_is_the_piece_itself(chorales):
+    np.testing.assert_array_equal(chorales.features.vary(chorales.steps(0), 0), chorales.steps(0))
+
+
+def test_the_melody_goes_where_the_voices_go(chorales):
+    melody = dict(chorales.streams)["melody"]
+    codes = chorales.stream("melody", 0)
+    np.testing.assert_array_equal(codes, chorales.steps(0)[:, 0])
+    moved = chorales.features.vary(chorales.steps(0), 4)[:, 0]
+    np.testing.assert_array_equal(melody.vary(codes, 4), moved)
+
+
+def test_a_countdown_ends_with_the_piece(chorales):
+    left = chorales.stream("left", 0)
+    assert left[-9:].tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert set(left[:-9].tolist()) == {8}
+    with pytest.raises(UserError, match="the number of frames is 'x'"):
+        Countdown().parse("x", chorales.features)
+
+
+def test_sound_is_no_score_and_scores_make_sound(cache, tunes):
+    with pytest.raises(UserError, match="PianoRoll are frames of written music"):
+        PianoRoll().encode(np.zeros(100, np.float32))
+    mel = LogMel(sample_rate=8_000, n_fft=256, hop_length=100, n_mels=10)
+    heard = prepare(ComposedTunes(num_clips=2), mel, AudioPolicy(), cache)
+    assert heard.samples(0).max() > 0.01
+    assert np.abs(len(tunes.samples(0)) - tunes.features.num_samples(len(tunes.steps(0)))) == 0
+    assert tunes.samples(0).shape[1] == 2
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+MODELS = {
+    "voices": (ScoreRNN(cell=GRU(H), output=VoiceByVoice(width=5), aligned_streams=("left",), lags=(1, 4)), "chorales"),
+    "melody": (
+        ScoreRNN(cell=GRU(H), output=VoiceByVoice(width=5), context_streams=("melody",), context_cell=GRU(4)),
+        "chorales",
+    ),
+    "keys": (ScoreRNN(cell=GRU(H), output=SortedKeys(width=5), periods=(), lags=()), "tunes"),
+    "independent": (ScoreRNN(cell=GRU(H), num_layers=1, output=IndependentKeys()), "tunes"),
+}
+
+
+@pytest.fixture(params=["voices", "melody", nightly("keys"), nightly("independent")])
+def made(request):
+    config, store = MODELS[request.param]
+    store = request.getfixturevalue(store)
+    return config, store, config.make(store.spec(()), rngs=nnx.Rngs(0))
+
+
+def test_unroll_is_repeated_step(made):
+    config, store, model = made
+    batch = next(iter(config.training_batches(store, store.spec(()), batch_size=B, seq_len=640, seed=1)))
+    batch = {name: value[:, : config.lookback + T] if name == "x" else value for name, value in batch.items()}
+    conditioning = model.encode_context(Conditioning.of(batch)).each_step(lambda values: values[:, :T])
+    reset = np.array(batch["reset"][:, :T])
+    reset[1, 5] = True
+    outputs, last = nnx.jit(lambda model: model.unroll(batch["x"], conditioning, model.init_carry(B), reset))(model)
+    step, carry = nnx.jit(lambda model, *arguments: model.step(*arguments)), model.init_carry(B)
+    for t in range(T):
+        fresh = model.init_carry(B)
+        now = reset[:, t]
+        carry = jax.tree.map(
+            lambda new, old, now=now: np.where(now.reshape(-1, *[1] * (new.ndim - 1)), new, old), fresh, carry
+        )
+        out, carry = step(model, batch["x"][:, t : t + config.lookback], conditioning.at(t), carry)
+        if t == 5:  # within a clip the age of a note is that of x, which a reset alone does not cut
+            continue
+        rows = slice(None) if t < 5 else [0, 2]
+        np.testing.assert_allclose(np.asarray(out)[rows], np.asarray(outputs)[rows, t], rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[::2], b[::2], rtol=1e-4, atol=1e-5), carry, last)
+
+
+def test_it_learns_and_writes_pieces_as_long_as_asked(made):
+    config, store, _ = made
+    spec = store.spec(())
+    task = Likelihood().build(config, spec, steps=30, batch_size=4)
+    state, step = task.init(jax.random.key(0)), jax.jit(task.train_step)
+    batches = iter(task_batches(config, store, spec))
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.96 * losses[0]
+    sampler = ScoreSampler(task.module, config, spec, spec.features)
+    given = [{"melody": store.stream("melody", 0)}] * 2 if config.context_streams else None
+    bars = None if given else 2
+    scores = sampler.compose(state.average, [{}] * 2, inputs=given, bars=bars)
+    frames = len(store.stream("melody", 0)) if given else 32
+    assert [score.quarters for score in scores] == [frames / 4] * 2
+    again = sampler.compose(state.average, [{}] * 2, inputs=given, bars=bars)
+    assert scores == again
+    if given:
+        assert select_tracks(scores[0], [0]).notes.tolist() == melody_notes(store).tolist()
+        return
+    prompt = store.steps(0)[:16]
+    longer = sampler.compose(state.average, [{}], prompt=prompt, bars=3)[0]
+    np.testing.assert_array_equal(spec.features.encode_score(longer)[:16], prompt)
+    assert longer.quarters == 12
+    with pytest.raises(UserError, match="the prompt has 1 bars; raise --bars 1"):
+        sampler.compose(state.average, [{}], prompt=prompt, bars=1)
+
+
+def task_batches(config, store, spec):
+    return config.training_batches(store, spec, batch_size=4, seq_len=640, seed=0)
+
+
+def melody_notes(store):
+    melody = dict(store.streams)["melody"]
+    return melody.written(store.stream("melody", 0), store.features).notes
+
+
+def test_a_chain_is_a_distribution_over_frames():
+    pieces = [np.random.default_rng(0).integers(3, size=(50, 2)).astype(np.uint8)]
+    chain = MarkovChain(pieces)
+    codes = np.array(list(itertools.product(range(3), repeat=2)), np.uint8)
+    nats = [chain.nats_per_frame([frame[None]]) for frame in codes]
+    assert np.exp(-np.array(nats)).sum() == pytest.approx(1)
+    drawn = chain.draw(20_000, np.random.default_rng(1))
+    assert chain.nats_per_frame([drawn]) == pytest.approx(chain.nats_per_frame(pieces), rel=0.05)
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+SHRUNK = (
+    *("--data.composed.num-clips", "12", "--model.cell.hidden-size", "8", "--model.num-layers", "1"),
+    *("--train.steps", "2", "--train.eval-every", "2", "--train.checkpoint-every", "2", "--train.batch-size", "4"),
+    *("--evaluation.num-clips", "2", "--evaluation.num-previews", "1"),
+)
+
+
+def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
+    run = tmp_path / "run"
+    config = ("--config", "configs/harmonise.py", "--workdir", run, "--cache-dir", cache)
+    assert command(train.main, *config, *SHRUNK, "--model.context-cell.hidden-size", "4")[0] == 0
+    table = json.loads((run / "report.json").read_text())["table"]
+    assert {"held-out data", "generated", "Markov chain"} < table.keys()
+    assert table["held-out data"]["in_key_share"] > table["Markov chain"]["in_key_share"]
+    melody = select_tracks(ComposedChorales(seed=9).compose(0), [0])
+    write_midi(tmp_path / "tune.mid", melody)
+    shared = ("--workdir", run, "--cache-dir", cache, "--num-clips", "1")
+    code, _, err = command(generate.main, *shared, "--melody", tmp_path / "tune.mid")
+    assert code == 0, err
+    folder = run / "generated" / "seed_0"
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".mid", ".png", ".wav"}
+    read = read_scores(folder / "000.mid")[0][1]
+    assert json.loads(read.comment)["synthetic"] is True
+    first = select_tracks(read.score, [0])
+
+    def plain(score):
+        notes, frame = score.notes, score.ticks_per_quarter // 4
+        return list(zip(notes["onset"] // frame, notes["duration"] // frame, notes["pitch"], strict=True))
+
+    assert plain(first) == plain(melody)
+    for options, said in (
+        ((), "the model reads 'melody', which is not said; pass --input melody=..."),
+        (("--melody", tmp_path / "none.mid"), "the melody"),
+        (("--melody", folder / "000.wav"), "is no suffix of written music"),
+        (("--vocoder", run), "--vocoder holds a run of a ScoreRNN"),
+    ):
+        code, _, err = command(generate.main, *shared, *options)
+        assert (code, said in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_a_folder_without_music_is_one_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("no music")
+    with pytest.raises(UserError, match="no written music in"):
+        Scores(root=str(tmp_path)).clips()
+    with pytest.raises(UserError, match="no folder"):
+        Scores(root=str(tmp_path / "none")).clips()
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="holds no written music"):
+        Scores(root=str(tmp_path / "a.npz")).clips()
