@@ -54,11 +54,14 @@ _COMMON = {
 }
 
 
+_SHORT = {"--num-clips": "--evaluation.num-clips"}  # what the other verbs call it
+
+
 def load_config(argv: Sequence[str], program: str) -> Config:
     """The config that a command line asks for: `--config FILE`, else `--data.root DIR` or `--data.name NAME`, else the
     quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
     """
-    args = split_values(argv)
+    args = [_SHORT.get(word, word) for word in split_values(argv)]
     path, root = config_file(argv), (value := _value(args, "--data.root")) and expand(value)
     name = _value(args, "--data.name")
     cache_dir = _value(args, "--cache-dir") or Config.cache_dir
