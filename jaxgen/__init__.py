@@ -8,6 +8,7 @@ if sys.argv[:1] == ["-m"] and sys.path[0] not in ("", os.path.dirname(os.path.di
     del sys.path[0]
 
 import importlib
+import types
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.core import errors
@@ -26,7 +27,24 @@ if sys.argv[:1] == ["-m"] and any(word.startswith(("jaxgen.", "-mjaxgen.")) for 
 
 
 def __getattr__(name: str) -> Any:
-    """`train` and `load` where they are asked for: jax is slow to import, and a command needs neither."""
-    if name in ("train", "load"):
-        return getattr(importlib.import_module("jaxgen.runs.api"), name)
+    """What is asked for is imported then: jax is slow to import, and a command may not need it."""
+    if name == "load":
+        return importlib.import_module("jaxgen.runs.api").load
+    if name in ("features", "nn"):
+        return importlib.import_module(f"jaxgen.{name}")
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+class _Package(types.ModuleType):
+    """`jaxgen.train` is the function, also once the module of `python -m jaxgen.train` was imported."""
+
+    @property
+    def train(self) -> Any:
+        return importlib.import_module("jaxgen.runs.api").train
+
+    @train.setter
+    def train(self, module: types.ModuleType) -> None:
+        """The import system puts the module here."""
+
+
+sys.modules[__name__].__class__ = _Package

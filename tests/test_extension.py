@@ -61,7 +61,6 @@ def test_it_trains_generates_and_is_measured(run, tmp_path):
     assert (whole / "evaluation" / "report.html").exists()
 
 
-@pytest.mark.nightly
 def test_a_stopped_run_of_it_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(train.main, workdir=whole)[0] == 0

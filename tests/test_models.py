@@ -19,10 +19,10 @@ from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sample_rnn import SampleRNN
-from jaxgen.models.sequence import LabelEmbedding
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Categorical, Normal, NormalMixture, Sampling
 from jaxgen.nn.heads import CoarseFine, Logistics
+from jaxgen.nn.label_embedding import LabelEmbedding
 from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, Stack
 from jaxgen.nn.sample_context import LinearPrediction, PlannedPrediction, Window
 from jaxgen.objectives.likelihood import Likelihood

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -273,7 +274,14 @@ SHRUNK = (
 
 def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
     run = tmp_path / "run"
-    config = ("--config", "configs/harmonise.py", "--workdir", run, "--cache-dir", cache)
+    config = (
+        "--config",
+        Path(__file__).parent.parent / "examples" / "harmonise.py",
+        "--workdir",
+        run,
+        "--cache-dir",
+        cache,
+    )
     assert command(train.main, *config, *SHRUNK, "--model.context-cell.hidden-size", "4")[0] == 0
     table = json.loads((run / "report.json").read_text())["table"]
     assert {"held-out data", "generated", "Markov chain"} < table.keys()

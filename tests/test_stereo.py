@@ -148,6 +148,7 @@ def test_a_vocoder_keeps_mono_sound_mono_whatever_it_has_learned(vocoder):
     np.testing.assert_array_equal(sound[..., 0], sound[..., 1])
 
 
+@pytest.mark.nightly
 def test_a_vocoder_learns_from_finite_gradients(vocoder):
     graph, state = nnx.split(vocoder)
     samples = np.stack([music(0.5), np.repeat(music(0.0)[:, :1], 2, axis=1), np.zeros((9_600, 2), np.float32)])[
@@ -286,6 +287,7 @@ def test_resampling_and_cutting_take_both_channels():
         np.testing.assert_allclose(stereo[:, channel], mono, atol=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_stereo_from_end_to_end(tmp_path, command, cache):
     data = tmp_path / "music"
@@ -297,7 +299,7 @@ def test_stereo_from_end_to_end(tmp_path, command, cache):
         runs[name] = tmp_path / name
         asked = ["--config", f"configs/{name}.py", "--data", "Folder", "--data.root", data, "--workdir", runs[name]]
         asked += [*shrunk, *features, "--cache-dir", cache]
-        asked += ["--model.labels", "--evaluation.metrics"] if name == "music_48k" else []
+        asked += ["--model.labels"] if name == "music_48k" else []
         assert command(train.main, *asked)[0] == 0, name
         row = json.loads((runs[name] / "report.json").read_text())["table"]["generated"]
         assert row["channel_correlation"] <= 1

@@ -167,7 +167,8 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     elapsed = time.perf_counter() - started
     if num_samples:
         print(
-            f"{num_clips} clips in {shown} ({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
+            f"{num_clips} clip{'s' * (num_clips != 1)} in {shown} "
+            f"({num_samples / rate:.1f} s of audio in {elapsed:.1f} s with compilation: "
             f"real-time factor {num_samples / rate / elapsed:.1f})"
         )
     if interrupts.requested:

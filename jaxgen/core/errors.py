@@ -1,7 +1,6 @@
 """The one exception that carries a user's mistake to the entry point, and the exit codes."""
 
 import contextlib
-import enum
 import gc
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxgen.core.environment import check_cache, check_flags, check_limits, open_streams, reason
+from jaxgen.core.exit_codes import ExitCode as ExitCode
 
 _log = logging.getLogger(__name__)
 _LONGEST_LINE = 1_500  # characters
@@ -36,17 +36,6 @@ class Diverged(Exception):
 
 class Preempted(KeyboardInterrupt):
     """A signal asked training to stop; the same command goes on."""
-
-
-class ExitCode(enum.IntEnum):
-    """What a jaxgen command tells the shell. 75 and 76 are `sysexits.h` EX_TEMPFAIL and its neighbour; 130 is
-    what shells say of Ctrl-C."""
-
-    DONE = 0
-    BAD_INPUT = 2
-    PREEMPTED = 75
-    DIVERGED = 76
-    INTERRUPTED = 130
 
 
 def begin() -> None:

@@ -43,8 +43,9 @@ def parse(cls: type[T], default: T | None, args: Sequence[str], program: str, de
     known = _options(default) if default is not None else _class_options(cls)
     for option in args:
         if option.startswith("--") and option not in known and option != "--help":
-            nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
-            raise UserError(f"unknown option {option}; did you mean {nearest[0]}?")
+            nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
+            meant = f"did you mean {nearest[0]}?" if nearest else "--help lists all of them."
+            raise UserError(f"unknown option {option}; {meant}")
     start: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:

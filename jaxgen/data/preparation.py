@@ -26,10 +26,9 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.digests import FoundClip, find_clips, progress
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decode_clips
 from jaxgen.data.score_ingest import EncodedScore, encode_scores
-from jaxgen.data.store import SAMPLE_DTYPE, Index, Store, StoredClip, stream_file
+from jaxgen.data.store import SAMPLE_DTYPE, STORE_FORMAT, Index, Store, StoredClip, stream_file
 from jaxgen.features import Example, FeatureSpec, ScoreSpec, StreamSpec
 
-_VERSION = 6  # of the files of a store; a change makes every store anew
 _VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
@@ -54,7 +53,7 @@ def prepare(
         manifest = [[each.clip.name, each.digest, each.split, dict(each.clip.fields)] for each in found]
         made = [(name, streams[name].fingerprint()) for name in sorted(streams)]
         settings = [features.fingerprint(), dataclasses.asdict(policy), *([made] if made else [])]
-        key = content_hash([_VERSION, manifest, *settings])[:24]
+        key = content_hash([STORE_FORMAT, manifest, *settings])[:24]
         directory = cache / "store" / key
         if (store := _opened(directory, found, features)) is None:
             with explain_write_errors(cache), partial_folder(directory.parent) as partial:
@@ -210,7 +209,7 @@ def _write_score(
         sample_offset=features.num_samples(step_offset),
         step_offset=step_offset,
         source_rate=features.sample_rate,
-        source_channels=1,
+        source_channels=features.channels,
         loudness_dbfs=0.0,
         source_peak=0.0,
         peak=0.0,

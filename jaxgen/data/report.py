@@ -57,6 +57,7 @@ def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], f
     values = {name: _counts(clip.fields.get(name, "") for clip in clips) for name in names}
     return {
         "clips": len(clips),
+        "is_symbolic": features.is_symbolic,
         "hours": float(seconds.sum() / 3600),
         "splits": {
             split: {"clips": count, "hours": float(_total(clips, split) / sample_rate / 3600)}
@@ -103,12 +104,15 @@ def summary(report: Mapping[str, Any]) -> str:
     seconds, loudness, refused = report["seconds"], report["loudness_dbfs"], report["refused"]
     rate, loud = report["sample_rate_hz"], report["above_full_scale"]
     splits = ", ".join(f"{name} {s['clips']} ({s['hours']:.2f} h)" for name, s in report["splits"].items())
-    lines = [
-        f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
+    sound = [
         f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate} Hz",
         f"channels: {_listed(report['channels'])}; {_channels_made(report)}",
-        f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
+    ]
+    lines = [
+        f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
+        f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
+        *([] if report["is_symbolic"] else sound),
         f"licences: {_listed(report['licences'])}",
         *(f"{name}: {_listed(counts)}" for name, counts in report["labels"].items()),
     ]

@@ -25,6 +25,9 @@ from jaxgen.features import FeatureSpec, StreamSpec
 
 T = TypeVar("T")
 
+STORE_FORMAT = 6
+"""Version of the files of a store; a change makes every store anew."""
+
 SAMPLE_DTYPE = np.dtype(np.float32)
 _MOST_LABEL_VALUES = 10_000
 _MOST_COMBINATIONS = 10_000  # of values of labels, of which those that are not said are drawn
@@ -72,6 +75,8 @@ class Index:
     """Of the blocks of each array."""
     streams: tuple[tuple[str, StreamSpec], ...] = ()
     """Further streams by name, sorted."""
+    format_version: int = STORE_FORMAT
+    """Of these files; a store of another version is made anew."""
 
 
 class Store:

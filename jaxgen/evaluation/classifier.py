@@ -167,8 +167,8 @@ class LabelClassifier:
             ) as file:  # numpy leaves a damaged file open
                 arrays = dict(file)
             about = json.loads(arrays.pop("about").tobytes())
-            if about["format"] != FORMAT:
-                raise ValueError(f"its format is {about['format']}, not {FORMAT}")
+            if (found := about.get("format_version", about.get("format"))) != FORMAT:
+                raise ValueError(f"its format is {found}, not {FORMAT}")
             values = about.pop("training")
             try:
                 training = from_json(values, ClassifierTraining, "its training")

@@ -143,7 +143,7 @@ def train_classifier(store: Store, training: ClassifierTraining) -> LabelClassif
     clean = [mel_levels(clip, rate) for clip in clips]
     params = _trained(training, labels, clean, _worn(clips, rate, training.seed), targets)
     about = {
-        "format": FORMAT,
+        "format_version": FORMAT,
         "sample_rate": rate,
         "labels": {name: list(values) for name, values in labels.items()},
         "frequencies": {

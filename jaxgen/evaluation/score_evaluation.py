@@ -213,7 +213,8 @@ class ScoreEvaluator(Evaluator):
         labels = known_labels(self._spec, self._model.labels, store, chosen)
         measure = _Measure(self._read(training, train))
         table = {
-            name: measure(scores, skip=known if name == "training data" else ()) for name, scores in pieces.items()
+            name: measure(scores, skip=[train.index(clip) for clip in known] if name == "training data" else ())
+            for name, scores in pieces.items()
         }
         groups = tuple(
             ClipGroup(name, [self._sound(score) for score in scores], _labels(name, training, known, labels))
@@ -317,7 +318,7 @@ class _Measure:
         self._means = {name: mean_histogram([make(score) for score in training]) for name, make in _HISTOGRAMS.items()}
 
     def __call__(self, scores: Sequence[Score], skip: Sequence[int] = ()) -> dict[str, float]:
-        """skip: which training pieces the scores are, that are not copies of themselves."""
+        """skip: places of the scores among the training pieces, which are no copies of themselves."""
         found: dict[str, float] = {}
         for name, make in _HISTOGRAMS.items():
             theirs = mean_histogram([make(score) for score in scores])

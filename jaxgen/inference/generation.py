@@ -22,9 +22,10 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.features import Decoder
 from jaxgen.inference.prompts import read_prompt
 from jaxgen.inference.sampler import ClipBatch, ClipRequest, ClipSampler
-from jaxgen.models.conditioning import Conditioning, Context, Labels
+from jaxgen.models.conditioning import Conditioning, Context
 from jaxgen.models.sequence import RunState, SequenceConfig, SequenceModel
 from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.label_embedding import Labels
 
 _STEPS_PER_BLOCK = {"sample": 800, "frame": 40}
 

@@ -60,9 +60,7 @@ class _LoggerThread:
         self._logger, self._run, self._tell = logger, run, tell
         self._told = set[str]()
         self._name = type(logger).__name__
-        digest = content_hash(to_json(logger))[
-            :8
-        ]  # another project is another logger, which has been given nothing yet
+        digest = content_hash(to_json(logger))[:8]  # another project is another logger, which was given nothing yet
         self._reached_path = run.folder / FOLDER / f"{self._name}_{digest}.json"
         self._reached: dict[str, int] = {}
         """The last step of each group that was logged, also by an earlier process."""

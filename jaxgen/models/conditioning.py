@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
+from jaxgen.nn.label_embedding import Labels
 
 Array = jax.Array | np.ndarray
-Labels = Mapping[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -44,16 +44,16 @@ class Conditioning:
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> Self:
-        """That of a batch (`jaxgen.data.pipeline`, `jaxgen.data.padded`)."""
+        """The conditioning of a batch (`jaxgen.data.pipeline`, `jaxgen.data.padded`)."""
         context = {name: Context(*pair) for name, pair in batch.get("context", {}).items()}
         return cls(batch["labels"], batch.get("aligned", {}), context)
 
     def at(self, step: int | jax.Array) -> Self:
-        """That of one of T steps."""
+        """The conditioning of one of T steps."""
         return self.each_step(lambda array: array[:, step])
 
     def part(self, start: int | jax.Array, count: int) -> Self:
-        """That of `count` of T steps."""
+        """The conditioning of `count` of T steps, from `start` on."""
         return self.each_step(lambda array: jax.lax.dynamic_slice_in_dim(array, start, count, axis=1))
 
     def each_step(self, function: Callable[[Any], Any]) -> Self:

@@ -14,9 +14,9 @@ from flax import nnx
 from jaxgen.audio.fourier import frame_signal, hann
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.models.conditioning import Labels
 from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
 from jaxgen.nn.convolution import Conv
+from jaxgen.nn.label_embedding import Labels
 
 _LEAK = 0.1
 _FAINTEST = 1e-7  # power; the slope of a magnitude is infinite at 0

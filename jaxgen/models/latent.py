@@ -13,8 +13,8 @@ from flax import nnx
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
-from jaxgen.models.conditioning import Labels
 from jaxgen.models.non_autoregressive import NonAutoregressiveConfig, NonAutoregressiveGenerator
+from jaxgen.nn.label_embedding import Labels
 
 _FLAT = 1e-3  # the sine of an angle from which float32 can bend the way
 

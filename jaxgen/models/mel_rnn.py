@@ -18,10 +18,9 @@ from jaxgen.core.descriptions import Better, Description, Descriptions
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
-from jaxgen.models.conditioning import Conditioning, Labels, stream_features, stream_sizes
+from jaxgen.models.conditioning import Conditioning, stream_features, stream_sizes
 from jaxgen.models.sequence import (
     Carry,
-    LabelEmbedding,
     SequenceConfig,
     SequenceModel,
     concatenate_features,
@@ -29,6 +28,7 @@ from jaxgen.models.sequence import (
     end_log_prob,
 )
 from jaxgen.nn.distributions import NormalMixture, Sampling, VectorDistribution
+from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.position import PositionEncoding
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general

@@ -11,8 +11,8 @@ import jax
 from flax import nnx
 
 from jaxgen.data.spec import DataSpec
-from jaxgen.models.conditioning import Labels
 from jaxgen.models.config import ModelConfig
+from jaxgen.nn.label_embedding import Labels
 
 
 class NonAutoregressiveGenerator(nnx.Module):

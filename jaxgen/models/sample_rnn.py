@@ -26,12 +26,12 @@ from jaxgen.features import SampleSpec
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.sequence import (
     Carry,
-    LabelEmbedding,
     SampleSequenceModel,
     SequenceConfig,
     concatenate_features,
 )
 from jaxgen.nn.heads import SampleOutput, Softmax
+from jaxgen.nn.label_embedding import LabelEmbedding
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general, product
 from jaxgen.nn.sample_context import PlannedPrediction, SampleContext, Window

@@ -16,9 +16,10 @@ from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import VARIANT
 from jaxgen.data.spec import DataSpec
 from jaxgen.features.notes import ScoreSpec
-from jaxgen.models.conditioning import Conditioning, Labels, stream_features, stream_sizes
-from jaxgen.models.sequence import Carry, LabelEmbedding, SequenceConfig, SequenceModel, concatenate_features
+from jaxgen.models.conditioning import Conditioning, stream_features, stream_sizes
+from jaxgen.models.sequence import Carry, SequenceConfig, SequenceModel, concatenate_features
 from jaxgen.nn.distributions import Sampling
+from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.note_heads import NoteOutput, SortedKeys
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 

@@ -20,11 +20,11 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import LogMel
-from jaxgen.models.conditioning import Labels
 from jaxgen.models.latent import LatentGenerator, LatentGeneratorConfig
 from jaxgen.models.non_autoregressive import Critic, CriticModule, DiscriminatorOutput
-from jaxgen.models.sequence import LabelEmbedding, concatenate_features
+from jaxgen.models.sequence import concatenate_features
 from jaxgen.nn.convolution import Conv
+from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 
 _LEAK = 0.2
 _NOTHING = 1.0  # standard deviations below silence, where frames behind the end of a clip are put

@@ -16,10 +16,9 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.spec import DataSpec
 from jaxgen.features import MuLaw, SampleSpec
-from jaxgen.models.conditioning import Conditioning, Labels
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.sequence import (
     Carry,
-    LabelEmbedding,
     RunState,
     SampleSequenceModel,
     SequenceConfig,
@@ -27,6 +26,7 @@ from jaxgen.models.sequence import (
 )
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.heads import DistributionHead, SampleOutput, Softmax
+from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.gated import GatedCell, runs_natively
 from jaxgen.nn.recurrent.native import free_run

@@ -21,7 +21,6 @@ from jaxgen.core.sharding import replicate
 from jaxgen.data.excerpts import Excerpts
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
-from jaxgen.models.conditioning import Labels
 from jaxgen.models.config import ModelConfig
 from jaxgen.models.critics import WaveCritic
 from jaxgen.models.latent import LatentGeneratorConfig
@@ -31,6 +30,7 @@ from jaxgen.models.non_autoregressive import (
     NonAutoregressiveConfig,
     NonAutoregressiveGenerator,
 )
+from jaxgen.nn.label_embedding import Labels
 from jaxgen.objectives.adversarial_loss import AdversarialLoss, LeastSquares, Penalty
 from jaxgen.objectives.diversity import diversity, diversity_within_labels
 from jaxgen.objectives.guard import Guard

@@ -54,11 +54,14 @@ _COMMON = {
 }
 
 
+_SHORT = {"--num-clips": "--evaluation.num-clips"}  # what the other verbs call it
+
+
 def load_config(argv: Sequence[str], program: str) -> Config:
     """The config that a command line asks for: `--config FILE`, else `--data.root DIR` or `--data.name NAME`, else the
     quickstart; every other option overrides one value of it. Raises UserError for what cannot be understood.
     """
-    args = split_values(argv)
+    args = [_SHORT.get(word, word) for word in split_values(argv)]
     path, root = config_file(argv), (value := _value(args, "--data.root")) and expand(value)
     name = _value(args, "--data.name")
     cache_dir = _value(args, "--cache-dir") or Config.cache_dir
@@ -97,14 +100,14 @@ def quickstart() -> Config:
             input_noise=0.2,
             labels=("timbre", "tempo"),
             position_frequencies=7,  # lasts for 6.4 s
-            distribution=NormalMixture(num_components=10, min_scale=0.4),
+            distribution=NormalMixture(num_components=16, min_scale=0.3),
         ),
         objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=2_500, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
+        train=Train(steps=2_000, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
         evaluation=AutoregressiveEvaluation(
             num_clips=32,
             clips_per_value=11,  # of three values: 32 in all, by the program that is compiled already
-            sampling=Sampling(temperature=0.5, noise_scale=0.2),
+            sampling=Sampling(temperature=0.5, noise_scale=0.27),
             metrics=(Melody(scale_hz=data.scale_hz()),),
         ),
     )

@@ -24,8 +24,8 @@ from jaxgen.core.files import cause, explain_write_errors, retry_read
 from jaxgen.core.names import join_inside
 from jaxgen.core.numerics import other_settings
 from jaxgen.core.serial import from_json, parse_json, to_json
+from jaxgen.training.checkpoint_seals import About, Damaged, Hashes, describe_arrays, digest, hash_files, seal, unseal
 from jaxgen.training.distributed import all_gather, broadcast_from_first, is_multiprocess
-from jaxgen.training.seals import About, Damaged, Hashes, describe_arrays, digest, hash_files, seal, unseal
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
                     data=ocp.args.JsonSave(seal(about)),
-                    run=ocp.args.JsonSave(seal({"format": _FORMAT, "of": run})),
+                    run=ocp.args.JsonSave(seal({"format_version": _FORMAT, "of": run})),
                 ),
                 force=True,  # else orbax says nothing where a later step is there
             )
@@ -197,8 +197,8 @@ class Checkpoints:
     def run(self, step: int) -> Any:
         """What `save` was given as `run`. Raises Damaged, and UserError where another version saved it."""
         run = self._sealed(step, "run/metadata")
-        if not isinstance(run, dict) or run.get("format") != _FORMAT:
-            found = run.get("format", 1) if isinstance(run, dict) else 1
+        if not isinstance(run, dict) or run.get("format_version") != _FORMAT:
+            found = run.get("format_version", run.get("format", 1)) if isinstance(run, dict) else 1
             raise UserError(
                 f"the checkpoint of step {step} in '{self.directory}' was saved by another version of jaxgen: its format is "
                 f"{found}, this version opens {_FORMAT}. Use {_opened_by(found)}, or train again in another --workdir."
@@ -276,7 +276,14 @@ class Checkpoints:
     def _about(self, step: int) -> About:
         """What `save` wrote of the state. Raises Damaged, and UserError where another version saved it."""
         self.run(step)
-        return from_json(self._sealed(step, "data/metadata"), About, f"{self.directory / str(step) / 'data'}")
+        return self._held(step, "data/metadata", About)
+
+    def _held(self, step: int, name: str, kind: type[T]) -> T:
+        """What a sealed file of a checkpoint holds. Raises Damaged where it holds another file's content."""
+        try:
+            return from_json(self._sealed(step, name), kind, str(self.directory / str(step) / name))
+        except UserError as error:
+            raise Damaged(str(error).rstrip(".")) from None
 
     def _sealed(self, step: int, name: str) -> Any:
         """The content of a JSON file of a checkpoint, under its seal. Raises Damaged."""
@@ -288,7 +295,7 @@ class Checkpoints:
 
     def _check_files(self, step: int) -> None:
         """Raises Damaged where a file of the state is not what was saved."""
-        hashes = from_json(self._sealed(step, f"state/{_HASHES}"), Hashes, str(self.directory / str(step) / _HASHES))
+        hashes = self._held(step, f"state/{_HASHES}", Hashes)
         for name, sha256 in hashes.sha256.items():
             if self._read(step, f"state/{name}", digest) != sha256:
                 raise Damaged(f"{name} is not what was saved")

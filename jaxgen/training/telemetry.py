@@ -214,9 +214,10 @@ class Telemetry:
             )
         self._write({"step": step, "split": "validation", **metrics})
         self._scalars(step, "validation", metrics)
-        train = next((row.get("loss", math.nan) for row in reversed(self.history) if row["split"] == "train"), math.nan)
+        losses = (row["loss"] for row in reversed(self.history) if row["split"] == "train" and "loss" in row)
+        beside = "" if (train := next(losses, None)) is None else f", training loss {train:.4f}"
         loss = f"{metrics['loss']:.4f}" if "loss" in metrics else "not computed"
-        self.tell(f"step {step}: validation loss {loss}, training loss {train:.4f}")
+        self.tell(f"step {step}: validation loss {loss}{beside}")
         self._window = _Window()
 
     def record_clips(self, step: int, clips: Iterable[np.ndarray], sample_rate: int) -> None:

@@ -417,7 +417,7 @@ def params():
 
 @pytest.fixture
 def classifier(monkeypatch, made, params) -> LabelClassifier:
-    about = {"format": FORMAT, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
+    about = {"format_version": FORMAT, "sample_rate": 8_000, "labels": {"digit": ["0", "1"]}}
     about["data_sha256"] = classifier_training.data_hash(made)
     small = LabelClassifier(SMALL, about, params)
     monkeypatch.setattr(classifier_training, "train_classifier", lambda *_: small)

@@ -23,7 +23,7 @@ from jaxgen.core.errors import TryAgain, UserError
 from jaxgen.runs.run import Run
 from jaxgen.training import checkpoint, upload
 from jaxgen.training.checkpoint import Checkpoints, Damaged
-from jaxgen.training.seals import seal
+from jaxgen.training.checkpoint_seals import seal
 from jaxgen.training.upload import FirstProcessCheckpoints
 
 pytestmark = pytest.mark.slow

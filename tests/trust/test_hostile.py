@@ -16,7 +16,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.files import read_checksummed, write_checksummed
 from jaxgen.data.store import Store
 from jaxgen.runs.run import Run
-from jaxgen.training.seals import seal
+from jaxgen.training.checkpoint_seals import seal
 
 pytestmark = pytest.mark.slow
 
