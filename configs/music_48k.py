@@ -2,8 +2,8 @@
 
 python -m jaxgen.train --config configs/music_48k.py
 
-A short run (300 updates, 120 clips) took 29 min at about a tenth of one of 2 CPU cores, beside much other work. Validation: 94.7 %
-of pitches are in the scale (chance 42 %); channels correlate by 0.82 (recordings 0.89) and differ by 4.1 dB (3.3). The
+A short run (300 updates, 120 clips) took 29 min at about a tenth of one of 2 CPU cores, beside much other work. Validation:
+94.7 % of pitches are in the scale (chance 42 %); channels correlate by 0.82 (recordings 0.89) and differ by 4.1 dB (3.3). The
 rhythm is not learned yet (docs/results/music_48k.md, 2026-11-30).
 """
 
