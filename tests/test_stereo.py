@@ -289,6 +289,7 @@ def test_resampling_and_cutting_take_both_channels():
 
 @pytest.mark.nightly
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_stereo_from_end_to_end(tmp_path, command, cache):
     data = tmp_path / "music"
     for place, clip in enumerate(PLUCKED.clips()):
