@@ -341,7 +341,7 @@ def test_ctrl_c_ends_the_clips_where_they_are(quickstart, command, tmp_path, mon
     code, out, err = command(generate.main, "--workdir", quickstart, "--num", "1", "--out", tmp_path / "out")
     assert code == 130
     assert "interrupted; the clips end where they were" in err
-    assert "1 clips" in out
+    assert "1 clip" in out
     (wav,) = (tmp_path / "out").glob("000*.wav")
     assert len(audio.read(wav).samples) == 100
     assert len(list((tmp_path / "out").iterdir())) == 2
