@@ -226,6 +226,7 @@ def elsewhere(run, tmp_path, cache, *options):
     return done.returncode, done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_opens_elsewhere_with_the_flag_alone(run, tmp_path, cache):
     moved = tmp_path / "moved"

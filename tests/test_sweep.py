@@ -110,6 +110,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.nightly
 def test_a_sweep_goes_on_past_a_run_that_diverges_and_keeps_what_fits(trained_here, cache, command, tmp_path):
     """It stops at nothing but a stop; a grid that has changed trains what is new alone, also under other names."""
     rate = "objective.optimizer.learning_rate"

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from jaxgen import audio
 from jaxgen.audio import AudioError, recordings
 from jaxgen.cli import prepare
-from jaxgen.cli.generate import read_prompt
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import open_regular
 from jaxgen.data import tree
@@ -24,6 +23,7 @@ from jaxgen.data.preparation import prepare as decode
 from jaxgen.data.store import Store
 from jaxgen.data.tree import walk
 from jaxgen.features import MuLaw
+from jaxgen.inference.prompts import read_prompt
 from jaxgen.provenance.record import Provenance, mark
 from jaxgen.recipes.presets import any_sound, quickstart
 from jaxgen.runs.run import save_config
