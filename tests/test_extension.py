@@ -94,4 +94,4 @@ def test_without_its_file_its_run_is_one_line(run, cache, tmp_path):
     line = ["-m", "jaxgen.generate", "--workdir", tmp_path / "run", "--cache-dir", cache]
     done = subprocess.run([sys.executable, *line], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "pass --config the file that defines the class" in done.stderr
+    assert "--config a file that defines the same classes" in done.stderr

@@ -273,6 +273,7 @@ SHRUNK = (
 
 
 def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
+    pytest.importorskip("symusic", reason="MIDI files need jaxgen[music]")
     run = tmp_path / "run"
     config = (
         "--config",
