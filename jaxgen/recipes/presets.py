@@ -100,14 +100,14 @@ def quickstart() -> Config:
             input_noise=0.2,
             labels=("timbre", "tempo"),
             position_frequencies=7,  # lasts for 6.4 s
-            distribution=NormalMixture(num_components=16, min_scale=0.3),
+            distribution=NormalMixture(num_components=16, min_scale=0.4),
         ),
         objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=50), ema_decay=0.99),
-        train=Train(steps=2_000, batch_size=16, seq_len=70, steps_per_call=5, eval_every=500, checkpoint_every=500),
+        train=Train(steps=2_400, batch_size=16, seq_len=70, steps_per_call=5, eval_every=600, checkpoint_every=600),
         evaluation=AutoregressiveEvaluation(
             num_clips=32,
             clips_per_value=11,  # of three values: 32 in all, by the program that is compiled already
-            sampling=Sampling(temperature=0.5, noise_scale=0.27),
+            sampling=Sampling(temperature=0.7, noise_scale=0.2),
             metrics=(Melody(scale_hz=data.scale_hz()),),
         ),
     )
