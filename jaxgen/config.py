@@ -83,7 +83,7 @@ class Config:
                 raise UserError(f"{option} is '{pattern}', which is no regular expression ({error}).") from None
         if unfit := [name for name in self.streams if not _STREAM_NAME.fullmatch(name)]:
             raise UserError(f"a stream is called '{unfit[0]}'; expected small letters, digits and underscores.")
-        if unread := sorted(set(self.streams) - set(getattr(self.model, "streams", ()))):
+        if unread := sorted(set(self.streams) - set(self.model.streams)):
             raise UserError(
                 f"the config has the stream '{unread[0]}', which {type(self.model).__name__} does not read; leave it out, or "
                 "name it in the model's streams."

@@ -1,5 +1,6 @@
 """Models of written music: their heads are distributions, their steps are one function of time, and pieces are as asked."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -27,7 +28,7 @@ from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
-from jaxgen.scores.score import select_tracks
+from jaxgen.scores.score import ScoreError, select_tracks
 
 B, T, H = 3, 12, 6
 VOICES = Voices(lowest=36, highest=84)
@@ -64,9 +65,7 @@ def every_frame(before, onsets):
 
 
 @pytest.mark.parametrize("onsets", [False, True])
-@pytest.mark.parametrize(
-    ("head", "config"), [(IndependentKeysHead, None), (SortedKeysHead, SortedKeys(most_notes=KEYS, width=5))]
-)
+@pytest.mark.parametrize(("head", "config"), [(IndependentKeysHead, None), (SortedKeysHead, SortedKeys(width=5))])
 def test_probabilities_of_all_frames_add_up_to_one(head, config, onsets):
     module = small_keys(head, config, onsets)
     before = np.array([1, 0, 2, 0], np.uint8) if onsets else np.array([1, 0, 1, 0], np.uint8)
@@ -92,7 +91,7 @@ def test_frames_are_drawn_as_often_as_they_are_likely(kind):
     else:
         head, config = {
             "independent": (IndependentKeysHead, None),
-            "sorted": (SortedKeysHead, SortedKeys(most_notes=KEYS, width=5)),
+            "sorted": (SortedKeysHead, SortedKeys(width=5)),
         }[kind]
         module, before = small_keys(head, config, True), [1, 0, 2, 0]
     count, hidden = 20_000, jax.random.normal(jax.random.key(1), (H,))
@@ -106,9 +105,10 @@ def test_frames_are_drawn_as_often_as_they_are_likely(kind):
         assert (likeliest == frames[counts.argmax()]).all()
 
 
-def test_a_frame_with_too_many_notes_is_as_good_as_impossible():
-    module = small_keys(SortedKeysHead, SortedKeys(most_notes=2, width=5), False)
-    assert module.log_prob(jnp.zeros(H), np.zeros(KEYS, np.uint8), np.ones(KEYS, np.uint8)) < -1e6
+def test_a_piece_with_too_many_notes_is_refused(tunes):
+    few = dataclasses.replace(tunes.features, most_notes=2)
+    with pytest.raises(ScoreError, match="notes at a time, expected at most --features.most-notes 2"):
+        few.encode_score(tunes.features.decode_score(tunes.steps(0)))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_frame_with_too_many_notes_is_as_good_as_impossible():
         (VoiceByVoice(), PianoRoll(), "VoiceByVoice draws frames of Voices, but --features is PianoRoll"),
         (SortedKeys(), Voices(), "SortedKeys draws frames of PianoRoll, but --features is Voices"),
         (IndependentKeys(), Voices(), "IndependentKeys draws frames of PianoRoll"),
-        (SortedKeys(most_notes=0), PianoRoll(), "--model.output.most-notes is 0"),
+        (SortedKeys(width=0), PianoRoll(), "--model.output.width is 0"),
     ],
 )
 def test_a_head_asks_for_its_frames(output, features, said):
@@ -218,12 +218,12 @@ def test_it_learns_and_writes_pieces_as_long_as_asked(made):
     spec = store.spec(())
     task = Likelihood().build(config, spec, steps=30, batch_size=4)
     state, step = task.init(jax.random.key(0)), jax.jit(task.train_step)
-    batches = iter(task_batches(config, store, spec))
+    batch = next(iter(config.training_batches(store, spec, batch_size=4, seq_len=640, seed=0)))
     losses = []
     for _ in range(30):
-        state, metrics = step(state, next(batches))
+        state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.96 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     sampler = ScoreSampler(task.module, config, spec, spec.features)
     given = [{"melody": store.stream("melody", 0)}] * 2 if config.context_streams else None
     bars = None if given else 2
@@ -241,10 +241,6 @@ def test_it_learns_and_writes_pieces_as_long_as_asked(made):
     assert longer.quarters == 12
     with pytest.raises(UserError, match="the prompt has 1 bars; raise --bars 1"):
         sampler.compose(state.average, [{}], prompt=prompt, bars=1)
-
-
-def task_batches(config, store, spec):
-    return config.training_batches(store, spec, batch_size=4, seq_len=640, seed=0)
 
 
 def melody_notes(store):

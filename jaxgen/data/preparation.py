@@ -124,12 +124,11 @@ def _write_clips(
     with contextlib.ExitStack() as stack:
         names = ("samples", "steps", *map(stream_file, streams))
         files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in names}
-        write: Any = _write_score if isinstance(features, ScoreSpec) else _write_clip
-        decoded: Iterator[Any] = (
-            encode_scores(clips, features, pool)
-            if isinstance(features, ScoreSpec)
-            else decode_clips(clips, features, policy, pool)
-        )
+        decoded: Iterator[Any]
+        if isinstance(features, ScoreSpec):
+            decoded, write = encode_scores(clips, features, pool), _write_score
+        else:
+            decoded, write = decode_clips(clips, features, policy, pool), _write_clip
         for each, content in zip(found, decoded, strict=True):
             ends = [(file, file.tell()) for file in files.values()]
             try:

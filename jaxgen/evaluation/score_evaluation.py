@@ -189,7 +189,10 @@ class ScoreEvaluator(Evaluator):
             )
         train = training.indices("train")
         scores = self._scorer(params, store, clips)
-        metrics = scores.metrics | self._after_first(params, store, clips)
+        metrics = dict(scores.metrics)
+        if (rest := scores.num_steps - len(clips)) > 0:  # x[1:] of x[:-1], as papers have it
+            total = scores.metrics["loss"] * scores.num_steps
+            metrics["nats_per_frame_after_first"] = (total - scores.first_losses) / rest
         seen = self._scorer(params, training, pick_evenly(train, len(clips))).metrics
         metrics |= {f"train_{name}": value for name, value in seen.items()}
         chain = MarkovChain([training.steps(clip) for clip in train])
@@ -231,14 +234,6 @@ class ScoreEvaluator(Evaluator):
             descriptions=DESCRIPTIONS,
             references=("held-out data", "Markov chain"),
         )
-
-    def _after_first(self, params: Any, store: Store, clips: Sequence[int]) -> dict[str, float]:
-        """The likelihood without the first frame of each piece: x[1:] of x[:-1]."""
-        first, whole = self._scorer.first_steps(params, store, clips), self._scorer(params, store, clips)
-        rest = whole.num_steps - len(clips)
-        if rest <= 0:
-            return {}
-        return {"nats_per_frame_after_first": (whole.metrics["loss"] * whole.num_steps - first) / rest}
 
     def _compose(self, params: Any, store: Store, clips: Sequence[int]) -> list[Score]:
         """Pieces with the labels of held-out ones, and what else these are given."""

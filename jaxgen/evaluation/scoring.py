@@ -21,6 +21,8 @@ class Scores:
     metrics: dict[str, float]
     """Means over all steps of all clips, by unit-bearing name."""
     num_steps: int
+    first_losses: float
+    """Summed loss of the first step of each clip."""
     predictions: dict[int, np.ndarray]
     """Expected step at each place, [nstep, *step_shape], of the clips asked for."""
 
@@ -40,27 +42,20 @@ class Scorer:
         """Scores the clips of these indices; of those in `predict`, the first `most` steps are also predicted."""
         sizes = {"batch_size": self._batch_size, "seq_len": self._seq_len}
         batches = self._model.scoring_batches(store, self._spec, clips, **sizes)
-        carry, sums, num_steps = self._start(params), dict[str, float](), 0
+        carry, sums, num_steps, first_losses = self._start(params), dict[str, float](), 0, 0.0
         predicted: dict[int, list[np.ndarray]] = {clip: [] for clip in predict}
         for batch in batches:
             carry, scores, predictions = self._step(params, carry, batch)
             for name, value in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(np.asarray(value).sum(dtype=np.float64))
             num_steps += int(batch["mask"].sum())
+            first_losses += float(np.asarray(scores["loss"])[batch["reset"] & batch["mask"]].sum(dtype=np.float64))
             if predicted:
                 _collect(predicted, batch, np.asarray(predictions), most)
         means = {name: value / num_steps for name, value in sums.items()}
-        return Scores(means, num_steps, {clip: np.concatenate(parts) for clip, parts in predicted.items()})
-
-    def first_steps(self, params: Any, store: Store, clips: Sequence[int]) -> float:
-        """The summed loss of the first step of each clip."""
-        total = 0.0
-        sizes = {"batch_size": self._batch_size, "seq_len": self._seq_len}
-        carry = self._start(params)
-        for batch in self._model.scoring_batches(store, self._spec, clips, **sizes):
-            carry, scores, _ = self._step(params, carry, batch)
-            total += float(np.asarray(scores["loss"])[batch["reset"] & batch["mask"]].sum(dtype=np.float64))
-        return total
+        return Scores(
+            means, num_steps, first_losses, {clip: np.concatenate(parts) for clip, parts in predicted.items()}
+        )
 
 
 def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray, most: int) -> None:

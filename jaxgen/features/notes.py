@@ -141,6 +141,14 @@ class PianoRoll(ScoreSpec):
 
     onsets: bool = True
     """Whether a held note is told from a repeated one; without it no key is ever 2."""
+    most_notes: int = 16
+    """Keys that may sound in a frame; a piece with more is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.most_notes <= NUM_KEYS, f"features.most_notes is {self.most_notes}, expected 1 to {NUM_KEYS}."
+        )
 
     @property
     def step_shape(self) -> tuple[int, ...]:
@@ -158,6 +166,8 @@ class PianoRoll(ScoreSpec):
             roll = to_roll(score, self.frames_per_quarter)
         except UserError as error:
             raise ScoreError(str(error).partition(";")[0].rstrip(".")) from None
+        if (most := int(roll.sounding.sum(axis=1).max(initial=0))) > self.most_notes:
+            raise ScoreError(f"{most} notes at a time, expected at most --features.most-notes {self.most_notes}")
         return (roll.sounding + (roll.onsets & roll.sounding & self.onsets)).astype(np.uint8)
 
     def decode_score(self, steps: NDArray[np.uint8]) -> Score:

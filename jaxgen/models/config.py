@@ -19,6 +19,11 @@ class ModelConfig:
     else:
         labels = ()
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that the model reads, beside the steps."""
+        return ()
+
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""
         raise NotImplementedError

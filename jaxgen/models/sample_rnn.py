@@ -32,6 +32,7 @@ from jaxgen.models.sequence import (
 )
 from jaxgen.nn.heads import SampleOutput, Softmax
 from jaxgen.nn.label_embedding import LabelEmbedding
+from jaxgen.nn.position import count_steps
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 from jaxgen.nn.recurrent.product import dot_general, product
 from jaxgen.nn.sample_context import PlannedPrediction, SampleContext, Window
@@ -253,7 +254,7 @@ class SampleModule(SampleSequenceModel):
         exact = self.features.to_mu_law(x)
         values = exact.astype(self.dtype)
         slowest = self.tiers[0].frame_size
-        since = _since(reset[:, ::slowest], carry["since"] // slowest)
+        since = count_steps(reset[:, ::slowest], carry["since"] // slowest)
         excerpts = frame_signal(exact[:, self.lookback - self.spectrum :], self.spectrum, slowest, num_steps // slowest)
         known = self.condition({name: a[:, ::slowest] for name, a in labels.items()})
         beside = self._seen(excerpts, since, known, plan and plan.frames)
@@ -339,10 +340,3 @@ class SampleModule(SampleSequenceModel):
     def _last(self, steps: jax.Array) -> jax.Array:
         """Vectors [..., E] of codes [...]."""
         return self.embedding(self.features.codes(steps))
-
-
-def _since(starts: jax.Array, before: jax.Array) -> jax.Array:
-    """Frames since the clip began, int32 [B, N], where clips start at some of N frames; before: of the first, [B]."""
-    index = jnp.arange(starts.shape[1])
-    last = jax.lax.cummax(jnp.where(starts, index, -1), axis=1)
-    return jnp.where(last >= 0, index - last, before[:, None] + index)

@@ -21,6 +21,7 @@ from jaxgen.models.sequence import Carry, SequenceConfig, SequenceModel, concate
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.note_heads import NoteOutput, SortedKeys
+from jaxgen.nn.position import count_steps
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
 
 _LONGEST_AGE = 64  # frames; what is older is as old
@@ -122,7 +123,7 @@ class ScoreModule(SequenceModel):
     def init_carry(self, batch_size: int) -> Carry:
         return {
             "stack": self.stack.init_carry(batch_size),
-            "age": jnp.full((batch_size, self.width), -1, jnp.int32),
+            "age": jnp.zeros((batch_size, self.width), jnp.int32),
             "since": jnp.zeros(batch_size, jnp.int32),
         }
 
@@ -191,9 +192,9 @@ class ScoreModule(SequenceModel):
         """What the network reads at each of T steps [B, T, F], and the counts after the last, for x [B, lookback + T, W]."""
         num_steps, place = reset.shape[1], self.lookback
         frames = [x[:, place - lag :][:, :num_steps] for lag in (1, *self.lags)]
-        since = _count(reset, carry["since"] - 1)  # 0 at the first frame of a clip
+        since = count_steps(reset, carry["since"])
         changed = self.features.changes(frames[0], x[:, place - 2 :][:, :num_steps])
-        age = _count(changed | reset[..., None], carry["age"])
+        age = count_steps(changed | reset[..., None], carry["age"])
         angle = 2 * math.pi * since[..., None].astype(jnp.float32) / jnp.asarray(self.periods, jnp.float32)
         known = (
             *map(self.features.as_inputs, frames),
@@ -204,17 +205,10 @@ class ScoreModule(SequenceModel):
             *(stream_features(conditioning.aligned[name], size, 2) for name, size in self.aligned.items()),
         )
         inputs = concatenate_features(*(each.astype(self.dtype) for each in known), self.condition(labels))
-        return inputs, {"age": age[:, -1], "since": since[:, -1] + 1}
+        return inputs, {"age": age[:, -1] + 1, "since": since[:, -1] + 1}
 
     def _outputs(self, hidden: jax.Array, before: jax.Array) -> jax.Array:
         return concatenate_features(hidden, before.astype(hidden.dtype))
 
     def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         return outputs[..., : -self.width], outputs[..., -self.width :].astype(jnp.uint8)
-
-
-def _count(starts: jax.Array, before: jax.Array) -> jax.Array:
-    """Steps since the last start, int32 [B, T, ...]: 0 at each of `starts`. before: that of the step before, [B, ...]."""
-    index = jnp.arange(starts.shape[1]).reshape(-1, *[1] * (starts.ndim - 2))
-    last = jax.lax.cummax(jnp.where(starts, index, -1), axis=1)
-    return jnp.where(last >= 0, index - last, before[:, None] + 1 + index)

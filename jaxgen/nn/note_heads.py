@@ -99,17 +99,12 @@ class IndependentKeysHead(NoteHead):
 class SortedKeys(NoteOutput):
     """One key after another, lowest first, up to an END: the exact likelihood of a chord in as many steps as it has notes."""
 
-    most_notes: int = 16
-    """Notes that a frame may have; a frame with more is an error."""
     width: int = 256
     """Hidden units between one key and the next."""
 
     def make(self, features: FeatureSpec, hidden_size: int, *, dtype: Any, rngs: nnx.Rngs) -> "SortedKeysHead":
-        if not 1 <= self.most_notes <= 88 or self.width < 1:
-            raise UserError(
-                f"--model.output.most-notes is {self.most_notes} and its width {self.width}; expected 1 to 88 notes, and at "
-                "least 1 hidden unit."
-            )
+        if self.width < 1:
+            raise UserError(f"--model.output.width is {self.width}, expected at least 1 hidden unit.")
         return SortedKeysHead(self, _require(features, PianoRoll, "SortedKeys"), hidden_size, dtype, rngs)
 
 
@@ -117,7 +112,7 @@ class SortedKeysHead(NoteHead):
     """p(frame) = product over its keys in rising order of p(key | keys below, hidden), times p(END | all keys, hidden)."""
 
     def __init__(self, config: SortedKeys, features: PianoRoll, hidden_size: int, dtype: Any, rngs: nnx.Rngs):
-        self.num_keys, self.onsets, self.most = features.step_shape[0], features.onsets, config.most_notes
+        self.num_keys, self.onsets, self.most = features.step_shape[0], features.onsets, features.most_notes
         self.from_hidden = nnx.Linear(hidden_size, config.width, dtype=dtype, rngs=rngs)
         self.from_keys = nnx.Linear(self.num_keys, config.width, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_key = nnx.Linear(config.width, self.num_keys + 1, dtype=dtype, rngs=rngs)
@@ -144,7 +139,7 @@ class SortedKeysHead(NoteHead):
 
         zeros = jnp.zeros(frame.shape[:-1], jnp.float32)
         total, _ = jax.lax.scan(jax.checkpoint(add), zeros, jnp.arange(self.most + 1))
-        return jnp.where(count <= self.most, total, _NEVER)
+        return total
 
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, ((1 + self.onsets) * self.most,))

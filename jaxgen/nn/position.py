@@ -36,9 +36,7 @@ class PositionEncoding:
 
     def unroll(self, carry: jax.Array, reset: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features of T steps, float32 [B, T, num_features], and the carry after them. reset: bool [B, T]."""
-        index = jnp.arange(reset.shape[1], dtype=jnp.int32)
-        start = jax.lax.cummax(jnp.where(reset, index, -carry[:, None]), axis=1)
-        steps = index - start
+        steps = count_steps(reset, carry)
         return self._encode(steps), steps[:, -1] + 1
 
     def step(self, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -49,3 +47,12 @@ class PositionEncoding:
         periods = 2 ** jnp.arange(2, self.num_frequencies + 2, dtype=jnp.int32)
         angles = 2 * jnp.pi * ((steps[..., None] % periods) / periods)  # of integers: exact however long a clip is
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def count_steps(starts: jax.Array, first: jax.Array) -> jax.Array:
+    """Steps since the last of `starts`, bool [B, T, ...]: int32 of that shape, 0 where one is.
+
+    first: int32 [B, ...], the count at the first step unless it is a start.
+    """
+    index = jnp.arange(starts.shape[1], dtype=jnp.int32).reshape(-1, *[1] * (starts.ndim - 2))
+    return index - jax.lax.cummax(jnp.where(starts, index, -first[:, None]), axis=1)

@@ -131,7 +131,8 @@ def run_sweep(folder: Path, combinations: Sequence[Combination]) -> ExitCode | i
 
 def _status(code: int) -> str:
     """How a training ended, in a word."""
-    return {ExitCode.DONE: "done", ExitCode.DIVERGED: "diverged"}.get(code, f"failed, exit code {code}")  # type: ignore[call-overload]
+    words: Mapping[int, str] = {ExitCode.DONE: "done", ExitCode.DIVERGED: "diverged"}
+    return words.get(code, f"failed, exit code {code}")
 
 
 def _words(name: str, value: str) -> list[str]:
