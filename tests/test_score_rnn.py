@@ -107,7 +107,7 @@ def test_frames_are_drawn_as_often_as_they_are_likely(kind):
 
 def test_a_piece_with_too_many_notes_is_refused(tunes):
     few = dataclasses.replace(tunes.features, most_notes=2)
-    with pytest.raises(ScoreError, match="notes at a time, expected at most --features.most-notes 2"):
+    with pytest.raises(ScoreError, match=r"notes at a time, expected at most --features\.most-notes 2"):
         few.encode_score(tunes.features.decode_score(tunes.steps(0)))
 
 

@@ -17,7 +17,7 @@ from jaxgen.audio import AudioError
 from jaxgen.cli import evaluate, generate, train
 from jaxgen.core.errors import UserError
 from jaxgen.data.ingest import AudioPolicy
-from jaxgen.data.padded import PaddedBatches, padded_scoring_batches, round_up
+from jaxgen.data.padded import PaddedBatches, Padder, padded_scoring_batches, round_up
 from jaxgen.data.pipeline import TrainingBatches
 from jaxgen.data.preparation import prepare
 from jaxgen.data.store import Store
@@ -25,6 +25,7 @@ from jaxgen.features import Characters, Example, LogMel, Loudness, StreamSpec
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.mel_rnn import MelRNN
 from jaxgen.nn.recurrent import GRU
+from jaxgen.recipes.presets import load_config
 
 TOY = Path(__file__).parent / "toy_streams.py"
 NAMES = (), ("loudness",), ("text",)
@@ -69,8 +70,8 @@ def test_packed_rows_read_the_value_of_each_step(store):
 
 
 def padded(store, **options):
-    sizes = {"lookback": 1, "batch_size": 7, "longest": 64, "seed": 3}
-    return PaddedBatches(store, store.spec(()), *NAMES, **(sizes | options))
+    padder = Padder(store, store.spec(()), *NAMES, lookback=1)
+    return PaddedBatches(padder, **({"batch_size": 7, "longest": 64, "seed": 3} | options))
 
 
 def test_padded_batches_hold_each_clip_once_an_epoch(store):
@@ -127,7 +128,7 @@ def test_rows_of_processes_are_those_of_one(store):
 
 def test_scoring_reads_each_clip_once(store):
     clips = store.indices("validation")
-    batches = padded_scoring_batches(store, store.spec(()), clips, *NAMES, lookback=1, batch_size=4)
+    batches = padded_scoring_batches(Padder(store, store.spec(()), *NAMES, lookback=1), clips, 4)
     counts = np.zeros(len(store.clips), int)
     for batch in batches:
         counts += np.bincount(batch["clip"][batch["mask"]], minlength=len(counts))
@@ -240,6 +241,23 @@ def test_an_aligned_stream_of_another_length_is_refused(cache):
 def test_a_stream_needs_a_plain_name():
     with pytest.raises(UserError, match=r"a stream is called 'text/\.\.'"):
         dataclasses.replace(CONFIG, streams={"text/..": Characters()})
+
+
+def test_options_set_what_a_stream_is():
+    asked = load_config(["--config", str(TOY), "--streams.loudness.quietest-dbfs", "-40"], "test")
+    assert asked.streams == {"text": CONFIG.streams["text"], "loudness": Loudness(quietest_dbfs=-40)}
+    for words, said in (
+        (["--streams.loudness.quietest-dbfs", "nan"], "expected a level from -200 to below 0 dB"),
+        (["--streams.text.symbol", "ab"], "did you mean --streams.text.symbols"),
+        (["--streams.pitch.most", "3"], "unknown option --streams.pitch.most"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_config(["--config", str(TOY), *words], "test")
+
+
+def test_a_stream_that_the_model_does_not_read_is_refused():
+    with pytest.raises(UserError, match="the stream 'more', which Speller does not read"):
+        dataclasses.replace(CONFIG, streams={**CONFIG.streams, "more": Loudness()})
 
 
 def test_a_model_asks_for_streams_that_the_data_has(store):

@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -72,6 +72,8 @@ def _expanded(value: Any) -> Any:
     """A dataclass, and all that it holds, with `~` written out in its paths."""
     if isinstance(value, tuple):
         return tuple(map(_expanded, value))
+    if isinstance(value, Mapping):
+        return {name: _expanded(item) for name, item in value.items()}
     if not dataclasses.is_dataclass(value):
         return value
     changed = {}
@@ -120,6 +122,9 @@ def _check_numbers(value: Any, option: str = "-") -> None:
     elif isinstance(value, tuple):
         for place, item in enumerate(value):
             _check_numbers(item, f"{option}.{place}")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_numbers(item, f"{option}.{name}")
     elif isinstance(value, float) and math.isnan(value):
         raise UserError(f"{option} is {value}, expected a number.")
     elif isinstance(value, int | float) and _largest(value) < abs(value) < math.inf:
@@ -250,6 +255,8 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
             names += _options(child, option + ".")
         elif isinstance(child, tuple) and child and all(map(dataclasses.is_dataclass, child)):
             names += [name for place, item in enumerate(child) for name in _options(item, f"{option}.{place}.")]
+        elif isinstance(child, Mapping):
+            names += [name for key, item in child.items() for name in _options(item, f"{option}.{key}.")]
         else:
             names.append(option)
             if isinstance(child, bool):

@@ -33,19 +33,14 @@ class PaddedBatches:
 
     def __init__(
         self,
-        store: Store,
-        spec: DataSpec,
-        labels: Sequence[str],
-        aligned: Sequence[str],
-        context: Sequence[str],
+        padder: "Padder",
         *,
-        lookback: int,
         batch_size: int,
         longest: int,
         seed: int,
-        stride: int = 1,
         rows: Sequence[int] | None = None,
     ):
+        store = padder.store
         train = store.indices("train")
         clips = [clip for clip in train if store.clips[clip].num_steps <= longest]
         if not clips:
@@ -58,7 +53,6 @@ class PaddedBatches:
                 file=sys.stderr,
             )
         self._store = store
-        padder = _Padder(store, spec, labels, aligned, context, lookback, stride)
         self._streams = lambda: _Shuffled(padder, clips, batch_size, seed, rows)
 
     def __iter__(self) -> "_Shuffled":
@@ -69,21 +63,9 @@ class PaddedBatches:
         return [self._store.clips[clip].name for clip in np.unique(batch["clip"][batch["mask"]])]
 
 
-def padded_scoring_batches(
-    store: Store,
-    spec: DataSpec,
-    clips: Sequence[int],
-    labels: Sequence[str],
-    aligned: Sequence[str],
-    context: Sequence[str],
-    *,
-    lookback: int,
-    batch_size: int,
-    stride: int = 1,
-) -> Iterator[Batch]:
+def padded_scoring_batches(padder: "Padder", clips: Sequence[int], batch_size: int) -> Iterator[Batch]:
     """Every clip once, long ones first. Label values never seen in training are unknown."""
-    padder = _Padder(store, spec, labels, aligned, context, lookback, stride)
-    order = sorted(clips, key=lambda clip: -store.clips[clip].num_steps)
+    order = sorted(clips, key=lambda clip: -padder.store.clips[clip].num_steps)
     for first in range(0, len(order), batch_size):
         yield padder.pad([(clip, 0) for clip in order[first : first + batch_size]], batch_size)
 
@@ -91,7 +73,7 @@ def padded_scoring_batches(
 class _Shuffled(Iterator[Batch]):
     """Its state, as JSON, is the number of the next batch."""
 
-    def __init__(self, padder: "_Padder", clips: Sequence[int], batch_size: int, seed: int, rows: Sequence[int] | None):
+    def __init__(self, padder: "Padder", clips: Sequence[int], batch_size: int, seed: int, rows: Sequence[int] | None):
         self._padder, self._clips, self._batch_size, self._seed = padder, clips, batch_size, seed
         self._rows = range(batch_size) if rows is None else rows
         self._next, self._epoch, self._batches = 0, -1, list[list[tuple[int, int]]]()
@@ -122,8 +104,8 @@ class _Shuffled(Iterator[Batch]):
         return [batches[place] for place in random.permutation(len(batches))]
 
 
-class _Padder:
-    """Reads clips into the arrays of a batch."""
+class Padder:
+    """Reads whole clips, with these labels and streams, into the arrays of a batch."""
 
     def __init__(
         self,
@@ -132,17 +114,18 @@ class _Padder:
         labels: Sequence[str],
         aligned: Sequence[str],
         context: Sequence[str],
+        *,
         lookback: int,
-        stride: int,
+        stride: int = 1,
     ):
-        self._store, self._lookback, self._stride = store, lookback, stride
+        self.store, self._lookback, self._stride = store, lookback, stride
         self._aligned, self._context = aligned, context
         self.features, self._silence = spec.features, spec.features.silence()
         self._labels = {name: spec.label_indices(name, store.fields(name)) for name in labels}
 
     def rounded(self, clip: int) -> int:
         """Steps of a batch in which the clip is the longest."""
-        return round_up(self._store.clips[clip].num_steps, self._stride)
+        return round_up(self.store.clips[clip].num_steps, self._stride)
 
     def pad(self, clips: Sequence[tuple[int, int]], batch_size: int, rows: Sequence[int] | None = None) -> Batch:
         """A batch of clips in a variant each, and of rows without one where they are fewer; of its rows those asked for."""
@@ -163,8 +146,8 @@ class _Padder:
             if each is None:
                 continue
             clip, variant = each
-            count = self._store.clips[clip].num_steps
-            steps = self.features.vary(self._store.steps(clip), variant)
+            count = self.store.clips[clip].num_steps
+            steps = self.features.vary(self.store.steps(clip), variant)
             batch["x"][row, self._lookback : self._lookback + count] = steps
             batch["mask"][row, :count] = True
             batch["end"][row, count - 1] = True
@@ -176,14 +159,14 @@ class _Padder:
         return batch
 
     def _longest(self, name: str, clips: Sequence[tuple[int, int]]) -> int:
-        return round_up(max(self._store.clips[clip].streams[name][1] for clip, _ in clips), 1)
+        return round_up(max(self.store.clips[clip].streams[name][1] for clip, _ in clips), 1)
 
     def _pad_stream(
         self, name: str, clips: Sequence[tuple[int, int] | None], length: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values [B, length, ...] of a stream, 0 behind its end, and which are real, bool [B, length]."""
-        spec = self._store.streams[name]
-        rows = [None if each is None else spec.vary(self._store.stream(name, each[0]), each[1]) for each in clips]
+        spec = self.store.streams[name]
+        rows = [None if each is None else spec.vary(self.store.stream(name, each[0]), each[1]) for each in clips]
         return pad_rows(rows, length, spec)
 
 

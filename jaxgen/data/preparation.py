@@ -125,6 +125,7 @@ def _write_clips(
         names = ("samples", "steps", *map(stream_file, streams))
         files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in names}
         decoded: Iterator[Any]
+        write: Any
         if isinstance(features, ScoreSpec):
             decoded, write = encode_scores(clips, features, pool), _write_score
         else:

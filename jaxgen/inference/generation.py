@@ -147,18 +147,22 @@ class Generator(ClipSampler):
         rows = self._spec.draw_labels(self._model.labels, [request.labels] * request.num_clips, request.seed)
         for first in range(0, request.num_clips, size):
             labels = rows[first : first + size]
-            stream = self.stream(
-                params,
-                labels,
-                inputs=None if request.input is None else [request.input] * len(labels),
-                seconds=request.seconds,
-                prompt=request.prompt,
-                sampling=sampling,
-                seed=request.seed,
-                first=first,
-                progress=request.num_clips <= size,
-            )
-            yield ClipBatch(first, labels, stream)
+            options: dict[str, Any] = {
+                "inputs": None if request.input is None else [request.input] * len(labels),
+                "seconds": request.seconds,
+                "prompt": request.prompt,
+                "sampling": sampling,
+                "seed": request.seed,
+                "first": first,
+                "progress": request.num_clips <= size,
+            }
+            yield self._batch(params, labels, request, options)
+
+    def _batch(
+        self, params: Any, labels: Sequence[Mapping[str, str]], request: ClipRequest, options: Mapping[str, Any]
+    ) -> ClipBatch:
+        """Clips with these labels. options: of `stream`, what the request says of them."""
+        return ClipBatch(options["first"], labels, self.stream(params, labels, **options))
 
     def max_samples(self, request: ClipRequest) -> int:
         before = 0 if request.prompt is None else len(request.prompt)

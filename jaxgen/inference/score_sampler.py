@@ -14,7 +14,6 @@ from jaxgen.features import ScoreSpec
 from jaxgen.inference.generation import Generator
 from jaxgen.inference.sampler import ClipBatch, ClipRequest
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
-from jaxgen.nn.distributions import Sampling
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
 from jaxgen.scores.picture import draw_score
@@ -77,24 +76,11 @@ class ScoreSampler(Generator):
             return self._features.num_samples(max(before, request.bars * self._features.frames_per_bar))
         return super().max_samples(dataclasses.replace(request, prompt=None)) + self._features.num_samples(before)
 
-    def _batches(self, params: Any, request: ClipRequest, sampling: Sampling) -> Iterator[ClipBatch]:
-        size = request.batch_size or self.default_batch_size
-        rows = self._spec.draw_labels(self._model.labels, [request.labels] * request.num_clips, request.seed)
-        for first in range(0, request.num_clips, size):
-            labels = rows[first : first + size]
-            scores = self.compose(
-                params,
-                labels,
-                inputs=None if request.input is None else [request.input] * len(labels),
-                prompt=request.prompt,
-                bars=request.bars,
-                seconds=request.seconds,
-                sampling=sampling,
-                seed=request.seed,
-                first=first,
-                progress=request.num_clips <= size,
-            )
-            yield ClipBatch(first, labels, self._perform(scores), _Writer(scores))
+    def _batch(
+        self, params: Any, labels: Sequence[Mapping[str, str]], request: ClipRequest, options: Mapping[str, Any]
+    ) -> ClipBatch:
+        scores = self.compose(params, labels, bars=request.bars, **options)
+        return ClipBatch(options["first"], labels, self._perform(scores), _Writer(scores))
 
     def _perform(self, scores: Sequence[Score]) -> Iterator[list[np.ndarray]]:
         """Sound of all scores, a block at a time; shorter ones are over before the others."""

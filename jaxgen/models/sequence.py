@@ -16,7 +16,7 @@ from flax import nnx
 
 from jaxgen.core.descriptions import Descriptions
 from jaxgen.data.batches import Batch, Batches
-from jaxgen.data.padded import PaddedBatches, padded_scoring_batches
+from jaxgen.data.padded import PaddedBatches, Padder, padded_scoring_batches
 from jaxgen.data.pipeline import TrainingBatches, scoring_batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
@@ -215,10 +215,10 @@ class SequenceConfig(ModelConfig):
         rows: Sequence[int] | None = None,
     ) -> Batches:
         """What the model is trained on: streams of clips, or where it reads a context whole clips of up to `seq_len` steps."""
-        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
         if self.context_streams:
-            names = self.labels, self.aligned_streams, self.context_streams
-            return PaddedBatches(store, data, *names, longest=seq_len, seed=seed, rows=rows, **sizes)
+            padder = self._padder(store, data)
+            return PaddedBatches(padder, batch_size=batch_size, longest=seq_len, seed=seed, rows=rows)
+        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
         return TrainingBatches(
             store, data, self.labels, aligned=self.aligned_streams, seq_len=seq_len, seed=seed, rows=rows, **sizes
         )
@@ -227,11 +227,14 @@ class SequenceConfig(ModelConfig):
         self, store: Store, data: DataSpec, clips: Sequence[int], *, batch_size: int, seq_len: int
     ) -> Iterator[Batch]:
         """Every step of every clip once."""
-        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
         if self.context_streams:
-            names = self.labels, self.aligned_streams, self.context_streams
-            return padded_scoring_batches(store, data, clips, *names, **sizes)
+            return padded_scoring_batches(self._padder(store, data), clips, batch_size)
+        sizes: dict[str, Any] = {"batch_size": batch_size, "lookback": self.lookback, "stride": self.stride}
         return scoring_batches(store, data, clips, self.labels, aligned=self.aligned_streams, seq_len=seq_len, **sizes)
+
+    def _padder(self, store: Store, data: DataSpec) -> Padder:
+        names = self.labels, self.aligned_streams, self.context_streams
+        return Padder(store, data, *names, lookback=self.lookback, stride=self.stride)
 
     def make(self, data: DataSpec, *, dtype: Any, rngs: nnx.Rngs) -> SequenceModel:
         """Builds the module for data of this spec; matrix products run in `dtype`, parameters are float32."""
