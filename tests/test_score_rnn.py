@@ -26,6 +26,7 @@ from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.note_heads import IndependentKeys, IndependentKeysHead, SortedKeys, SortedKeysHead, VoiceByVoice
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
+from jaxgen.objectives.optimizer import AdamW
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
 from jaxgen.scores.score import ScoreError, select_tracks
@@ -216,14 +217,15 @@ def test_unroll_is_repeated_step(made):
 def test_it_learns_and_writes_pieces_as_long_as_asked(made):
     config, store, _ = made
     spec = store.spec(())
-    task = Likelihood().build(config, spec, steps=30, batch_size=4)
+    learning = AdamW(learning_rate=1e-2, warmup_steps=1)
+    task = Likelihood(optimizer=learning).build(config, spec, steps=30, batch_size=4)
     state, step = task.init(jax.random.key(0)), jax.jit(task.train_step)
     batch = next(iter(config.training_batches(store, spec, batch_size=4, seq_len=640, seed=0)))
     losses = []
     for _ in range(30):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     sampler = ScoreSampler(task.module, config, spec, spec.features)
     given = [{"melody": store.stream("melody", 0)}] * 2 if config.context_streams else None
     bars = None if given else 2
@@ -237,7 +239,10 @@ def test_it_learns_and_writes_pieces_as_long_as_asked(made):
         return
     prompt = store.steps(0)[:16]
     longer = sampler.compose(state.average, [{}], prompt=prompt, bars=3)[0]
-    np.testing.assert_array_equal(spec.features.encode_score(longer)[:16], prompt)
+    features = spec.features  # a model that has hardly learned may draw more notes than a piece may have
+    if isinstance(features, PianoRoll):
+        features = dataclasses.replace(features, most_notes=88)
+    np.testing.assert_array_equal(features.encode_score(longer)[:16], prompt)
     assert longer.quarters == 12
     with pytest.raises(UserError, match="the prompt has 1 bars; raise --bars 1"):
         sampler.compose(state.average, [{}], prompt=prompt, bars=1)
