@@ -314,6 +314,25 @@ def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
         assert (code, said in err, err.count("\n")) == (2, True, 1), err
 
 
+def test_what_a_model_wrote_is_no_data(tmp_path, cache):
+    pytest.importorskip("symusic", reason="MIDI files need jaxgen[music]")
+    mark = '{"synthetic": true, "generator": "jaxgen 0.2.0"}'
+    for place in range(4):
+        score = ComposedTunes(seed=1).compose(place)
+        (tmp_path / "music").mkdir(exist_ok=True)
+        write_midi(tmp_path / "music" / f"{place}.mid", score, comment=mark if place == 3 else "")
+    data, policy = Scores(root=str(tmp_path / "music")), AudioPolicy()
+    kept = prepare(data, PianoRoll(), policy, cache)
+    assert [clip.name for clip in kept.clips] == ["0.mid", "1.mid", "2.mid"]
+    assert kept.report["refused"] == [
+        {"name": "3.mid", "reason": "written by a model; --audio.synthetic accept takes it"}
+    ]
+    taken = prepare(data, PianoRoll(), dataclasses.replace(policy, synthetic="accept"), cache)
+    assert len(taken.clips) == 4
+    mel = LogMel(sample_rate=8_000, n_fft=256, hop_length=100, n_mels=10)
+    assert len(prepare(data, mel, policy, cache).clips) == 3
+
+
 def test_a_folder_without_music_is_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no music")
     with pytest.raises(UserError, match="no written music in"):

@@ -9,7 +9,7 @@ from typing import Literal
 from jaxgen.audio import Recording, Waveform
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
-from jaxgen.scores.score import Score
+from jaxgen.scores.source import ScoreFile
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -33,7 +33,7 @@ class Clip:
     """Why it is refused before it is read; empty for none."""
     is_unchanged: Callable[[], bool] = lambda: True
     """Whether its content is still that of the stamp."""
-    score: Callable[[], Score] | None = None
+    score: Callable[[], ScoreFile] | None = None
     """Reads written music, which `open` makes sound of; None for a recording. Raises scores.ScoreError."""
 
     def load(self) -> Waveform:

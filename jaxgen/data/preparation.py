@@ -127,7 +127,7 @@ def _write_clips(
         decoded: Iterator[Any]
         write: Any
         if isinstance(features, ScoreSpec):
-            decoded, write = encode_scores(clips, features, pool), _write_score
+            decoded, write = encode_scores(clips, features, policy, pool), _write_score
         else:
             decoded, write = decode_clips(clips, features, policy, pool), _write_clip
         for each, content in zip(found, decoded, strict=True):

@@ -9,7 +9,9 @@ import numpy as np
 
 from jaxgen.audio import AudioError
 from jaxgen.data.clips import Clip
+from jaxgen.data.ingest import AudioPolicy
 from jaxgen.features import Example, ScoreSpec
+from jaxgen.provenance import record as provenance
 from jaxgen.scores.score import Score, ScoreError, quantise
 
 _AT_ONCE = 64  # scores that wait encoded
@@ -30,24 +32,27 @@ class EncodedScore:
 
 
 def encode_scores(
-    clips: Iterable[Clip], features: ScoreSpec, pool: concurrent.futures.Executor
+    clips: Iterable[Clip], features: ScoreSpec, policy: AudioPolicy, pool: concurrent.futures.Executor
 ) -> Iterator[concurrent.futures.Future[EncodedScore]]:
     """Each clip's score, read in parallel; the future raises AudioError where it is refused."""
     pending: collections.deque[concurrent.futures.Future[EncodedScore]] = collections.deque()
     for clip in clips:
-        pending.append(pool.submit(_encode, clip, features))
+        pending.append(pool.submit(_encode, clip, features, policy))
         if len(pending) == _AT_ONCE:
             yield pending.popleft()
     yield from pending
 
 
-def _encode(clip: Clip, features: ScoreSpec) -> EncodedScore:
+def _encode(clip: Clip, features: ScoreSpec, policy: AudioPolicy) -> EncodedScore:
     if clip.refused:
         raise AudioError(clip.refused)
     if clip.score is None:
         raise AudioError(f"sound, and {type(features).__name__} are of written music")
     try:
-        score, _ = quantise(clip.score(), (features.frames_per_quarter,))
+        found = clip.score()
+        if policy.synthetic == "refuse" and provenance.parse(found.comment) is not None:
+            raise AudioError("written by a model; --audio.synthetic accept takes it")
+        score, _ = quantise(found.score, (features.frames_per_quarter,))
         steps = features.encode_score(score)
     except ScoreError as error:
         raise AudioError(str(error)) from None

@@ -24,6 +24,7 @@ from jaxgen.scores.files import READERS, read_scores
 from jaxgen.scores.render import render_blocks
 from jaxgen.scores.rolls import from_roll, from_voices, mark_holds
 from jaxgen.scores.score import Score, ScoreError
+from jaxgen.scores.source import ScoreFile
 
 _RENDERED_RATE = 44_100
 
@@ -32,21 +33,20 @@ class ScoreDataset(Dataset, abc.ABC):
     """Base of the frozen dataclasses whose clips are written music. Models of sound read it as it is rendered."""
 
     def _piece(
-        self, name: str, fields: Mapping[str, str], score: Callable[[], Score], digest: Callable[[], str]
+        self, name: str, fields: Mapping[str, str], score: Callable[[], ScoreFile], digest: Callable[[], str]
     ) -> Clip:
         return Clip(name, fields, functools.partial(_rendered, score), digest, score=score)
 
 
 @contextlib.contextmanager
-def _rendered(score: Callable[[], Score]) -> Iterator[Recording]:
+def _rendered(score: Callable[[], ScoreFile]) -> Iterator[Recording]:
     """The sound of a score as a recording in stereo. Raises AudioError where there is no score."""
     try:
-        written = score()
+        found = score()
     except ScoreError as error:
         raise AudioError(str(error)) from None
-    yield Recording(
-        _RENDERED_RATE, 2, render_blocks(written, _RENDERED_RATE), stated_seconds=written.seconds, comment=""
-    )
+    blocks = render_blocks(found.score, _RENDERED_RATE)
+    yield Recording(_RENDERED_RATE, 2, blocks, stated_seconds=found.score.seconds, comment=found.comment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +117,11 @@ class ScoreFolder(ScoreDataset):
         return [(display_name(name), reason) for name, reason in [*tree.skipped, *others]]
 
 
-def _read_piece(path: Path, place: int) -> Score:
+def _read_piece(path: Path, place: int) -> ScoreFile:
     found = read_scores(path)[place][1]
     if isinstance(found, ScoreError):
         raise found
-    return found.score
+    return found
 
 
 def _piece_digest(path: Path, place: int) -> str:
@@ -175,10 +175,10 @@ class ScoreArchive(ScoreDataset):
             f"'{self.root}' holds no written music ({'; '.join(dict.fromkeys(reasons))}); change --data.root."
         )
 
-    def _score(self, frames: np.ndarray) -> Score:
+    def _score(self, frames: np.ndarray) -> ScoreFile:
         if frames.dtype == bool:
-            return from_roll(frames, None, self.frames_per_quarter)
-        return from_voices(mark_holds(frames), self.frames_per_quarter)
+            return ScoreFile(from_roll(frames, None, self.frames_per_quarter))
+        return ScoreFile(from_voices(mark_holds(frames), self.frames_per_quarter))
 
 
 def _array_digest(frames: np.ndarray) -> str:
@@ -212,7 +212,7 @@ class ComposedScores(ScoreDataset):
     def _composed(self, index: int) -> Clip:
         about = {"split": "validation" if index % 10 == 9 else "train", "licence": "CC0-1.0 (composed)"}
         digest = hashlib.sha256(json.dumps([1, type(self).__name__, self.seed, index]).encode()).hexdigest()
-        return self._piece(f"composed/{index:05d}", about, functools.partial(self.compose, index), lambda: digest)
+        return self._piece(f"composed/{index:05d}", about, lambda: ScoreFile(self.compose(index)), lambda: digest)
 
     def split_of(self, fields: Mapping[str, str], digest: str) -> Split:
         return parse_split(fields["split"], "a composed piece")

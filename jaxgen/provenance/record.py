@@ -1,4 +1,4 @@
-"""What marks generated sound and scores as synthetic: a JSON mark in the file's own metadata and in a file beside it.
+"""What marks generated sound as synthetic: a JSON mark in the file's own metadata and in a file beside it.
 
 The mark holds no time and no host name, so that the same command writes the same bytes.
 """
@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from jaxgen import __version__, audio
 from jaxgen.core.files import write_atomic
-from jaxgen.scores.midi import write_midi
-from jaxgen.scores.score import Score
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
 _OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder")
@@ -63,16 +61,6 @@ def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance:
     content = dataclasses.asdict(provenance)
     write_atomic(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
     audio.write(path, samples, sample_rate, comment=_comment(content))
-
-
-def mark_score(path: Path, score: Score, provenance: Provenance) -> None:
-    """Writes a MIDI file that carries its provenance as its first text, and the same mark as JSON beside it.
-
-    The JSON is there first, as for `mark`. Raises UserError where they cannot be written.
-    """
-    content = dataclasses.asdict(provenance)
-    write_atomic(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
-    write_midi(path, score, comment=json.dumps(content, separators=(",", ":")))
 
 
 def _comment(content: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError, printable
 from jaxgen.core.files import write_atomic
+from jaxgen.core.packages import import_package
 from jaxgen.scores.score import KeySignature, Notes, Score, ScoreError, Tempo, TimeSignature, Track, ends, make_notes
 from jaxgen.scores.source import MOST_EVENTS, MOST_NOTES, ScoreFile, check_size
 
@@ -29,7 +30,7 @@ def parse_midi(content: bytes) -> ScoreFile:
     not there. The score ends with its last note. Raises ScoreError where there is nothing to use, UserError where
     symusic is not installed.
     """
-    symusic = import_symusic("to read MIDI files")
+    symusic = import_package("symusic", "music")
     if not content:
         raise ScoreError("empty")
     if not content.startswith(b"MThd"):
@@ -83,15 +84,6 @@ def parse_midi(content: bytes) -> ScoreFile:
         licence=texts.get(_COPYRIGHT, ""),
     )
     return ScoreFile(score, {name: count for name, count in left_out.items() if count}, texts.get(_TEXT, ""))
-
-
-def import_symusic(purpose: str) -> Any:
-    """The package. Raises UserError, which says what it was for, where it is not installed."""
-    try:
-        import symusic
-    except ImportError:
-        raise UserError(f"symusic is needed {purpose}: pip install 'jaxgen[music]'") from None
-    return symusic
 
 
 def _brief(error: Exception) -> str:
