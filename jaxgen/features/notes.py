@@ -104,10 +104,10 @@ class ScoreSpec(FeatureSpec):
         """Where a note begins or ends between two frames [..., W], bool [..., W]."""
         raise NotImplementedError
 
-    def decode(self, steps: jax.Array | np.ndarray) -> np.ndarray:  # type: ignore[override]
+    def decode(self, steps: jax.Array | np.ndarray) -> jax.Array:
         rows = np.asarray(steps).reshape(-1, *np.shape(steps)[-1 - len(self.step_shape) :])
         sound = np.stack(self.decode_clips(list(rows)))
-        return sound.reshape(*np.shape(steps)[: -1 - len(self.step_shape)], *sound.shape[1:])
+        return jnp.asarray(sound.reshape(*np.shape(steps)[: -1 - len(self.step_shape)], *sound.shape[1:]))
 
     def decode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [np.concatenate(list(self._sound(clip))) for clip in clips]

@@ -31,6 +31,7 @@ class Example:
     """Written music, on the features' grid; None for sound."""
 
 
+@dataclasses.dataclass(frozen=True)
 class StreamSpec:
     """Base of the frozen dataclasses that say how a stream is made of a clip, or of what a user says."""
 
@@ -80,7 +81,7 @@ class StreamSpec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the kind of stream and with every setting of it."""
-        return content_hash([type(self).__name__, dataclasses.asdict(self)])[:16]  # type: ignore[call-overload]
+        return content_hash([type(self).__name__, dataclasses.asdict(self)])[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,10 +133,12 @@ class ScoreModule(SequenceModel):
         for place, (name, size) in enumerate(self.context.items()):
             context = conditioning.context[name]
             values, mask = stream_features(context.values, size, 2), jnp.asarray(context.mask)
-            keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, place))
-            ways = ("forward", values, mask, keys[0]), ("backward", values[:, ::-1], mask[:, ::-1], keys[1])
-            read = [self._read(f"{name}_{way}", *inputs) for way, *inputs in ways]  # type: ignore[arg-type]
-            aligned[f"{name} read"] = jnp.concatenate([read[0], read[1][:, ::-1]], axis=-1)
+            before = after = None
+            if key is not None:
+                before, after = jax.random.split(jax.random.fold_in(key, place))
+            forward = self._read(f"{name}_forward", values, mask, before)
+            backward = self._read(f"{name}_backward", values[:, ::-1], mask[:, ::-1], after)
+            aligned[f"{name} read"] = jnp.concatenate([forward, backward[:, ::-1]], axis=-1)
             aligned[name] = context.values
         return dataclasses.replace(conditioning, aligned=aligned)
 
