@@ -197,8 +197,8 @@ class Checkpoints:
     def run(self, step: int) -> Any:
         """What `save` was given as `run`. Raises Damaged, and UserError where another version saved it."""
         run = self._sealed(step, "run/metadata")
-        if not isinstance(run, dict) or run.get("format_version") != _FORMAT:
-            found = run.get("format_version", run.get("format", 1)) if isinstance(run, dict) else 1
+        found = run.get("format_version", run.get("format", 1)) if isinstance(run, dict) else 1  # "format" before 0.2.0
+        if found != _FORMAT:
             raise UserError(
                 f"the checkpoint of step {step} in '{self.directory}' was saved by another version of jaxgen: its format is "
                 f"{found}, this version opens {_FORMAT}. Use {_opened_by(found)}, or train again in another --workdir."
