@@ -6,18 +6,20 @@ It takes the options of `jaxgen.train` and the data that they name. The classifi
 
 import sys
 
+from jaxgen.cli.config_options import read_config
 from jaxgen.core.errors import ExitCode, run
-from jaxgen.core.machine import keep_freed_memory
-from jaxgen.core.numerics import fix_settings
-from jaxgen.data.preparation import prepare
-from jaxgen.evaluation.classifier import ClassifierTraining
-from jaxgen.evaluation.classifier_training import classifier_path, load_or_train
-from jaxgen.recipes.presets import load_config
-from jaxgen.runs.run import enable_compilation_cache
 
 
 def main() -> int:
-    config = load_config(sys.argv[1:], "python -m jaxgen.classifier")
+    config = read_config(sys.argv[1:], "python -m jaxgen.classifier")
+
+    from jaxgen.core.machine import keep_freed_memory  # for these --help does not wait
+    from jaxgen.core.numerics import fix_settings
+    from jaxgen.data.preparation import prepare
+    from jaxgen.evaluation.classifier import ClassifierTraining
+    from jaxgen.evaluation.classifier_training import classifier_path, load_or_train
+    from jaxgen.runs.run import enable_compilation_cache
+
     fix_settings()
     enable_compilation_cache(config.cache_dir)
     keep_freed_memory()

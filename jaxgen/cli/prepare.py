@@ -2,17 +2,19 @@
 
 import sys
 
+from jaxgen.cli.config_options import read_config
 from jaxgen.core.errors import ExitCode, run
-from jaxgen.core.numerics import fix_settings
-from jaxgen.data import report
-from jaxgen.data.preparation import prepare
-from jaxgen.recipes.presets import load_config
-from jaxgen.runs.run import enable_compilation_cache
-from jaxgen.storage import output_folder
 
 
 def main() -> int:
-    config = load_config(sys.argv[1:], "python -m jaxgen.prepare")
+    config = read_config(sys.argv[1:], "python -m jaxgen.prepare")
+
+    from jaxgen.core.numerics import fix_settings  # for these --help does not wait
+    from jaxgen.data import report
+    from jaxgen.data.preparation import prepare
+    from jaxgen.runs.run import enable_compilation_cache
+    from jaxgen.storage import output_folder
+
     fix_settings()
     enable_compilation_cache(config.cache_dir)
     store = prepare(config.data, config.features, config.audio, config.cache_dir, config.streams)

@@ -6,15 +6,16 @@ command continues an interrupted run, and finds a finished one.
 
 import sys
 
+from jaxgen.cli.config_options import read_config
 from jaxgen.core.errors import run
-from jaxgen.recipes.presets import config_file, load_config
 
 
 def main() -> int:
     words = sys.argv[1:]
-    config = load_config(words, "python -m jaxgen.train")
+    config = read_config(words, "python -m jaxgen.train")
 
-    from jaxgen.runs.training import train  # what training takes, --help does not wait for
+    from jaxgen.recipes.presets import config_file  # for these --help does not wait
+    from jaxgen.runs.training import train
 
     return train(config, config_file(words))
 
