@@ -33,38 +33,44 @@ if TYPE_CHECKING:  # jax is slow to import
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SamplingOverrides):
-    """New clips from a trained run, with a provenance file beside each."""
+class WantedClips:
+    """What most people ask for; --help has it first."""
 
     workdir: UserPath
     """Folder of the run, also in an object store (s3://bucket/name, gs://bucket/name)."""
     num_clips: int = 8
     """Clips; the same seed makes the same first ones, however many they are."""
-    batch_size: int | None = None
-    """Clips that are made at a time: more are faster and take more memory. None takes 64; a model of noise has its own."""
-    seconds: float | None = None
-    """Longest clip in seconds, beyond the prompt; none takes the length of the training clips."""
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A label all clips shall have, as name=value; repeat the option for further names. name=value:share,value:share
     mixes values."""
-    prompt: UserPath | None = None
-    """Audio file that every clip begins with and continues."""
-    input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A stream that the model reads, as name=value: a text, or the path of a file; repeat the option for further names."""
+    seconds: float | None = None
+    """Longest clip in seconds, beyond the prompt; none takes the length of the training clips."""
     bars: int | None = None
     """Of a model of written music: length of each clip in bars, prompt included; none takes that of the training pieces."""
-    melody: UserPath | None = None
-    """Of a model that accompanies: file of the melody, which stays as it is. Short for --input melody=FILE."""
-    interpolate: int | None = None
-    """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
     seed: int = 0
     """The same seed gives the same clips."""
     out: UserPath | None = None
     """Folder of the clips; none takes generated/seed_N in the run's folder."""
-    step: int | None = None
-    """Checkpoint to use; none takes the best."""
     vocoder: UserPath | None = None
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
+    prompt: UserPath | None = None
+    """File that every clip begins with and continues: a recording, or of a model of written music a score."""
+    melody: UserPath | None = None
+    """Of a model that accompanies: file of the melody, which stays as it is. Short for --input melody=FILE."""
+    input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A stream that the model reads, as name=value: a text, or the path of a file; repeat the option for further names."""
+    interpolate: int | None = None
+    """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(SamplingOverrides, WantedClips):
+    """New clips from a trained run, with a provenance file beside each."""
+
+    batch_size: int | None = None
+    """Clips that are made at a time: more are faster and take more memory. None takes 64; a model of noise has its own."""
+    step: int | None = None
+    """Checkpoint to use; none takes the best."""
     refinements: int | None = None
     """Iterations of Griffin-Lim that bring a vocoder's sound nearer to the frames; none takes the vocoder's own."""
     config: str | None = None

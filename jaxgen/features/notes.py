@@ -19,7 +19,7 @@ from jaxgen.scores.score import Score, ScoreError, Tempo, select_tracks
 SILENT, SOUNDING, STRUCK = 0, 1, 2
 """What a key of a piano roll does in a frame."""
 
-_OFFSETS = (0, 1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1)  # semitones, by variant: all keys, each the nearest way
+_OFFSETS = (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones, by variant: all keys, the nearest ones first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class ScoreSpec(FeatureSpec):
     """Tempo of the sound."""
     quarters_per_bar: int = 4
     """Quarter notes of a bar, as --bars counts them."""
+    transpositions: int = 12
+    """Keys that training shows each piece in, the nearest ones first: 12 for all; 1 shows it as it is written."""
 
     step_unit: ClassVar[str] = "frame"
     is_symbolic: ClassVar[bool] = True
@@ -49,6 +51,10 @@ class ScoreSpec(FeatureSpec):
         require(
             1 <= self.quarters_per_bar <= 64,
             f"features.quarters_per_bar is {self.quarters_per_bar}, expected 1 to 64.",
+        )
+        require(
+            1 <= self.transpositions <= len(_OFFSETS),
+            f"features.transpositions is {self.transpositions}, expected 1 to {len(_OFFSETS)}.",
         )
         require(
             4 <= self.quarters_per_minute <= 1_000,
@@ -66,7 +72,7 @@ class ScoreSpec(FeatureSpec):
 
     @property
     def num_variants(self) -> int:
-        return len(_OFFSETS)
+        return self.transpositions
 
     def num_steps(self, num_samples: int) -> int:
         return -(-num_samples // self.hop_length)

@@ -110,7 +110,7 @@ class ScoreModule(SequenceModel):
             (1 + len(config.lags)) * features.num_inputs
             + self.width
             + 2 * len(config.periods)
-            + features.num_variants
+            + (features.num_variants if features.num_variants > 1 else 0)
             + sum(self.aligned.values())
             + self.condition.num_features,
             residual=config.residual,
@@ -203,11 +203,16 @@ class ScoreModule(SequenceModel):
             jnp.log1p(jnp.minimum(age, _LONGEST_AGE).astype(jnp.float32)) / math.log1p(_LONGEST_AGE),
             jnp.sin(angle),
             jnp.cos(angle),
-            jax.nn.one_hot(conditioning.static[VARIANT], self.features.num_variants),
+            *self._transposition(conditioning),
             *(stream_features(conditioning.aligned[name], size, 2) for name, size in self.aligned.items()),
         )
         inputs = concatenate_features(*(each.astype(self.dtype) for each in known), self.condition(labels))
         return inputs, {"age": age[:, -1] + 1, "since": since[:, -1] + 1}
+
+    def _transposition(self, conditioning: Conditioning) -> list[jax.Array]:
+        """By how much the piece was transposed, [B, T, number of ways], where there is more than one way."""
+        ways = self.features.num_variants
+        return [jax.nn.one_hot(conditioning.static[VARIANT], ways)] if ways > 1 else []
 
     def _outputs(self, hidden: jax.Array, before: jax.Array) -> jax.Array:
         return concatenate_features(hidden, before.astype(hidden.dtype))

@@ -1,6 +1,6 @@
 """Alto, tenor and bass for a soprano that is given: the melody is read as a whole, in both directions, before the first note.
 
-python -m jaxgen.train --config examples/harmonise.py
+python -m jaxgen.train --config configs/harmonise.py
 python -m jaxgen.generate --workdir runs/harmonise --melody tune.mid
 
 Without --data.root it learns from chorales that are composed by rules. It was not yet trained to the end.

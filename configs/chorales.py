@@ -1,6 +1,6 @@
 """Chorales of four voices: a recurrent network that writes soprano, alto, tenor and bass, sixteenth by sixteenth.
 
-python -m jaxgen.train --config examples/chorales.py
+python -m jaxgen.train --config configs/chorales.py
 python -m jaxgen.generate --workdir runs/chorales --bars 16 --seed 3
 
 Without --data.root it learns from 300 chorales that are composed by rules. --data.root takes a folder of MIDI files of four
