@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out
@@ -21,6 +22,8 @@ class Data:
     now, if it has moved."""
     pattern: str | None = None
     """Fields in the file names of that folder; none takes the run's pattern."""
+    split: Literal["validation", "test", "train"] = "validation"
+    """Which of the run's own clips, where no folder is named. Choose by validation clips, and look at the test once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
     request = EvaluationRequest(
         root=options.data.root,
         pattern=options.data.pattern,
+        split=options.data.split,
         metrics=further,
         num_clips=options.num_clips,
         sampling=options.overrides,

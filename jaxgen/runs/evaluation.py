@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgen.config import Config
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import CACHE_DIR
-from jaxgen.data.clips import Dataset, HashFraction
+from jaxgen.data.clips import Dataset, HashFraction, Split
 from jaxgen.data.folder import Folder
 from jaxgen.data.preparation import prepare
+from jaxgen.data.scores import Scores
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.evaluation.result import EvaluationResult
@@ -29,6 +31,8 @@ class EvaluationRequest:
     """Folder whose every clip is test data; none takes the run's own validation clips. Also where these are now."""
     pattern: str | None = None
     """Fields in the file names of that folder; none takes the run's pattern."""
+    split: Split = "validation"
+    """Which of the run's own clips, where no folder is named."""
     metrics: tuple[AudioMetric, ...] = ()
     """Further metrics beside the run's own."""
     num_clips: int | None = None
@@ -54,11 +58,13 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
     training, root = _training_data(trained, request.root, request.cache_dir)
     for metric in metrics:
         metric.check(training)
-    store, clips = training, training.indices("validation")
-    if root is not None:
+    if root is None:
+        store, clips = training, training.indices(request.split)
+        if not clips and request.split != "validation":
+            raise UserError(f"the run's data has no {request.split} clips; leave out --data.split.")
+    else:
         policy = dataclasses.replace(config.audio, min_seconds=0.0, silence_dbfs=-math.inf, max_refused=1.0)
-        data = _test_data(config.data, root, request.pattern)
-        store = prepare(data, config.features, policy, request.cache_dir, config.streams)
+        store = prepare(_test_data(config, root, request), config.features, policy, request.cache_dir, config.streams)
         clips = tuple(range(len(store.clips)))
     evaluator = dataclasses.replace(evaluation, metrics=metrics, num_clips=count).evaluator(
         trained.task,
@@ -80,7 +86,7 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
         sample_rate=trained.spec.features.sample_rate,
         num_players=config.evaluation.num_previews,
         about=trained.about()
-        | {**request.about, "held-out data": root or "the run's validation clips", "refused": refused},
+        | {**request.about, "held-out data": root or f"the run's {request.split} clips", "refused": refused},
     )
     return result, len(refused)
 
@@ -114,8 +120,12 @@ def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Stor
     return moved, None
 
 
-def _test_data(trained_on: Dataset, root: str, pattern: str | None) -> Folder:
-    """The folder asked for, its names read as those of the training data."""
-    return Folder(
-        root=root, pattern=pattern or trained_on.pattern, unmatched="unlabelled", validation=HashFraction(0.0)
-    )
+def _test_data(config: Config, root: str, request: EvaluationRequest) -> Dataset:
+    """The folder asked for. The names of recordings are read as those of the training data."""
+    if request.split != "validation":
+        raise UserError(f"--data.split {request.split} is of the run's own data; leave it out beside --data.root.")
+    everything = HashFraction(0.0)
+    if config.features.is_symbolic:
+        return Scores(root=root, validation=everything)
+    pattern = request.pattern or config.data.pattern
+    return Folder(root=root, pattern=pattern, unmatched="unlabelled", validation=everything)
