@@ -52,7 +52,7 @@ def _encode(clip: Clip, features: ScoreSpec, policy: AudioPolicy) -> EncodedScor
         found = clip.score()
         if policy.synthetic == "refuse" and provenance.parse(found.comment) is not None:
             raise AudioError("written by a model; --audio.synthetic accept takes it")
-        score, _ = quantise(found.score, (features.frames_per_quarter,))
+        score, _ = quantise(found.score, (features.grid,))
         steps = features.encode_score(score)
     except ScoreError as error:
         raise AudioError(str(error)) from None

@@ -1,6 +1,7 @@
 """Features: what a model sees of sound, and the way back: `MuLaw` and `Pcm16` code samples, `LogMel` frames. All are jit-able.
 Further streams of an example: `Characters` of a text, `Loudness` of each step."""
 
+from jaxgen.features.chord_frames import Chords
 from jaxgen.features.log_mel import LogMel
 from jaxgen.features.mu_law import MuLaw
 from jaxgen.features.notes import PianoRoll, ScoreSpec, Voices
@@ -11,6 +12,7 @@ from jaxgen.features.streams import Characters, Example, Loudness, StreamSpec
 
 __all__ = [
     "Characters",
+    "Chords",
     "Countdown",
     "Decoder",
     "Example",

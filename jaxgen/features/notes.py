@@ -19,7 +19,8 @@ from jaxgen.scores.score import Score, ScoreError, Tempo, select_tracks
 SILENT, SOUNDING, STRUCK = 0, 1, 2
 """What a key of a piano roll does in a frame."""
 
-_OFFSETS = (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)  # semitones, by variant: all keys, the nearest ones first
+OFFSETS = (0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)
+"""Semitones by which a variant moves a piece: all keys, the nearest ones first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class ScoreSpec(FeatureSpec):
             f"features.quarters_per_bar is {self.quarters_per_bar}, expected 1 to 64.",
         )
         require(
-            1 <= self.transpositions <= len(_OFFSETS),
-            f"features.transpositions is {self.transpositions}, expected 1 to {len(_OFFSETS)}.",
+            1 <= self.transpositions <= len(OFFSETS),
+            f"features.transpositions is {self.transpositions}, expected 1 to {len(OFFSETS)}.",
         )
         require(
             4 <= self.quarters_per_minute <= 1_000,
@@ -64,6 +65,11 @@ class ScoreSpec(FeatureSpec):
     @property
     def hop_length(self) -> int:
         return max(1, round(self.sample_rate * 60 / (self.quarters_per_minute * self.frames_per_quarter)))
+
+    @property
+    def grid(self) -> int:
+        """Places of a quarter note that the notes of a score are put on."""
+        return self.frames_per_quarter
 
     @property
     def frames_per_bar(self) -> int:
@@ -192,7 +198,7 @@ class PianoRoll(ScoreSpec):
         return ((steps > SILENT) != (before > SILENT)) | (steps == STRUCK)
 
     def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
-        offset = _OFFSETS[variant]
+        offset = OFFSETS[variant]
         keys = np.arange(NUM_KEYS) + offset
         keys = np.where(keys < 0, keys + 12, np.where(keys >= NUM_KEYS, keys - 12, keys))  # the octave inside the piano
         moved = np.zeros_like(steps)
@@ -284,6 +290,6 @@ class Voices(ScoreSpec):
         return (steps % 2 == 1) | ((steps == 0) & (before > 0))
 
     def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
-        moved = steps.astype(np.int64) + 2 * _OFFSETS[variant]
+        moved = steps.astype(np.int64) + 2 * OFFSETS[variant]
         moved = np.where(moved < 1, moved + 24, np.where(moved > 2 * self.num_pitches, moved - 24, moved))
         return np.where(steps == 0, 0, moved).astype(np.uint8)

@@ -58,8 +58,17 @@ class Melody(StreamSpec):
     """Lowest MIDI pitch; 60 is middle C."""
     highest: int = 90
     """Highest MIDI pitch."""
+    per_frame: int = 1
+    """Values of a frame: 2 gives sixteenths beside frames that are eighths."""
 
     is_aligned: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(1 <= self.per_frame <= 96, f"streams: Melody has {self.per_frame} values a frame, expected 1 to 96.")
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        return () if self.per_frame == 1 else (self.per_frame,)
 
     @property
     def step_dtype(self) -> np.dtype:
@@ -75,8 +84,7 @@ class Melody(StreamSpec):
             codes = self._encode(select_tracks(example.score, [self.track]), features)
         except (ScoreError, IndexError, UserError) as error:
             raise AudioError(f"its melody cannot be used ({error})") from None
-        missing = example.num_steps - len(codes)
-        return np.pad(codes, (0, max(0, missing)))[: example.num_steps]
+        return self._framed(codes, example.num_steps)
 
     def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
         try:
@@ -89,14 +97,19 @@ class Melody(StreamSpec):
             raise UserError(f"the melody '{said}' cannot be used ({error}); pass a file of one voice.") from None
         if not codes.any():
             raise UserError(f"the melody '{said}' has no notes; pass a file of one voice.")
-        return codes
+        return self._framed(codes, -(-len(codes) // self.per_frame))
 
     def written(self, values: np.ndarray, features: FeatureSpec) -> Score:
-        return self._voice(features).decode_score(values[:, None].astype(np.uint8))
+        return self._voice(features).decode_score(values.reshape(-1, 1).astype(np.uint8))
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         voice = Voices(names=("melody",), lowest=self.lowest, highest=self.highest)
-        return voice.vary(values[:, None].astype(np.uint8), variant)[:, 0].astype(np.int32)
+        return voice.vary(values.reshape(-1, 1).astype(np.uint8), variant).reshape(values.shape).astype(np.int32)
+
+    def _framed(self, codes: np.ndarray, num_frames: int) -> np.ndarray:
+        """Codes int32 [num_frames, *step_shape], with rests behind their end."""
+        count = num_frames * self.per_frame
+        return np.pad(codes[:count], (0, max(0, count - len(codes)))).reshape(num_frames, *self.step_shape)
 
     def _encode(self, score: Score, features: FeatureSpec) -> np.ndarray:
         """Codes int32 [T] of a score of one track."""
@@ -110,6 +123,6 @@ class Melody(StreamSpec):
             names=("melody",),
             lowest=self.lowest,
             highest=self.highest,
-            frames_per_quarter=features.frames_per_quarter,
+            frames_per_quarter=features.frames_per_quarter * self.per_frame,
             quarters_per_minute=features.quarters_per_minute,
         )

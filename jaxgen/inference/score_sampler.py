@@ -38,7 +38,7 @@ class ScoreSampler(Generator):
             found = read_scores(path)[0][1]
             if isinstance(found, ScoreError):
                 raise found
-            return self._features.encode_score(quantise(found.score, (self._features.frames_per_quarter,))[0])
+            return self._features.encode_score(quantise(found.score, (self._features.grid,))[0])
         except ScoreError as error:
             raise UserError(
                 f"the prompt '{path}' cannot be used ({error}); pass --prompt a file of written music."

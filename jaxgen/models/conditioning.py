@@ -78,12 +78,13 @@ def stream_sizes(data: DataSpec, names: Sequence[str]) -> dict[str, int]:
             f"the model reads the stream '{unknown[0]}', but the data has {', '.join(known) or 'no streams'}; name it in "
             "the config's `streams`."
         )
-    return {name: known[name].num_values or math.prod(known[name].step_shape) for name in names}
+    return {name: (known[name].num_values or 1) * math.prod(known[name].step_shape) for name in names}
 
 
 def stream_features(values: Array, size: int, num_axes: int) -> jax.Array:
     """Float32 [..., size] of a stream's values at `num_axes` axes of rows and steps: integers one-hot, numbers as they are."""
-    values = jnp.asarray(values)
+    values, leading = jnp.asarray(values), values.shape[:num_axes]
     if jnp.issubdtype(values.dtype, jnp.integer):
-        return jax.nn.one_hot(values, size)
-    return values.reshape(*values.shape[:num_axes], size)
+        each = values.reshape(*leading, -1)
+        values = jax.nn.one_hot(each, size // each.shape[-1])
+    return values.reshape(*leading, size)

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.core.numerics import random_key
 from jaxgen.features import FeatureSpec
+from jaxgen.features.chord_frames import Chords
 from jaxgen.features.notes import STRUCK, PianoRoll, Voices
 from jaxgen.nn.distributions import Categorical, Sampling
 
@@ -234,6 +235,44 @@ class VoiceByVoiceHead(NoteHead):
         logits = self.to_symbol[voice](jax.nn.relu(between)).astype(jnp.float32)
         may_hold = (jnp.arange(self.hold + 1) < self.hold) | (before[..., voice, None] > 0)
         return jnp.where(may_hold, logits, _NEVER)
+
+
+@dataclasses.dataclass(frozen=True)
+class RootThenQuality(NoteOutput):
+    """The root of a chord, then its quality."""
+
+    def make(self, features: FeatureSpec, hidden_size: int, *, dtype: Any, rngs: nnx.Rngs) -> "RootThenQualityHead":
+        return RootThenQualityHead(_require(features, Chords, "RootThenQuality"), hidden_size, dtype, rngs)
+
+
+class RootThenQualityHead(NoteHead):
+    """p(chord) = p(root | hidden) p(quality | root, hidden); no chord has no quality."""
+
+    def __init__(self, features: Chords, hidden_size: int, dtype: Any, rngs: nnx.Rngs):
+        self.num_qualities = len(features.qualities)
+        self.to_root = nnx.Linear(hidden_size, 13, dtype=dtype, rngs=rngs)
+        self.to_quality = nnx.Linear(hidden_size, 13 * self.num_qualities, dtype=dtype, rngs=rngs)
+
+    def log_prob(self, hidden: jax.Array, before: jax.Array, frame: jax.Array) -> jax.Array:
+        root, quality = frame[..., 0].astype(jnp.int32), frame[..., 1].astype(jnp.int32)
+        nats = Categorical(13).log_prob(self.to_root(hidden).astype(jnp.float32), root)
+        of_root = Categorical(self.num_qualities).log_prob(self._qualities(hidden, root), quality)
+        return nats + jnp.where(root > 0, of_root, 0.0)
+
+    def noise(self, key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (2,))
+
+    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
+        root = Categorical(13).sample(self.to_root(hidden).astype(jnp.float32), noise[..., :1], sampling)
+        logits = self._qualities(hidden, root)
+        quality = Categorical(self.num_qualities).sample(logits, noise[..., 1:], sampling)
+        return jnp.stack([root, jnp.where(root > 0, quality, 0)], axis=-1).astype(jnp.uint8)
+
+    def _qualities(self, hidden: jax.Array, root: jax.Array) -> jax.Array:
+        """Logits [..., Q] of the qualities of a root [...]."""
+        each = self.to_quality(hidden).astype(jnp.float32)
+        each = each.reshape(*hidden.shape[:-1], 13, self.num_qualities)
+        return jnp.take_along_axis(each, root[..., None, None], axis=-2)[..., 0, :]
 
 
 def _at(values: jax.Array, places: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxgen.scores.score import Notes, make_notes
 
@@ -76,6 +76,23 @@ def parse_chord(name: str) -> Chord | None:
         return None
     root = (LETTERS[letter] + _ACCIDENTALS[accidental]) % 12
     return Chord(root, quality, (LETTERS[bass] + _ACCIDENTALS[bass_accidental or ""]) % 12 if bass else root)
+
+
+def match_chord(pitches: Sequence[int], qualities: Sequence[str]) -> Chord | None:
+    """The chord, of these qualities, that has most in common with MIDI pitches that sound together; None for no pitches.
+
+    Of chords alike in that, the one whose root is the lowest pitch, and the one named first.
+    """
+    if not pitches:
+        return None
+    sounding, bass = {pitch % 12 for pitch in pitches}, min(pitches) % 12
+
+    def fit(chord: Chord) -> tuple[int, bool]:
+        notes = {(chord.root + step) % 12 for step in QUALITIES[chord.quality]}
+        return len(sounding & notes) - len(sounding ^ notes), chord.root == bass
+
+    chords = [Chord(root, quality, bass) for root in range(12) for quality in qualities]
+    return max(chords, key=fit)
 
 
 def chord_notes(chord: Chord, onset: int, duration: int, track: int, velocity: int = 56) -> Notes:
