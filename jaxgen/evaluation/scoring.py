@@ -25,6 +25,8 @@ class Scores:
     """Summed loss of the first step of each clip."""
     predictions: dict[int, np.ndarray]
     """Expected step at each place, [nstep, *step_shape], of the clips asked for."""
+    losses: dict[int, np.ndarray]
+    """Loss of each of these steps, float32 [nstep]."""
 
 
 class Scorer:
@@ -44,6 +46,7 @@ class Scorer:
         batches = self._model.scoring_batches(store, self._spec, clips, **sizes)
         carry, sums, num_steps, first_losses = self._start(params), dict[str, float](), 0, 0.0
         predicted: dict[int, list[np.ndarray]] = {clip: [] for clip in predict}
+        losses: dict[int, list[np.ndarray]] = {clip: [] for clip in predict}
         for batch in batches:
             carry, scores, predictions = self._step(params, carry, batch)
             for name, value in scores.items():
@@ -52,15 +55,18 @@ class Scorer:
             first_losses += float(np.asarray(scores["loss"])[batch["reset"] & batch["mask"]].sum(dtype=np.float64))
             if predicted:
                 _collect(predicted, batch, np.asarray(predictions), most)
+                _collect(losses, batch, np.asarray(scores["loss"]), most)
         means = {name: value / num_steps for name, value in sums.items()}
-        return Scores(
-            means, num_steps, first_losses, {clip: np.concatenate(parts) for clip, parts in predicted.items()}
-        )
+        return Scores(means, num_steps, first_losses, *map(_whole, (predicted, losses)))
 
 
-def _collect(predicted: dict[int, list[np.ndarray]], batch: dict[str, Any], predictions: np.ndarray, most: int) -> None:
-    """Appends predictions to their clips; a clip stays in its row, so its parts come in order."""
-    for clips, mask, row in zip(batch["clip"], batch["mask"], predictions, strict=True):
-        for clip in predicted.keys() & set(clips[mask].tolist()):
-            missing = most - sum(map(len, predicted[clip]))
-            predicted[clip].append(row[mask & (clips == clip)][:missing])
+def _collect(found: dict[int, list[np.ndarray]], batch: dict[str, Any], values: np.ndarray, most: int) -> None:
+    """Appends the values of steps to their clips; a clip stays in its row, so its parts come in order."""
+    for clips, mask, row in zip(batch["clip"], batch["mask"], values, strict=True):
+        for clip in found.keys() & set(clips[mask].tolist()):
+            missing = most - sum(map(len, found[clip]))
+            found[clip].append(row[mask & (clips == clip)][:missing])
+
+
+def _whole(found: dict[int, list[np.ndarray]]) -> dict[int, np.ndarray]:
+    return {clip: np.concatenate(parts) for clip, parts in found.items()}
