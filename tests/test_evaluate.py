@@ -87,7 +87,7 @@ def test_the_command_scores_every_clip_of_a_folder(quickstart, command, cache, t
     options = ["--workdir", quickstart, "--data.root", folder, "--out", tmp_path / "report", "--noise-scale", "0.5"]
     code, out, _ = command(evaluate.main, "--cache-dir", cache, *options)
     assert code == 0
-    assert "Likelihood (nats/frame)" in out
+    assert "Negative log likelihood (nats/frame)" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     frames = 3 * (1 + 3_200 // 400) + (1 + 4_000 // 400)
     assert report["notes"]["likelihood"] == f"{frames} frames of 4 clips"

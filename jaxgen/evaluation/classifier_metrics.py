@@ -154,7 +154,7 @@ class _Prepared:
         }
 
     def _distance(self, embedding: NDArray[np.float32], half: Sequence[int], count: int) -> float:
-        """Frechet distance to `count` real recordings of a half."""
+        """Fréchet distance to `count` real recordings of a half."""
         some = np.linspace(0, len(half) - 1, count).round().astype(int)
         return frechet_distance(embedding, self.predictions.embedding[np.asarray(half, int)[some]])
 

@@ -107,7 +107,7 @@ class HeldOutSet:
         )
         measured = {group.name: self._measured(group) for group in groups}
         table = {name: figures for name, (figures, _) in measured.items()}
-        distances = {f"Frechet distance of {name}": note for name, (_, note) in measured.items()}
+        distances = {f"Fréchet distance of {name}": note for name, (_, note) in measured.items()}
         copies = memorisation.memorisation(
             ((training.clips[i].name, training.samples(i)) for i in training.indices("train")),
             ((f"generated {place}", clip) for place, clip in enumerate(generated)),
@@ -128,7 +128,7 @@ class HeldOutSet:
         )
 
     def _measured(self, group: ClipGroup) -> tuple[dict[str, float], str]:
-        """The figures of a set of clips, and what its Frechet distance rests on."""
+        """The figures of a set of clips, and what its Fréchet distance rests on."""
         real = group.name == "held-out data"
         embedded = np.concatenate([embed(clip, self._rate) for clip in group.clips])
         # held-out clips are the reference itself: their distance would be about 0 by construction

@@ -60,7 +60,7 @@ class LatentEvaluation(EvaluationConfig):
 
 
 class LatentEvaluator(Evaluator):
-    """Distances, and other metrics, of clips made freely. `loss` is the Frechet distance: a generator has no likelihood."""
+    """Distances, and other metrics, of clips made freely. `loss` is the Fréchet distance: a generator has no likelihood."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class LatentEvaluator(Evaluator):
     ) -> tuple[dict[str, float], list[np.ndarray]]:
         """Figures of at most `most` clips with labels of held-out ones, always of the same noise, and the first few of them.
 
-        Their `loss` is the Frechet distance.
+        Their `loss` is the Fréchet distance.
         """
         if self._held_out is None:  # the same throughout a training
             self._held_out = HeldOutSet(

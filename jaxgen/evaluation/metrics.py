@@ -161,7 +161,7 @@ def embed(samples: Samples, sample_rate: int) -> NDArray[np.float32]:
 
 
 def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Frechet distance of two Gaussians fitted to two sets of embeddings (Heusel et al. 2017, eq. 6).
+    """Fréchet distance of two Gaussians fitted to two sets of embeddings (Heusel et al. 2017, eq. 6).
 
     |mean_a - mean_b|^2 + trace(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), in squared units of the embedding (dB^2 for
     `embed`); symmetric; 0 for equal sets. The trace of the root is the sum of the singular values of
@@ -171,7 +171,7 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     biased upwards as sets shrink: state the counts, compare only at equal counts, and show `frechet_note` beside it.
     """
     if min(len(a), len(b)) < 2:
-        return Absent(f"a Frechet distance needs at least 2 embeddings on either side, there are {len(a)} and {len(b)}")
+        return Absent(f"a Fréchet distance needs at least 2 embeddings on either side, there are {len(a)} and {len(b)}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.nan
     (mean_a, root_a, trace_a), (mean_b, root_b, trace_b) = _gaussian(a), _gaussian(b)

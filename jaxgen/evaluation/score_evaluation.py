@@ -63,17 +63,21 @@ DESCRIPTIONS: Descriptions = {
     "train_{figure}": TRAINING,
     "loss": Description("Training loss", "What training lowers, of a frame.", "nats", Better.LOWER),
     "nats_per_frame": Description(
-        "Likelihood", "How surprised the model is by the next frame of notes.", "nats/frame", Better.LOWER, importance=9
+        "Negative log likelihood",
+        "How surprised the model is by the next frame of notes.",
+        "nats/frame",
+        Better.LOWER,
+        importance=9,
     ),
     "nats_per_frame_after_first": Description(
-        "Likelihood behind the first frame",
+        "NLL behind the first frame",
         "The same without the first frame of each piece, as papers report it.",
         "nats/frame",
         Better.LOWER,
         importance=8,
     ),
     "markov_nats_per_frame": Description(
-        "Likelihood",
+        "Negative log likelihood",
         "Of a chain that knows the frame before.",
         "nats/frame",
         Better.LOWER,

@@ -116,8 +116,8 @@ class MelModule(SequenceModel):
             "Training loss", "What training lowers, of a step: frames, and where clips end.", "nats", Better.LOWER
         ),
         "nats_per_frame": Description(
-            "Likelihood",
-            "Negative log likelihood of a frame: how surprised the model is by the next one.",
+            "Negative log likelihood",
+            "How surprised the model is by the next frame.",
             "nats/frame",
             Better.LOWER,
             importance=5,

@@ -134,21 +134,21 @@ class PlannedModule(SequenceModel):
             "Training loss", "What training lowers, of a sample: of the plan and of the sample.", "nats", Better.LOWER
         ),
         "nats_per_frame": Description(
-            "Likelihood of the plan",
-            "Negative log likelihood of a planned frame: how surprised the model is by the next one.",
+            "NLL of the plan",
+            "How surprised the model is by the next frame that is planned.",
             "nats/frame",
             Better.LOWER,
             importance=5,
         ),
         "conditional_bits_per_sample": Description(
-            "Likelihood given the plan, own codes",
-            "Negative log likelihood of a sample whose frame is known, in the model's own codes.",
+            "NLL given the plan, own codes",
+            "How surprised the model is by a sample whose frame is known, in the model's own codes.",
             "bits/sample",
             Better.LOWER,
         ),
         "conditional_bits_per_16_bit_sample": Description(
-            "Likelihood given the plan",
-            "Negative log likelihood of a 16-bit sample whose frame is known.",
+            "NLL given the plan",
+            "How surprised the model is by a 16-bit sample whose frame is known.",
             "bits/sample",
             Better.LOWER,
             importance=5,

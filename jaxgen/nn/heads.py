@@ -31,14 +31,14 @@ class SampleHead(nnx.Module):
     descriptions: ClassVar[Descriptions] = {
         "loss": Description("Training loss", "What training lowers, of a sample.", "nats", Better.LOWER),
         "bits_per_sample": Description(
-            "Likelihood, own codes",
-            "Negative log likelihood of a sample, in the model's own codes; compares models of the same codes.",
+            "NLL, own codes",
+            "How surprised the model is by the next sample, in the model's own codes; compares models of the same codes.",
             "bits/sample",
             Better.LOWER,
         ),
         "bits_per_16_bit_sample": Description(
-            "Likelihood",
-            "Negative log likelihood of a 16-bit sample: how surprised the model is; compares models of all codes.",
+            "Negative log likelihood",
+            "How surprised the model is by the next 16-bit sample; compares models of all codes.",
             "bits/sample",
             Better.LOWER,
             importance=5,

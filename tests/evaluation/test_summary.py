@@ -103,7 +103,7 @@ def test_the_key_figures_come_first_with_all_that_a_reader_needs(page):
         assert card.find("p", "note")
         assert card.find("dd") or card.find("p", "reference"), card.text
     names = [card.find("h3")[0].text for card in cards]
-    assert names[0] == "Likelihood"
+    assert names[0] == "Negative log likelihood"
     assert {"Pitches in the scale", "Near-copies of training data"} <= set(names)
 
 
@@ -163,7 +163,7 @@ def test_the_terminal_has_a_table_of_eighty_columns(quickstart, command, cache, 
     assert "_" not in "".join(table)
     rows = list(itertools.takewhile(lambda line: "not computed" not in line, table))
     assert 4 <= len(rows) <= 13
-    (likelihood,) = [line for line in table if line.startswith("Likelihood (nats/frame)")]
+    (likelihood,) = [line for line in table if line.startswith("Negative log likelihood")]
     assert re.search(r"  lower +training [\d.]+", likelihood)
 
 
