@@ -122,7 +122,7 @@ class ScoreEvaluation(EvaluationConfig):
     """How frames are drawn."""
 
     models: ClassVar[str] = ScoreSampler.kind
-    next_command: ClassVar[str] = "python -m jaxgen.generate --workdir {workdir} --num-clips 4 --bars 16"
+    next_command: ClassVar[str] = "python -m jaxgen.generate --workdir {workdir} --num-clips 4"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -295,9 +295,12 @@ def _report(config: Config, code: Code | None, store: Store, evaluator: Evaluato
 def _next_commands(config: Config, code: Code | None) -> str:
     trust, board = "" if code is None else " --trust-code", config.folder / "tensorboard"
     look = f"  tensorboard --logdir {shell_quote(board)}   (pip install tensorboard)\n" if board.is_dir() else ""
+    said = [name for name in config.model.streams if config.streams[name].default(1) is None]
+    inputs = "".join(f" --input {name}=VALUE" for name in said)
+    other = "MUSIC" if config.features.is_symbolic else "SOUND"
     return (
         "Next:\n"
-        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}{trust}\n"
+        f"  {config.evaluation.next_command.format(workdir=shell_quote(config.workdir))}{inputs}{trust}\n"
         f"{look}"
-        "  python -m jaxgen.train --data.root FOLDER_OF_SOUND"
+        f"  python -m jaxgen.train --data.root FOLDER_OF_{other}"
     )
