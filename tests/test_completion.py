@@ -1,5 +1,6 @@
 """Tab completion, as a shell does it."""
 
+import os
 import shutil
 import subprocess
 
@@ -48,6 +49,23 @@ def test_bash_completes_verbs_options_and_choices(options):
         "--train.seed",
     ]
     assert _complete(script, "jaxgen", "completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish")
+def test_fish_completes_verbs_options_and_choices(options, tmp_path):
+    script = tmp_path / "jaxgen.fish"
+    script.write_text(completion.fish_script(options))
+
+    def offered(line: str) -> list[str]:
+        ask = ["fish", "--no-config", "--command", f"source {script}; complete -C '{line}'"]
+        done = subprocess.run(ask, capture_output=True, text=True, check=True, env=os.environ | {"HOME": str(tmp_path)})
+        return [row.split("\t")[0] for row in done.stdout.splitlines()]
+
+    assert offered("jaxgen gen") == ["generate"]
+    assert offered("jaxgen train --train.st") == ["--train.steps", "--train.steps-per-call", "--train.stuck-after"]
+    assert "GRU" in offered("jaxgen train --model.cell ")
+    assert offered("jaxgen sweep --grid a=1 -- --train.se") == ["--train.seed", "--train.seq-len"]
+    assert offered("jaxgen completion ") == ["bash", "fish", "zsh"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

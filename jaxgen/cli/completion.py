@@ -102,6 +102,8 @@ def fish_script(options: Mapping[str, Options]) -> str:
         seen = f"complete -c jaxgen -n '__fish_seen_subcommand_from {' '.join(verbs)}'"
         for option, values in known.items():
             lines.append(f"{seen} -l {option[2:]}" + (f" -x -a '{' '.join(values)}'" if values else ""))
+    behind = "complete -c jaxgen -n 'contains -- -- (commandline -opc)'"  # fish takes no word behind -- for an option
+    lines.append(f"{behind} -f -a '{' '.join(options['train'])}'")
     return "\n".join(lines) + "\n"
 
 
