@@ -10,6 +10,7 @@ from conftest import TINY
 
 from jaxgen.cli import train
 from jaxgen.core.errors import UserError
+from jaxgen.runs import training
 from jaxgen.runs.run import Run
 from jaxgen.training.fine_tuning import parameters_by_path, take_parameters
 
@@ -93,6 +94,15 @@ def _only(folder, open_run):
         return open_run(workdir, *arguments, **options)
 
     return call
+
+
+def test_a_start_that_is_none_is_told_before_data_is_read(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "prepare", lambda *_: pytest.fail("data was read"))
+    code, _, err = command(
+        train.main, *TINY, "--init-from", tmp_path, "--workdir", tmp_path / "run", "--cache-dir", tmp_path / "cache"
+    )
+    assert code == 2
+    assert err == f"jaxgen: no run at '{tmp_path}'. Pass --init-from the folder of a run of jaxgen.train.\n"
 
 
 def test_a_generator_starts_from_another_one():

@@ -125,6 +125,7 @@ def _own_folder(config: Config) -> Iterator[Path]:
 
 def _run(config: Config, code: Code | None, mirror: Mirror | None, beside: concurrent.futures.Executor) -> ExitCode:
     devices = devices_of(config)
+    broadcast_from_first(lambda: _check_source(config))  # before data is prepared, which may take long
     store = prepare(config.data, config.features, config.audio, config.cache_dir, config.streams)
     print(data_report.summary(store.report), file=sys.stderr)
     spec = store.spec(config.model.labels)
@@ -195,6 +196,13 @@ def _manifest(manifest: CodeManifest | None) -> Any:
 def _check_loggers(config: Config) -> None:
     for logger in config.train.loggers:
         logger.check()
+
+
+def _check_source(config: Config) -> None:
+    """Raises UserError where --init-from is no folder of a run; a run that has begun needs it no more."""
+    source = config.init_from
+    if source and not is_remote(source) and not saved_licences(config) and not Path(source, "checkpoints").is_dir():
+        raise UserError(f"no run at '{source}'. Pass --init-from the folder of a run of jaxgen.train.")
 
 
 def _tuned(config: Config, task: TrainTask, spec: DataSpec) -> tuple[TrainTask, DataSpec]:
