@@ -18,12 +18,20 @@ from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.preparation import prepare
 from jaxgen.data.scores import ComposedChorales, ComposedTunes, Scores
 from jaxgen.evaluation.score_evaluation import MarkovChain
-from jaxgen.features import Countdown, LogMel, Melody, PianoRoll, Voices
+from jaxgen.features import Chords, Countdown, LogMel, Melody, PianoRoll, Voices
 from jaxgen.inference.score_sampler import ScoreSampler
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.score_rnn import ScoreRNN
+from jaxgen.nn.attention import PastAttention
 from jaxgen.nn.distributions import Sampling
-from jaxgen.nn.note_heads import IndependentKeys, IndependentKeysHead, SortedKeys, SortedKeysHead, VoiceByVoice
+from jaxgen.nn.note_heads import (
+    IndependentKeys,
+    IndependentKeysHead,
+    RootThenQuality,
+    SortedKeys,
+    SortedKeysHead,
+    VoiceByVoice,
+)
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
@@ -46,6 +54,11 @@ def chorales(cache):
 @pytest.fixture(scope="module")
 def tunes(cache):
     return prepare(ComposedTunes(num_clips=20), PianoRoll(), AudioPolicy(), cache, {"left": Countdown(most=8)})
+
+
+@pytest.fixture(scope="module")
+def accompanied(cache):
+    return prepare(ComposedTunes(num_clips=20), Chords(), AudioPolicy(), cache, {"melody": Melody(per_frame=2)})
 
 
 # ------------------------------------------------------------------------------------------------ heads
@@ -83,6 +96,54 @@ def test_probabilities_of_all_voices_add_up_to_one():
     frames = np.array(list(itertools.product(high, [0, 1, 3])), np.uint8)
     nats = module.log_prob(*(np.broadcast_to(x, (len(frames), len(x))) for x in (hidden, before)), frames)
     assert np.exp(nats).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_probabilities_of_all_chords_add_up_to_one():
+    head = RootThenQuality().make(Chords(qualities=("", "m")), H, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    hidden = jax.random.normal(jax.random.key(0), (H,))
+    frames = np.array([[0, 0], *itertools.product(range(1, 13), range(2))], np.uint8)
+    nats = head.log_prob(jnp.broadcast_to(hidden, (len(frames), H)), frames, frames)
+    assert float(jnp.exp(nats).sum()) == pytest.approx(1, abs=1e-5)
+    drawn = head.sample(
+        jnp.broadcast_to(hidden, (500, H)), frames[:500], jax.random.uniform(jax.random.key(1), (500, 2)), Sampling()
+    )
+    shares = [float((drawn == frame).all(axis=1).mean()) for frame in frames]
+    np.testing.assert_allclose(shares, np.exp(nats), atol=0.08)
+
+
+def test_chords_are_those_of_the_score(accompanied):
+    """Composed tunes play triads and sevenths: what is read of them is what they are made of, and comes back."""
+    features, steps = accompanied.features, accompanied.steps(0)
+    again = features.encode_score(dataclasses.replace(select_tracks(features.decode_score(steps), [0, 0])))
+    np.testing.assert_array_equal(again, steps)
+    moved = features.vary(steps, 2)
+    np.testing.assert_array_equal(moved[:, 0] % 12, (steps[:, 0] + 1) % 12)
+    np.testing.assert_array_equal(features.vary(moved, 1), steps)
+
+
+@pytest.mark.slow
+def test_attention_finds_what_followed():
+    """Behind a state that was there before, the frame that followed it weighs most, wherever that was in reach."""
+    attention = PastAttention(8, 1, 4, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    for linear in (attention.query, attention.key):
+        linear.kernel[...] = 10 * jnp.eye(4)
+    attention.value.kernel[...] = jnp.eye(3, 4)
+    attention.out.kernel[...] = jnp.eye(4)
+    states = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 1]][None]
+    frames = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 0]][
+        None
+    ]  # the frame before each step: 1 followed the state of step 1
+    since = np.arange(5)[None]
+    out, _ = attention(jnp.asarray(states), jnp.asarray(frames), jnp.asarray(since), attention.init_carry(1))
+    read = np.asarray(out - states)
+    np.testing.assert_allclose(read[0, 4, :3], [0, 1, 0], atol=0.01)
+    np.testing.assert_allclose(read[0, 0], 0, atol=1e-6)
+    anew, _ = attention(
+        jnp.asarray(states), jnp.asarray(frames), jnp.asarray(since - since[:, 3:4]).clip(0), attention.init_carry(1)
+    )
+    np.testing.assert_allclose((anew - states)[0, 3], 0, atol=1e-6)  # a clip that begins there reads none before it
+    with pytest.raises(UserError, match="attention of 3 heads"):
+        PastAttention(8, 3, 4, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("kind", ["independent", "sorted", "voices"])
@@ -129,7 +190,7 @@ def test_a_head_asks_for_its_frames(output, features, said):
 # ------------------------------------------------------------------------------------------------ features
 
 
-@pytest.mark.parametrize(("variant", "semitones"), enumerate((0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6)))
+@pytest.mark.parametrize(("variant", "semitones"), list(enumerate((0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5, 6))))
 def test_a_variant_is_the_piece_in_another_key(chorales, tunes, variant, semitones):
     for store in (chorales, tunes):
         features, steps = store.features, store.steps(0)
@@ -179,12 +240,17 @@ MODELS = {
         ScoreRNN(cell=GRU(H), output=VoiceByVoice(width=5), context_streams=("melody",), context_cell=GRU(4)),
         "chorales",
     ),
+    "chords": (
+        ScoreRNN(cell=GRU(H), output=RootThenQuality(), context_streams=("melody",), context_cell=GRU(4), lags=(2,)),
+        "accompanied",
+    ),
+    "attention": (ScoreRNN(cell=GRU(H), output=VoiceByVoice(width=5), attention=5, attention_heads=2), "chorales"),
     "keys": (ScoreRNN(cell=GRU(H), output=SortedKeys(width=5), periods=(), lags=()), "tunes"),
     "independent": (ScoreRNN(cell=GRU(H), num_layers=1, output=IndependentKeys()), "tunes"),
 }
 
 
-@pytest.fixture(params=["voices", nightly("melody"), nightly("keys"), nightly("independent")])
+@pytest.fixture(params=["voices", "chords", "attention", nightly("melody"), nightly("keys"), nightly("independent")])
 def made(request):
     config, store = MODELS[request.param]
     store = request.getfixturevalue(store)
@@ -231,7 +297,7 @@ def test_it_learns_and_writes_pieces_as_long_as_asked(made):
     bars = None if given else 2
     scores = sampler.compose(state.average, [{}] * 2, inputs=given, bars=bars)
     frames = len(store.stream("melody", 0)) if given else 32
-    assert [score.quarters for score in scores] == [frames / 4] * 2
+    assert [score.quarters for score in scores] == [frames / spec.features.frames_per_quarter] * 2
     again = sampler.compose(state.average, [{}] * 2, inputs=given, bars=bars)
     assert scores == again
     if given:

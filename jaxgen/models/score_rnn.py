@@ -18,6 +18,7 @@ from jaxgen.data.spec import DataSpec
 from jaxgen.features.notes import ScoreSpec
 from jaxgen.models.conditioning import Conditioning, stream_features, stream_sizes
 from jaxgen.models.sequence import Carry, SequenceConfig, SequenceModel, concatenate_features
+from jaxgen.nn.attention import Past, PastAttention
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.note_heads import NoteOutput, SortedKeys
@@ -44,6 +45,10 @@ class ScoreRNN(SequenceConfig):
     """How the notes of a frame are drawn: IndependentKeys, SortedKeys or VoiceByVoice."""
     lags: tuple[int, ...] = (4, 8, 16)
     """Frames ago that are read beside the last one: a beat, a bar and more, for what repeats."""
+    attention: int = 0
+    """Steps of its own past in which the model looks for what followed where it was as now; 0 for none. Tunes repeat."""
+    attention_heads: int = 4
+    """Heads of that attention; they divide the units of the cell."""
     periods: tuple[int, ...] = (2, 3, 4, 8, 12, 16)
     """Frames that metre may count to: the network is told where in each of them the next frame is."""
     labels: tuple[str, ...] = ()
@@ -64,6 +69,8 @@ class ScoreRNN(SequenceConfig):
     def __post_init__(self) -> None:
         if not all(1 <= lag <= 10_000 for lag in self.lags):
             raise UserError(f"--model.lags is {self.lags}, expected frames from 1 to 10,000.")
+        if self.attention < 0:
+            raise UserError(f"--model.attention is {self.attention}, expected a number of steps, or 0 for none.")
         if not all(period >= 2 for period in self.periods):
             raise UserError(f"--model.periods is {self.periods}, expected at least 2 frames each.")
 
@@ -118,6 +125,18 @@ class ScoreModule(SequenceModel):
             dtype=dtype,
             rngs=rngs,
         )
+        self.attention = (
+            PastAttention(
+                config.attention,
+                config.attention_heads,
+                config.cell.hidden_size,
+                features.num_inputs,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if config.attention
+            else None
+        )
         self.head = config.output.make(features, config.cell.hidden_size, dtype=dtype, rngs=rngs)
 
     def init_carry(self, batch_size: int) -> Carry:
@@ -125,6 +144,7 @@ class ScoreModule(SequenceModel):
             "stack": self.stack.init_carry(batch_size),
             "age": jnp.zeros((batch_size, self.width), jnp.int32),
             "since": jnp.zeros(batch_size, jnp.int32),
+            "past": {} if self.attention is None else self.attention.init_carry(batch_size),
         }
 
     def encode_context(self, conditioning: Conditioning, key: jax.Array | None = None) -> Conditioning:
@@ -157,18 +177,21 @@ class ScoreModule(SequenceModel):
             labels = self.condition.drop(labels, reset, label_key)
         inputs, counts = self._inputs(x, labels, conditioning, carry, reset)
         hidden, stack = self.stack.unroll(inputs, carry["stack"], reset, dropout_key)
+        before = x[:, self.lookback - 1 : -1]
+        hidden, past = self._look_back(hidden, before, count_steps(reset, carry["since"]), carry["past"])
         if output_key is not None and self.dropout:
             keep = 1 - self.dropout
             mask = jax.random.bernoulli(output_key, keep, (hidden.shape[0], 1, hidden.shape[2]))
             hidden = hidden * (mask / jnp.float32(keep)).astype(hidden.dtype)
-        return self._outputs(hidden, x[:, self.lookback - 1 : -1]), {"stack": stack, **counts}
+        return self._outputs(hidden, before), {"stack": stack, "past": past, **counts}
 
     def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
         one = conditioning.each_step(lambda values: values[:, None])
         longer = jnp.concatenate([x, x[:, -1:]], axis=1)  # the target's place, which is not read
         inputs, counts = self._inputs(longer, one.static, one, carry, jnp.zeros((len(x), 1), bool))
         hidden, stack = self.stack.step(inputs[:, 0], carry["stack"])
-        return self._outputs(hidden, x[:, -1]), {"stack": stack, **counts}
+        hidden, past = self._look_back(hidden[:, None], x[:, -1:], carry["since"][:, None], carry["past"])
+        return self._outputs(hidden[:, 0], x[:, -1]), {"stack": stack, "past": past, **counts}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end
@@ -187,6 +210,11 @@ class ScoreModule(SequenceModel):
 
     def predict(self, outputs: jax.Array) -> jax.Array:
         return self.head.predict(*self._split(outputs))
+
+    def _look_back(self, hidden: jax.Array, before: jax.Array, since: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        if self.attention is None:
+            return hidden, past
+        return self.attention(hidden, self.features.as_inputs(before), since, past)
 
     def _inputs(
         self, x: jax.Array, labels: Labels, conditioning: Conditioning, carry: Carry, reset: jax.Array
