@@ -79,6 +79,9 @@ _SHORT = (
 SHRUNK = (*_SHORT, "--model.cell.hidden-size", "8", "--model.num-layers", "1", "--evaluation.seconds", "0.2")
 """Options that shrink any config of a sequence model to seconds; its data is small already."""
 
+SHRUNK_SCORES = (*_SHORT, "--data.composed.num-clips", "12", "--model.cell.hidden-size", "8", "--model.num-layers", "1")
+"""The same for one of written music, with its data."""
+
 SHRUNK_PLAN = (
     *(*_SHORT, "--model.plan.cell.hidden-size", "8", "--model.plan.num-layers", "1", "--evaluation.seconds", "0.1"),
     *("--model.samples.cell.hidden-size", "8", "--model.samples.sample-size", "8"),

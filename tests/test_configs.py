@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_VOCODER, nightly
+from conftest import SHRUNK, SHRUNK_GAN, SHRUNK_PLAN, SHRUNK_SCORES, SHRUNK_VOCODER, nightly
 
 from jaxgen import audio
 from jaxgen.cli import generate, train
@@ -21,11 +21,16 @@ from jaxgen.models.planned_rnn import PlannedRNN
 from jaxgen.models.sequence import SequenceConfig
 from jaxgen.models.vocoder import Vocoder
 from jaxgen.recipes.presets import any_sound
+from jaxgen.scores.compose.tunes import compose_tune
+from jaxgen.scores.files import read_scores
+from jaxgen.scores.midi import write_midi
+from jaxgen.scores.score import crop, select_tracks
 
 pytestmark = pytest.mark.slow
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig)]
+SCORES = [file for file in CONFIGS if load(file).features.is_symbolic]
+SEQUENCES = [file for file in CONFIGS if isinstance(load(file).model, SequenceConfig) and file not in SCORES]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +61,7 @@ IN_THE_GATE = ("digits_mel", "digits_wave")
 
 @pytest.mark.parametrize(
     "file",
-    [file if file.stem in IN_THE_GATE else nightly(file) for file in CONFIGS],
+    [file if file.stem in IN_THE_GATE else nightly(file) for file in CONFIGS if file not in SCORES],
     ids=lambda path: path.stem,
 )
 def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp_path, monkeypatch):
@@ -81,6 +86,29 @@ def test_a_config_trains_and_a_model_generates(file, digits, cache, command, tmp
     assert code == 0
     for wav in (workdir / "generated" / "seed_0").glob("*.wav"):
         assert np.isfinite(audio.read(wav).samples).all()
+
+
+@pytest.mark.parametrize("file", [SCORES[0], *map(nightly, SCORES[1:])], ids=lambda path: path.stem)
+def test_a_config_of_written_music_trains_and_a_model_writes(file, cache, command, tmp_path):
+    """Each reads what its data composes, and accompanies a melody where it was trained to."""
+    config, run = load(file), tmp_path / "run"
+    asked = ["--config", file, *SHRUNK_SCORES, "--workdir", run, "--cache-dir", cache]
+    asked += ["--train.seq-len", str(config.train.seq_len)] if config.model.context_streams else []
+    assert command(train.main, *asked)[0] == 0
+    figures = json.loads((run / "report.json").read_text())["metrics"]
+    assert figures["nats_per_frame"] > 0
+    assert figures["markov_nats_per_frame"] > 0
+    wanted = ["--bars", "2"]
+    if config.model.context_streams:
+        tune = compose_tune(0, 0)
+        write_midi(tmp_path / "tune.mid", select_tracks(crop(tune, 0, 2), [0]))
+        wanted = ["--melody", tmp_path / "tune.mid"]
+    assert command(generate.main, "--workdir", run, "--num", "2", *wanted)[0] == 0
+    written = sorted((run / "generated" / "seed_0").glob("*.mid"))
+    assert len(written) == 2
+    for path in written:
+        ((_, found),) = read_scores(path)
+        assert found.score.quarters <= 8
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)

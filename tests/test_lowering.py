@@ -8,6 +8,7 @@ import pytest
 from conftest import nightly
 
 from jaxgen.config import load
+from jaxgen.data.pipeline import VARIANT
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.models.latent import LatentGeneratorConfig
@@ -29,7 +30,10 @@ def spec_of(config):
     features = config.features
     size = int(np.prod(features.step_shape)) if features.step_dtype.kind == "f" else 0
     vocabularies = tuple((name, ("a", "b", "c")) for name in config.model.labels)
-    return DataSpec(features=features, vocabularies=vocabularies, mean=(0.0,) * size, std=(1.0,) * size)
+    streams = tuple(config.streams.items())
+    return DataSpec(
+        features=features, vocabularies=vocabularies, mean=(0.0,) * size, std=(1.0,) * size, streams=streams
+    )
 
 
 def batch_of(config, spec, *leading):
@@ -45,11 +49,17 @@ def batch_of(config, spec, *leading):
     def array(length, dtype, *shape):
         return jax.ShapeDtypeStruct((*rows, length, *shape), dtype)
 
+    def stream(name):
+        return array(steps, config.streams[name].step_dtype, *config.streams[name].step_shape)
+
+    labels = (*config.model.labels, *((VARIANT,) if spec.features.num_variants > 1 else ()))
     return {
         "x": array(config.model.lookback + steps, spec.features.step_dtype, *spec.features.step_shape),
         **{name: array(steps, bool) for name in ("reset", "mask", "end")},
         "clip": array(steps, np.int32),
-        "labels": {name: array(steps, np.int32) for name in config.model.labels},
+        "labels": {name: array(steps, np.int32) for name in labels},
+        "aligned": {name: stream(name) for name in config.model.aligned_streams},
+        "context": {name: (stream(name), array(steps, bool)) for name in config.model.context_streams},
     }
 
 

@@ -40,7 +40,7 @@ def test_what_multiplies_is_decayed_and_nothing_else(file):
     config = load(file)
     size = int(np.prod(config.features.step_shape)) if config.features.step_dtype.kind == "f" else 0
     labels = tuple((name, ("a", "b")) for name in getattr(config.model, "labels", ()))
-    spec = DataSpec(config.features, labels, (0.0,) * size, (1.0,) * size)
+    spec = DataSpec(config.features, labels, (0.0,) * size, (1.0,) * size, streams=tuple(config.streams.items()))
     module = nnx.eval_shape(lambda: config.model.make(spec, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     smaller, same = decayed(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     assert smaller
