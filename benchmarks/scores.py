@@ -11,7 +11,8 @@ Choose by validation pieces, which are the default, and score the test split onc
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from benchmarks.score_floors import HiddenMarkovModel
 from jaxgen.core import errors
 from jaxgen.core.numerics import fix_settings
 from jaxgen.data.clips import Split
+from jaxgen.data.pipeline import VARIANT
 from jaxgen.data.preparation import prepare
 from jaxgen.evaluation.scoring import Scorer, Scores
 from jaxgen.features import Chords, PianoRoll, Voices
@@ -52,13 +54,13 @@ class Opened:
         self.given = [name for name, stream in self.store.streams.items() if stream.default(1) is None]
         """Streams that have to be said: a melody."""
 
-    def score(self) -> Scores:
-        """Losses and predictions of each held-out piece."""
+    def score(self, variant: int = 0) -> Scores:
+        """Losses and predictions of each held-out piece, in the key of that variant."""
         config: Any = self.run.config
         sizes = {"batch_size": config.train.batch_size, "seq_len": config.train.seq_len}
         task: Any = self.run.task
-        scorer = Scorer(task, config.model, self.run.spec, **sizes)
-        return scorer(self.run.params, self.store, self.clips, predict=self.clips)
+        shown: Any = _Shown(config.model, self.features, variant)
+        return Scorer(task, shown, self.run.spec, **sizes)(self.run.params, self.store, self.clips, predict=self.clips)
 
     def compose(self, temperature: float) -> list[Score]:
         """A piece for each held-out melody, as it is given; without melodies, `_DRAWN` pieces."""
@@ -82,22 +84,47 @@ class Opened:
         return join([*(score for score in given if score), self.features.decode_score(self.store.steps(clip))])
 
 
+class _Shown:
+    """A model that is shown each piece in another key."""
+
+    def __init__(self, model: Any, features: Any, variant: int):
+        self._model, self._features, self._variant = model, features, variant
+
+    def scoring_batches(self, *arguments: Any, **sizes: Any) -> Iterator[Any]:
+        for batch in self._model.scoring_batches(*arguments, **sizes):
+            if not self._variant:
+                yield batch
+                continue
+            x = batch["x"]
+            moved = self._features.vary(x.reshape(-1, x.shape[-1]), self._variant).reshape(x.shape)
+            variant = np.full_like(batch["labels"][VARIANT], self._variant)
+            yield {**batch, "x": moved, "labels": {**batch["labels"], VARIANT: variant}}
+
+
 def roll_figures(opened: Opened) -> Rows:
-    """Nats a frame of piano rolls."""
-    found = opened.score()
-    total = found.metrics["loss"] * found.num_steps
-    pieces = []
-    for clip in opened.clips:
-        sounds = np.any(opened.store.steps(clip), axis=-1)
-        sounds[0] = False
-        if sounds.any():
-            pieces.append(float(found.losses[clip][sounds].mean()))
-    behind = (total - found.first_losses) / (found.num_steps - len(opened.clips))
-    return {
-        "nats/frame, total loss over total frames, x[1:] of x[:-1]": [behind],
-        "with first frames": [found.metrics["loss"]],
-        "mean over pieces, without first and silent frames": [float(np.mean(pieces))],
+    """Nats a frame of piano rolls, of the model, and of the mixture of what it says of each frame in all keys."""
+    views = [opened.score(variant).losses for variant in range(opened.features.num_variants)]
+    sounds = {clip: np.any(opened.store.steps(clip), axis=-1) for clip in opened.clips}
+    rows: Rows = {
+        "nats/frame": ["model", f"mixture of {len(views)} keys"],
+        "total loss over total frames, x[1:] of x[:-1]": [],
+        "the same with first frames": [],
+        "mean over pieces, without first and silent frames": [],
     }
+    for losses in (views[0], {clip: _mixed([view[clip] for view in views]) for clip in opened.clips}):
+        figures = (
+            np.concatenate([losses[clip][1:] for clip in opened.clips]).mean(),
+            np.concatenate([losses[clip] for clip in opened.clips]).mean(),
+            np.mean([losses[clip][1:][sounds[clip][1:]].mean() for clip in opened.clips if sounds[clip][1:].any()]),
+        )
+        for name, value in zip([*rows][1:], figures, strict=True):
+            rows[name] = [*rows[name], float(value)]
+    return rows
+
+
+def _mixed(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Negative log likelihood [T] of the mean of distributions that give these [T] each."""
+    return -np.logaddexp.reduce(-np.asarray(losses, np.float64), axis=0) + math.log(len(losses))
 
 
 def voice_figures(opened: Opened) -> Rows:
