@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.audio import AudioError, Recording
+from jaxgen.audio import AUDIO_SUFFIXES, AudioError, Recording
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import cause, open_regular, retry_read
 from jaxgen.core.names import UserPath, display_name
@@ -27,6 +27,17 @@ from jaxgen.scores.score import Score, ScoreError
 from jaxgen.scores.source import ScoreFile
 
 _RENDERED_RATE = 44_100
+
+
+def is_written_music(root: str) -> bool:
+    """Whether a path is an archive (.npz), or a folder in which files of notes are, and no recordings."""
+    if root.endswith(".npz"):
+        return True
+    try:
+        suffixes = {Path(name).suffix.lower() for name in walk(Path(root)).files}
+    except OSError:  # Folder says what is wrong with it
+        return False
+    return bool(suffixes & set(READERS)) and not suffixes & set(AUDIO_SUFFIXES)
 
 
 class ScoreDataset(Dataset, abc.ABC):

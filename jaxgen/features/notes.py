@@ -250,7 +250,10 @@ class Voices(ScoreSpec):
     def encode_score(self, score: Score) -> NDArray[np.uint8]:
         tracks = self.tracks or range(len(score.tracks))
         if len(tracks) != len(self.names) or max(tracks, default=0) >= len(score.tracks):
-            raise ScoreError(f"{len(score.tracks)} tracks, expected {len(self.names)} voices")
+            raise ScoreError(
+                f"{len(score.tracks)} tracks, expected {len(self.names)} voices; name --features.tracks, or start from "
+                "configs/tunes.py, which takes any music"
+            )
         score = select_tracks(score, tracks)
         try:
             voices = to_voices(score, self.frames_per_quarter)

@@ -1,4 +1,4 @@
-"""What runs when no config file is named: the quickstart, or a model for any folder of sound."""
+"""What runs when no config file is named: the quickstart, or a model for any folder of sound or of written music."""
 
 import collections
 import contextlib
@@ -17,11 +17,15 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
 from jaxgen.data.public import PublicDataset
+from jaxgen.data.scores import Scores, is_written_music
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.evaluation.melody import Melody
-from jaxgen.features import LogMel
+from jaxgen.evaluation.score_evaluation import ScoreEvaluation
+from jaxgen.features import Countdown, LogMel, PianoRoll
 from jaxgen.models.mel_rnn import MelRNN
+from jaxgen.models.score_rnn import ScoreRNN
 from jaxgen.nn.distributions import NormalMixture, Sampling
+from jaxgen.nn.note_heads import SortedKeys
 from jaxgen.nn.recurrent import LSTM
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
@@ -29,10 +33,10 @@ from jaxgen.storage import is_remote
 
 _HIGHEST_RATE = 22_050
 _MOST_OPENED = 1_000  # recordings
-_USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound), --data.name NAME
-(a public data set), or with none of them from the quickstart; each option overrides one value. An option that holds a
-class takes another class by name: --model.cell GRU; one that holds several takes any number: --train.loggers TensorBoard
-WandB.
+_USAGE = """Starts from --config FILE (a Python file with CONFIG), --data.root DIR (any folder of sound, or of written music),
+--data.name NAME (a public data set), or with none of them from the quickstart; each option overrides one value. An option
+that holds a class takes another class by name: --model.cell GRU; one that holds several takes any number: --train.loggers
+TensorBoard WandB.
 
 What most people change, and its default here:
 
@@ -41,7 +45,7 @@ What most people change, and its default here:
 Below are all options, by the part that they belong to."""
 _COMMON = {
     "config": "start from this Python file; it is code: run only one that you trust",
-    "data.root": "learn from the sound in this folder",
+    "data.root": "learn from the sound in this folder, or from MIDI, ABC and MusicXML files",
     "workdir": "folder of the run: checkpoints, clips, report",
     "train.steps": "updates; more take longer and learn more",
     "train.batch_size": "clips side by side; more are steadier, and take more time and memory",
@@ -72,7 +76,8 @@ def load_config(argv: Sequence[str], program: str) -> Config:
     elif name is not None:
         default, stem = any_sound(PublicDataset(name=name, root=root or ""), cache_dir), name
     elif root is not None:
-        default, stem = any_sound(Folder(root=root), cache_dir), display_name(Path(root).resolve().name) or "data"
+        default = any_music(Scores(root=root)) if is_written_music(root) else any_sound(Folder(root=root), cache_dir)
+        stem = display_name(Path(root).resolve().name) or "data"
     else:
         default, stem = quickstart(), "quickstart"
     config = parse(Config, default, args, program, _usage(default, {"config": path or "", "data.root": root or ""}))
@@ -122,6 +127,21 @@ def any_sound(data: Dataset, cache_dir: str = Config.cache_dir) -> Config:
         features=LogMel(sample_rate=rate, n_fft=n_fft, hop_length=rate // 80, n_mels=64 if rate < 16_000 else 80),
         model=MelRNN(cell=LSTM(hidden_size=384), num_layers=2, dropout=0.1),
         train=Train(steps=4_000, batch_size=32, seq_len=96, steps_per_call=5),
+    )
+
+
+def any_music(data: Scores) -> Config:
+    """A start for any written music: which of 88 keys sound, and which are struck, in as many bars as are asked for."""
+    return Config(
+        data=data,
+        features=PianoRoll(),
+        streams={"left": Countdown()},
+        model=ScoreRNN(
+            cell=LSTM(hidden_size=256), output=SortedKeys(), aligned_streams=("left",), attention=128, dropout=0.2
+        ),
+        objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
+        train=Train(steps=3_000, batch_size=16, seq_len=128, steps_per_call=5, eval_every=500, checkpoint_every=500),
+        evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.9)),
     )
 
 
