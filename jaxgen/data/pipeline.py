@@ -188,7 +188,7 @@ class _Packer:
             return
         first = segment.start - self.lookback + offset  # step of the clip at place `at`; before 0 lies silence
         silent = min(max(-first, 0), count)
-        place, part = slice(at + silent, at + count), (first + silent, first + count)
+        place, part = slice(at + silent, at + count), (max(first + silent, 0), max(first + count, 0))
         batch["x"][row, place] = self.features.vary(self.store.steps(segment.clip, *part), segment.variant)
         for name, values in batch["aligned"].items():
             read = self.store.stream(name, segment.clip, *part)

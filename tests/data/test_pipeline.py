@@ -37,7 +37,7 @@ def _clips_read(x, flags):
                 start = None
 
 
-@pytest.mark.parametrize("lookback", [1, 4])
+@pytest.mark.parametrize("lookback", [1, 4, 20])  # the silence of 20 goes on over chunks
 def test_rows_read_whole_clips_behind_silence(mel_store, lookback):
     batches = list(itertools.islice(_training(mel_store, lookback=lookback), 20))
     x, flags = _streams(batches, lookback)
