@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from jaxgen.core.descriptions import SHARE, Better, Description, Descriptions, find_description, read_name, show_figure
-from jaxgen.evaluation import autoregressive, baselines, copy_synthesis, held_out, memorisation, result
+from jaxgen.evaluation import (
+    autoregressive,
+    baselines,
+    copy_synthesis,
+    held_out,
+    memorisation,
+    result,
+    score_evaluation,
+)
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.models.mel_rnn import MelModule
 from jaxgen.models.planned_rnn import PlannedModule
@@ -37,6 +45,7 @@ def every_description() -> dict[str, Descriptions]:
         "clips": {"frechet_distance_db2": held_out.FRECHET_DESCRIPTION, **result.CLIP_DESCRIPTIONS},
         "memorisation": memorisation.DESCRIPTIONS,
         "copies": copy_synthesis.DESCRIPTIONS,
+        "scores": {n: d for n, d in score_evaluation.DESCRIPTIONS.items() if n != "train_{figure}"},
         "terms": {term.name: term.description for term in terms if term.description},
         **{each.__name__: each.descriptions for each in metric_classes()},
     }

@@ -300,7 +300,9 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     remedy = remedies.most_common(1)[0][0]
     if len(refused) == total:
         usual = "Pass --data.root a folder with .wav, .flac, .ogg or .mp3 files, or change --data.pattern or --audio.*"
-        raise UserError(f"nothing to train on: all {total} files were refused ({why}). {remedy[:1].upper() + remedy[1:] or usual}.")
+        raise UserError(
+            f"nothing to train on: all {total} files were refused ({why}). {remedy[:1].upper() + remedy[1:] or usual}."
+        )
     raise UserError(
         f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "
         "allows. Mend or remove them, or raise it."
