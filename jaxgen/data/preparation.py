@@ -299,9 +299,10 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     remedies = collections.Counter(reason.partition("; ")[2] for _, reason in refused)
     remedy = remedies.most_common(1)[0][0]
     if len(refused) == total:
-        usual = "Pass --data.root a folder with .wav, .flac, .ogg or .mp3 files, or change --data.pattern or --audio.*"
+        usual = "pass --data.root another folder, or change --data.pattern or --audio.*"
+        advice = remedy or usual
         raise UserError(
-            f"nothing to train on: all {total} files were refused ({why}). {remedy[:1].upper() + remedy[1:] or usual}."
+            f"nothing to train on: all {total} files were refused ({why}). {advice[:1].upper()}{advice[1:]}."
         )
     raise UserError(
         f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "
