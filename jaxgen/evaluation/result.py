@@ -23,6 +23,7 @@ from jaxgen.features import Decoder, FeatureSpec
 from jaxgen.inference.sampler import ClipSampler
 from jaxgen.models.config import ModelConfig
 from jaxgen.objectives.objective import TrainTask
+from jaxgen.scores.score import Score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ClipGroup:
     """float32 [nsamp] each, or of stereo sound [nsamp, 2]."""
     labels: Sequence[Mapping[str, str]]
     """What each was asked to be, or is."""
+    scores: Sequence[Score] = ()
+    """Of written music, what each clip plays."""
 
 
 @dataclasses.dataclass(frozen=True)

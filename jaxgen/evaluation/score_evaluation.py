@@ -77,7 +77,7 @@ DESCRIPTIONS: Descriptions = {
         importance=8,
     ),
     "markov_nats_per_frame": Description(
-        "Negative log likelihood",
+        "Markov chain",
         "Of a chain that knows the frame before.",
         "nats/frame",
         Better.LOWER,
@@ -215,7 +215,7 @@ class ScoreEvaluator(Evaluator):
             "held-out data": self._read(store, chosen),
             "generated": written,
             "untrained model": self._compose(untrained, store, chosen),
-            "Markov chain": [self._features.decode_score(chain.draw(length, random)) for length in lengths],
+            "Markov chain": self._join([chain.draw(length, random) for length in lengths], store, chosen),
         }
         labels = known_labels(self._spec, self._model.labels, store, chosen)
         measure = _Measure(self._read(training, train))
@@ -224,7 +224,7 @@ class ScoreEvaluator(Evaluator):
             for name, scores in pieces.items()
         }
         groups = tuple(
-            ClipGroup(name, [self._sound(score) for score in scores], _labels(name, training, known, labels))
+            ClipGroup(name, [self._sound(score) for score in scores], _labels(name, training, known, labels), scores)
             for name, scores in pieces.items()
         )
         return EvaluationResult(
@@ -242,7 +242,7 @@ class ScoreEvaluator(Evaluator):
     def _compose(self, params: Any, store: Store, clips: Sequence[int]) -> list[Score]:
         """Pieces with the labels of held-out ones, and what else these are given."""
         options, labels = self._evaluation, known_labels(self._spec, self._model.labels, store, clips)
-        contexts = [name for name in self._model.streams if store.streams[name].default(1) is None]
+        contexts = self._given(store)
         seconds = min(self._sampler.default_seconds, _LONGEST_SECONDS) if options.bars is None else None
         return self._sampler.compose(
             params,
@@ -258,8 +258,18 @@ class ScoreEvaluator(Evaluator):
         shown = pick_balanced(store, clips, self._model.labels, self._evaluation.num_previews)
         yield from map(self._sound, self._compose(params, store, shown))
 
+    def _given(self, store: Store) -> list[str]:
+        """Streams that somebody has to say, such as a melody."""
+        return [name for name in self._model.streams if store.streams[name].default(1) is None]
+
     def _read(self, store: Store, clips: Sequence[int]) -> list[Score]:
-        return [self._features.decode_score(store.steps(clip)) for clip in clips]
+        """Pieces of the data, with what is given of them."""
+        return self._join([store.steps(clip) for clip in clips], store, clips)
+
+    def _join(self, pieces: Sequence[np.ndarray], store: Store, clips: Sequence[int]) -> list[Score]:
+        """Scores of frames behind what is given of these clips."""
+        given = known_streams(self._given(store), store, clips)
+        return [self._sampler.with_given(steps, streams) for steps, streams in zip(pieces, given, strict=True)]
 
     def _sound(self, score: Score) -> np.ndarray:
         num_samples = round(min(score.seconds, _LONGEST_SECONDS) * self._features.sample_rate)

@@ -1,8 +1,8 @@
 """EvaluationResult for people and scripts: report.html, report.json, and the headline."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,8 +28,10 @@ from jaxgen.evaluation.report import (
     write_html,
     write_json,
 )
-from jaxgen.evaluation.result import EvaluationResult
+from jaxgen.evaluation.result import ClipGroup, EvaluationResult
+from jaxgen.scores.picture import roll_grid
 
+T = TypeVar("T")
 _AGAIN = "report.json has all figures, and jaxgen.evaluate makes the report again"
 _NOT_FINITE = "it is not a finite number"
 _GRID_SECONDS = 2.0  # of each clip in the listening grid, so that a page stays small
@@ -84,8 +86,8 @@ def _sections(
     num_players: int,
     about: Mapping[str, Any],
 ) -> list[Section]:
-    clips = {column.name: column.clips[:num_players] for column in result.groups}
-    real, made = clips["held-out data"], clips["generated"]
+    groups = {group.name: group for group in result.groups}
+    real, made = groups["held-out data"], groups["generated"]
     rows = figure_rows(result)
     return [
         KeyFigures(
@@ -95,8 +97,8 @@ def _sections(
         ),
         Comparison(
             "Listen",
-            _side("Real, held out", real, made, result, sample_rate),
-            _side("Generated", made, real, result, sample_rate),
+            _side("Real, held out", real, made, result, sample_rate, num_players),
+            _side("Generated", made, real, result, sample_rate, num_players),
             note=f"{result.side_by_side}; generated clips are synthetic and marked so in their metadata.",
         ),
         *_curves(result, history),
@@ -194,11 +196,18 @@ def _not_computed(result: EvaluationResult) -> list[Table]:
 
 def _pairs(result: EvaluationResult, sample_rate: int, count: int) -> "Figure":
     """Real and generated clips of the same labels beside each other."""
-    clips = {column.name: column.clips[:count] for column in result.groups}
-    titles = _titles(result, count)
-    pairs = zip(titles, clips["held-out data"], clips["generated"], strict=True)
-    named = [pair for title, real, made in pairs for pair in ((f"real: {title}", real), (f"generated: {title}", made))]
-    return spectrogram_grid(named, sample_rate, columns=4)
+    groups = {group.name: group for group in result.groups}
+    titles, real, made = _titles(result, count), groups["held-out data"], groups["generated"]
+    if made.scores:
+        pieces = zip(titles, real.scores, made.scores, strict=False)
+        return roll_grid(list(_in_turn(pieces)), columns=4)
+    return spectrogram_grid(list(_in_turn(zip(titles, real.clips, made.clips, strict=False))), sample_rate, columns=4)
+
+
+def _in_turn(pairs: Iterable[tuple[str, T, T]]) -> Iterator[tuple[str, T]]:
+    for title, real, made in pairs:
+        yield f"real: {title}", real
+        yield f"generated: {title}", made
 
 
 def _titles(result: EvaluationResult, count: int) -> list[str]:
@@ -207,12 +216,22 @@ def _titles(result: EvaluationResult, count: int) -> list[str]:
 
 
 def _side(
-    title: str, clips: Sequence[np.ndarray], beside: Sequence[np.ndarray], result: EvaluationResult, sample_rate: int
+    title: str, group: ClipGroup, beside: ClipGroup, result: EvaluationResult, sample_rate: int, count: int
 ) -> Side:
-    named = list(zip(_titles(result, len(clips)), clips, strict=True))
-    players = [Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate) for name, clip in named]
-    picture = _drawn(title, lambda: spectrogram_grid(named, sample_rate, columns=2, title=title, beside=beside))
-    return Side(title, players, picture)
+    names, clips = _titles(result, count), group.clips[:count]
+    players = [
+        Player(name, f"{len(clip) / sample_rate:.2f} s", clip, sample_rate)
+        for name, clip in zip(names, clips, strict=True)
+    ]
+
+    def picture() -> "Figure":
+        if group.scores:
+            named = list(zip(names, group.scores, strict=False))
+            return roll_grid(named, columns=2, title=title, beside=beside.scores[:count])
+        named_clips = list(zip(names, clips, strict=True))
+        return spectrogram_grid(named_clips, sample_rate, columns=2, title=title, beside=beside.clips[:count])
+
+    return Side(title, players, _drawn(title, picture))
 
 
 def _listening_grid(result: EvaluationResult, sample_rate: int) -> list[Grid]:

@@ -68,7 +68,9 @@ class ScoreSampler(Generator):
         steps, lengths = self.draw_steps(params, labels, before, inputs=inputs, seconds=seconds, **options)
         rows = np.concatenate(list(steps), axis=1)
         given = [{}] * len(labels) if inputs is None else inputs
-        return [self._score(row[:length], streams) for row, length, streams in zip(rows, lengths, given, strict=True)]
+        return [
+            self.with_given(row[:length], streams) for row, length, streams in zip(rows, lengths, given, strict=True)
+        ]
 
     def max_samples(self, request: ClipRequest) -> int:
         before = 0 if request.prompt is None else len(request.prompt)
@@ -92,7 +94,8 @@ class ScoreSampler(Generator):
             yield parts
             parts = [next(sound, none) for sound in sounds]
 
-    def _score(self, steps: np.ndarray, streams: Mapping[str, np.ndarray]) -> Score:
+    def with_given(self, steps: np.ndarray, streams: Mapping[str, np.ndarray]) -> Score:
+        """The score of frames [T, *step_shape], behind what these streams [T, ...] are of, such as a given melody."""
         known = dict(self._spec.streams)
         given = [known[name].written(values[: len(steps)], self._features) for name, values in streams.items()]
         return join([*(each for each in given if each is not None), self._features.decode_score(steps)])

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image
 
 from jaxgen.scores.compose.tunes import compose_tune
-from jaxgen.scores.picture import draw_score
+from jaxgen.scores.picture import draw_score, roll_grid
 from jaxgen.scores.score import Score, TimeSignature, Track, make_notes
 
 
@@ -63,3 +63,14 @@ def test_any_score_has_a_picture_of_bounded_size(score):
     height, width, _ = pixels(draw_score(score, dpi=40)).shape
     assert 100 < width < 2_000
     assert 30 < height < 4_000
+
+
+def test_pieces_side_by_side_are_on_the_same_axes():
+    high, low = (Score(make_notes([0, 8], 8, [pitch, pitch + 2]), 4, 16) for pitch in (84, 36))
+    shown = roll_grid([("high", high), ("nothing", Score(make_notes([], [], []), 4, 0))], columns=2, beside=[low])
+    first, second = shown.axes
+    assert first.get_ylim()[0] < 36
+    assert first.get_ylim()[1] > 86
+    assert first.get_xlim() == second.get_xlim() == (0, 4)
+    (notes,) = (each for each in first.collections if len(each.get_paths()) == 2)
+    np.testing.assert_allclose([path.vertices[:, 0].min() for path in notes.get_paths()], [0, 2])
