@@ -344,7 +344,7 @@ def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
     run = tmp_path / "run"
     config = (
         "--config",
-        Path(__file__).parent.parent / "examples" / "harmonise.py",
+        Path(__file__).parent.parent / "configs" / "harmonise.py",
         "--workdir",
         run,
         "--cache-dir",
