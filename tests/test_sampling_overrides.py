@@ -15,7 +15,7 @@ from jaxgen.nn.distributions import Sampling
 
 def test_options_of_drawing_go_before_those_of_the_config():
     own = AutoregressiveEvaluation(sampling=Sampling(0.1, 1, 0.2, 0.3, 0.4, 0.5))
-    asked = Sampling(0.6, 2, 0.7, 0.8, 0.9, 1.0)
+    asked = Sampling(0.6, 2, 0.7, 0.8, 0.9, 1.0, ("36:81",), False, "Bbm")
     assert own.with_sampling(SamplingOverrides().overrides) == own
     for field in dataclasses.fields(Sampling):
         one = {field.name: getattr(asked, field.name)}

@@ -267,8 +267,11 @@ def _options(value: Any, prefix: str = "--") -> list[str]:
 def _class_options(cls: Any) -> list[str]:
     names = []
     for field in dataclasses.fields(cls):
-        option = "--" + field.name.replace("_", "-")
-        names += _options(field.default, option + ".") if dataclasses.is_dataclass(field.default) else [option]
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(field.default):
+            names += _options(field.default, f"--{name}.")
+        else:
+            names += [f"--{name}", *[f"--no-{name}"] * isinstance(field.default, bool)]
     return names
 
 

@@ -154,6 +154,7 @@ class ScoreEvaluation(EvaluationConfig):
                 f"ScoreEvaluation measures written music, but the features are {type(features).__name__}; use PianoRoll or "
                 "Voices."
             )
+        model.check_limits(self.sampling.limits, features)
         return task, model, features
 
 

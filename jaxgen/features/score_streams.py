@@ -3,6 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.audio import AudioError
@@ -11,6 +13,7 @@ from jaxgen.features.notes import ScoreSpec, Voices
 from jaxgen.features.spec import FeatureSpec, require
 from jaxgen.features.streams import Example, StreamSpec
 from jaxgen.scores.files import read_scores
+from jaxgen.scores.limits import HIGHEST_PITCH
 from jaxgen.scores.score import Score, ScoreError, quantise, select_tracks
 
 _MOST_STEPS = 1_000_000
@@ -101,6 +104,9 @@ class Melody(StreamSpec):
 
     def written(self, values: np.ndarray, features: FeatureSpec) -> Score:
         return self._voice(features).decode_score(values.reshape(-1, 1).astype(np.uint8))
+
+    def ceiling(self, values: jax.Array) -> jax.Array | None:
+        return jnp.where(values > 0, (values - 1) // 2 + self.lowest, HIGHEST_PITCH) if self.track == 0 else None
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         voice = Voices(names=("melody",), lowest=self.lowest, highest=self.highest)

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax
 import numpy as np
 
 from jaxgen import audio
@@ -68,6 +69,13 @@ class StreamSpec:
     def written(self, values: np.ndarray, features: FeatureSpec) -> Score | None:
         """What stands beside the music that is made for these values, as a melody beside its accompaniment; None for nothing."""
         del values, features
+        return None
+
+    def ceiling(self, values: jax.Array) -> jax.Array | None:
+        """The highest MIDI pitch that notes beside these values [...] have where voices do not cross, int32 [...]; None where
+        the stream is no voice above them. Traceable.
+        """
+        del values
         return None
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:

@@ -217,6 +217,7 @@ class Generator(ClipSampler):
             raise UserError(
                 "the model plans no voices that could be sharpened, as PlannedRNN does; leave out --voiced-sharpness."
             )
+        self._model.check_limits(sampling.limits, features)
         if sampling.guidance:
             if not self._model.supports_guidance:
                 raise UserError(

@@ -20,11 +20,17 @@ class SamplingOverrides:
     """Above 0 labels are heard more clearly; none takes the config's."""
     voiced_sharpness: float | None = None
     """Above 0 voices that a PlannedRNN plans are less rough; none takes the config's."""
+    range: tuple[str, ...] | None = None
+    """Of written music: lowest and highest MIDI pitch, as 36:81, or one pair for each voice; none takes the config's."""
+    crossing: bool = True
+    """--no-crossing draws no voice above the one over it; else the config decides."""
+    key: str | None = None
+    """Of written music: draw only notes of this key, as C, F# or Bbm; none takes the config's."""
     truncation: float | None = None
     """Of a model of noise: smaller clips are cleaner and more alike; none takes the config's."""
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What is asked for, by name."""
-        names = [field.name for field in dataclasses.fields(SamplingOverrides)]
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        asked = [(field, getattr(self, field.name)) for field in dataclasses.fields(SamplingOverrides)]
+        return {field.name: value for field, value in asked if value != field.default}

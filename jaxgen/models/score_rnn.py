@@ -15,6 +15,7 @@ from flax import nnx
 from jaxgen.core.errors import UserError
 from jaxgen.data.pipeline import VARIANT
 from jaxgen.data.spec import DataSpec
+from jaxgen.features import FeatureSpec
 from jaxgen.features.notes import ScoreSpec
 from jaxgen.models.conditioning import Conditioning, stream_features, stream_sizes
 from jaxgen.models.sequence import Carry, SequenceConfig, SequenceModel, concatenate_features
@@ -24,6 +25,7 @@ from jaxgen.nn.label_embedding import LabelEmbedding, Labels
 from jaxgen.nn.note_heads import NoteOutput, SortedKeys
 from jaxgen.nn.position import count_steps
 from jaxgen.nn.recurrent import LSTM, Cell, Stack
+from jaxgen.scores.limits import HIGHEST_PITCH, NoteLimits
 
 _LONGEST_AGE = 64  # frames; what is older is as old
 
@@ -78,6 +80,9 @@ class ScoreRNN(SequenceConfig):
     def lookback(self) -> int:
         return max((2, *self.lags))
 
+    def check_limits(self, limits: NoteLimits, features: FeatureSpec) -> None:
+        self.output.check_limits(limits, features)
+
     def make(self, data: DataSpec, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> "ScoreModule":
         """Raises UserError where the features are not frames of notes."""
         if not isinstance(data.features, ScoreSpec):
@@ -89,14 +94,16 @@ class ScoreRNN(SequenceConfig):
 
 
 class ScoreModule(SequenceModel):
-    """The module that `ScoreRNN` configures. Its outputs are hidden units, from which the head draws a frame, and the frame
-    before. The carry knows how long each key or voice has been as it is, and the frames since the clip began.
+    """The module that `ScoreRNN` configures. Its outputs are hidden units, from which the head draws a frame, the frame before,
+    and the pitch of a given voice above. The carry knows how long each key or voice has been as it is, and the frames since the
+    clip began.
     """
 
     def __init__(self, config: ScoreRNN, data: DataSpec, features: ScoreSpec, dtype: Any, rngs: nnx.Rngs):
         self.lookback, self.lags, self.labels, self.dtype = config.lookback, config.lags, config.labels, dtype
         self.periods, self.dropout, self.features = config.periods, config.dropout, features
         self.width = features.step_shape[0]
+        self.voices = tuple((name, stream) for name, stream in data.streams if name in config.streams)
         self.aligned = stream_sizes(data, config.aligned_streams)
         self.context = stream_sizes(data, config.context_streams)
         self.readers = nnx.Dict(
@@ -183,7 +190,7 @@ class ScoreModule(SequenceModel):
             keep = 1 - self.dropout
             mask = jax.random.bernoulli(output_key, keep, (hidden.shape[0], 1, hidden.shape[2]))
             hidden = hidden * (mask / jnp.float32(keep)).astype(hidden.dtype)
-        return self._outputs(hidden, before), {"stack": stack, "past": past, **counts}
+        return self._outputs(hidden, before, conditioning), {"stack": stack, "past": past, **counts}
 
     def step(self, x: jax.Array, conditioning: Conditioning, carry: Carry) -> tuple[jax.Array, Carry]:
         one = conditioning.each_step(lambda values: values[:, None])
@@ -191,7 +198,7 @@ class ScoreModule(SequenceModel):
         inputs, counts = self._inputs(longer, one.static, one, carry, jnp.zeros((len(x), 1), bool))
         hidden, stack = self.stack.step(inputs[:, 0], carry["stack"])
         hidden, past = self._look_back(hidden[:, None], x[:, -1:], carry["since"][:, None], carry["past"])
-        return self._outputs(hidden[:, 0], x[:, -1]), {"stack": stack, "past": past, **counts}
+        return self._outputs(hidden[:, 0], x[:, -1], conditioning), {"stack": stack, "past": past, **counts}
 
     def log_prob(self, outputs: jax.Array, target: jax.Array, end: jax.Array) -> jax.Array:
         del end
@@ -205,7 +212,7 @@ class ScoreModule(SequenceModel):
         return self.head.noise(key)
 
     def sample(self, outputs: jax.Array, noise: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-        frame = self.head.sample(*self._split(outputs), noise, sampling)
+        frame = self.head.sample(*self._split(outputs), noise, sampling, outputs[..., -1])
         return frame, jnp.zeros(frame.shape[:-1], bool)
 
     def predict(self, outputs: jax.Array) -> jax.Array:
@@ -242,8 +249,13 @@ class ScoreModule(SequenceModel):
         ways = self.features.num_variants
         return [jax.nn.one_hot(conditioning.static[VARIANT], ways)] if ways > 1 else []
 
-    def _outputs(self, hidden: jax.Array, before: jax.Array) -> jax.Array:
-        return concatenate_features(hidden, before.astype(hidden.dtype))
+    def _outputs(self, hidden: jax.Array, before: jax.Array, conditioning: Conditioning) -> jax.Array:
+        """Of given voices too, the lowest pitch [..., 1] that is above the notes of the frame."""
+        ceiling = jnp.full((*hidden.shape[:-1], 1), HIGHEST_PITCH, hidden.dtype)
+        for name, stream in self.voices:
+            if (own := stream.ceiling(jnp.asarray(conditioning.aligned[name]))) is not None:
+                ceiling = jnp.minimum(ceiling, own[..., None].astype(hidden.dtype))
+        return concatenate_features(hidden, before.astype(hidden.dtype), ceiling)
 
     def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return outputs[..., : -self.width], outputs[..., -self.width :].astype(jnp.uint8)
+        return outputs[..., : -1 - self.width], outputs[..., -1 - self.width : -1].astype(jnp.uint8)

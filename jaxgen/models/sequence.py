@@ -15,15 +15,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgen.core.descriptions import Descriptions
+from jaxgen.core.errors import UserError
 from jaxgen.data.batches import Batch, Batches
 from jaxgen.data.padded import PaddedBatches, Padder, padded_scoring_batches
 from jaxgen.data.pipeline import TrainingBatches, scoring_batches
 from jaxgen.data.spec import DataSpec
 from jaxgen.data.store import Store
+from jaxgen.features import FeatureSpec
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.config import ModelConfig
 from jaxgen.nn.distributions import Sampling
 from jaxgen.nn.heads import SampleHead
+from jaxgen.scores.limits import NoteLimits
 
 Carry = Any
 
@@ -198,6 +201,12 @@ class SequenceConfig(ModelConfig):
     def plans_voices(self) -> bool:
         """Whether the model plans how periodic the next samples are, which `Sampling.voiced_sharpness` needs."""
         return False
+
+    def check_limits(self, limits: NoteLimits, features: FeatureSpec) -> None:
+        """Raises UserError for limits of notes that the model cannot keep."""
+        del features
+        if limits:
+            raise UserError("the model draws sound and no notes; leave out --range, --no-crossing and --key.")
 
     @property
     def stride(self) -> int:

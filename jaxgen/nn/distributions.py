@@ -7,6 +7,7 @@ output, in any float dtype; all arithmetic is float32 and all densities are in n
 import abc
 import dataclasses
 import math
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax import Array
 
 from jaxgen.audio.companding import compand, expand
 from jaxgen.core.errors import UserError
+from jaxgen.scores.limits import NoteLimits
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _GROUP = 16  # codes that a draw looks at together; the square root of 256
@@ -43,6 +45,13 @@ class Sampling:
     """How much likelier the likelier samples are drawn where a PlannedRNN plans a voice, which is less rough then: the
     temperature is divided by 1 + voiced_sharpness max(0, 1.5 g - 0.5), where g is how much of a period is there again
     (LPCNet, Valin and Skoglund 2019, section 3.7, with 1). Other models plan no voices, and refuse it."""
+    range: tuple[str, ...] = ()
+    """Of a model of written music: lowest and highest MIDI pitch that is drawn, as 36:81; or one pair for each voice, the
+    highest first. None draws all."""
+    crossing: bool = True
+    """Of a model of voices: whether a voice may be drawn above the one over it."""
+    key: str = ""
+    """Of a model of written music: draw only notes of this key, as C, F# or Bbm; empty draws all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -59,6 +68,18 @@ class Sampling:
             raise UserError(
                 f"voiced_sharpness is {self.voiced_sharpness}; --voiced-sharpness must be 0 (none) or above."
             )
+        _ = self.limits  # which raises, too
+
+    @property
+    def limits(self) -> NoteLimits:
+        """What `range`, `crossing` and `key` say. They take away what may be drawn, after all else; likelihoods know nothing
+        of them."""
+        return NoteLimits.parse(self.range, self.crossing, self.key)
+
+    def moved(self, semitones: int) -> Self:
+        """The same for music that many semitones higher."""
+        moved_range, moved_key = self.limits.moved(semitones)
+        return dataclasses.replace(self, range=moved_range, key=moved_key)
 
     @property
     def draws_from_all(self) -> bool:

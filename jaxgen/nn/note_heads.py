@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxgen.core.errors import UserError
@@ -18,8 +19,11 @@ from jaxgen.features import FeatureSpec
 from jaxgen.features.chord_frames import Chords
 from jaxgen.features.notes import STRUCK, PianoRoll, Voices
 from jaxgen.nn.distributions import Categorical, Sampling
+from jaxgen.scores.limits import HIGHEST_PITCH, NoteLimits
+from jaxgen.scores.rolls import LOWEST_KEY, NUM_KEYS
 
 _NEVER = -1e9
+_KEYS = LOWEST_KEY + np.arange(NUM_KEYS)
 
 
 class NoteHead(nnx.Module):
@@ -34,8 +38,18 @@ class NoteHead(nnx.Module):
         """The random numbers that one frame takes, float32 [N]."""
 
     @abc.abstractmethod
-    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
-        """The frames uint8 [..., W] that `noise` [..., N] picks."""
+    def sample(
+        self,
+        hidden: jax.Array,
+        before: jax.Array,
+        noise: jax.Array,
+        sampling: Sampling,
+        ceiling: jax.Array | int = HIGHEST_PITCH,
+    ) -> jax.Array:
+        """The frames uint8 [..., W] that `noise` [..., N] picks, within `sampling.limits`.
+
+        ceiling: MIDI pitch [...] of a given voice above all of the frame, which counts where voices may not cross.
+        """
 
     def predict(self, hidden: jax.Array, before: jax.Array) -> jax.Array:
         """The frames that the model would name if it had to."""
@@ -52,6 +66,25 @@ class NoteOutput(abc.ABC):
     @abc.abstractmethod
     def make(self, features: FeatureSpec, hidden_size: int, *, dtype: Any, rngs: nnx.Rngs) -> NoteHead:
         """Raises UserError where the features are not the frames that it draws."""
+
+    def check_limits(self, limits: NoteLimits, features: FeatureSpec) -> None:
+        """Raises UserError for limits that such frames cannot keep."""
+        if not limits.crossing:
+            raise UserError(
+                f"{type(self).__name__} draws keys and no voices that could cross; leave out --no-crossing."
+            )
+        _check_ranges(limits, _KEYS, 1)
+
+
+def _check_ranges(limits: NoteLimits, pitches: np.ndarray, num_voices: int) -> None:
+    """pitches: MIDI pitches [N] that a frame may have."""
+    if len(limits.ranges) not in {0, 1, num_voices}:
+        expected = "one" if num_voices == 1 else f"one, or {num_voices}, one for each voice"
+        raise UserError(f"--range has {len(limits.ranges)} ranges, expected {expected}.")
+    if not all(limits.allow(pitches, voice).any() for voice in range(num_voices)):
+        raise UserError(
+            f"--range and --key leave no note; the model has MIDI pitches {pitches[0]} to {pitches[-1]}. Change --range."
+        )
 
 
 def _require(features: FeatureSpec, kind: type, output: str) -> Any:
@@ -88,8 +121,22 @@ class IndependentKeysHead(NoteHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, (self.num_keys * (1 + self.onsets),))
 
-    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
-        drawn = _draw_bernoulli(self.linear(hidden).astype(jnp.float32), noise, sampling)
+    def sample(
+        self,
+        hidden: jax.Array,
+        before: jax.Array,
+        noise: jax.Array,
+        sampling: Sampling,
+        ceiling: jax.Array | int = HIGHEST_PITCH,
+    ) -> jax.Array:
+        del ceiling
+        logits = self.linear(hidden).astype(jnp.float32)
+        if sampling.limits:
+            kinds = (np.ones(self.num_keys, bool),) * self.onsets
+            logits = jnp.where(
+                np.concatenate([sampling.limits.allow(_KEYS[: self.num_keys]), *kinds]), logits, -jnp.inf
+            )
+        drawn = _draw_bernoulli(logits, noise, sampling)
         sounds = drawn[..., : self.num_keys].astype(jnp.uint8)
         if not self.onsets:
             return sounds
@@ -145,13 +192,23 @@ class SortedKeysHead(NoteHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, ((1 + self.onsets) * self.most,))
 
-    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
+    def sample(
+        self,
+        hidden: jax.Array,
+        before: jax.Array,
+        noise: jax.Array,
+        sampling: Sampling,
+        ceiling: jax.Array | int = HIGHEST_PITCH,
+    ) -> jax.Array:
+        del ceiling
+        allowed = np.append(sampling.limits.allow(_KEYS[: self.num_keys]), True)
         first = self.from_hidden(hidden)
         shape = (*hidden.shape[:-1], self.num_keys)
 
         def add(state: tuple[jax.Array, jax.Array], place: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
             frame, ended = state
             logits, struck = self._next(first, frame > 0)
+            logits = jnp.where(allowed, logits, -jnp.inf) if sampling.limits else logits
             key = Categorical(self.num_keys + 1).sample(logits, noise[..., place, None], sampling)
             ended |= key == self.num_keys
             value = jnp.ones(shape[:-1], jnp.uint8)
@@ -180,6 +237,10 @@ class VoiceByVoice(NoteOutput):
 
     width: int = 256
     """Hidden units between one voice and the next."""
+
+    def check_limits(self, limits: NoteLimits, features: FeatureSpec) -> None:
+        voices = _require(features, Voices, "VoiceByVoice")
+        _check_ranges(limits, voices.lowest + np.arange(voices.num_pitches), voices.step_shape[0])
 
     def make(self, features: FeatureSpec, hidden_size: int, *, dtype: Any, rngs: nnx.Rngs) -> "VoiceByVoiceHead":
         return VoiceByVoiceHead(self, _require(features, Voices, "VoiceByVoice"), hidden_size, dtype, rngs)
@@ -216,15 +277,38 @@ class VoiceByVoiceHead(NoteHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, (self.num_voices,))
 
-    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
+    def sample(
+        self,
+        hidden: jax.Array,
+        before: jax.Array,
+        noise: jax.Array,
+        sampling: Sampling,
+        ceiling: jax.Array | int = HIGHEST_PITCH,
+    ) -> jax.Array:
         frame = jnp.zeros((*hidden.shape[:-1], 0), jnp.uint8)
         for voice in range(self.num_voices):
             logits = self._logits(hidden, before, frame)
+            if sampling.limits:
+                allowed = self._allowed(sampling.limits, voice, before[..., voice], ceiling)
+                logits = jnp.where(allowed, logits, -jnp.inf)
             symbol = Categorical(self.hold + 1).sample(logits, noise[..., voice, None], sampling)
             held = 2 * self.features.places(before[..., voice])
             code = jnp.where(symbol == self.hold, held, jnp.where(symbol > 0, 2 * symbol - 1, 0))
             frame = jnp.concatenate([frame, code[..., None].astype(jnp.uint8)], axis=-1)
+            ceiling = jnp.where(code > 0, self.features.lowest + self.features.places(code) - 1, ceiling)
         return frame
+
+    def _allowed(self, limits: NoteLimits, voice: int, before: jax.Array, ceiling: jax.Array | int) -> jax.Array:
+        """Symbols of a voice that may be drawn, bool [..., K]: a rest always; no note is held that may not begin.
+
+        before: its codes [...] of the frame before. ceiling: pitch [...] of the next voice above that sounds.
+        """
+        pitches = self.features.lowest + np.arange(self.features.num_pitches)
+        notes = jnp.broadcast_to(limits.allow(pitches, voice), (*before.shape, len(pitches)))
+        if not limits.crossing:
+            notes &= pitches <= jnp.asarray(ceiling)[..., None]
+        fresh = jnp.concatenate([jnp.ones((*before.shape, 1), bool), notes], axis=-1)
+        return jnp.concatenate([fresh, _at(fresh, self.features.places(before))[..., None]], axis=-1)
 
     def _logits(self, hidden: jax.Array, before: jax.Array, above: jax.Array) -> jax.Array:
         """Logits [..., K] of the voice below those of `above` [..., any number]."""

@@ -16,7 +16,8 @@ Histogram = NDArray[np.float64]
 _WIDEST = 12  # semitones that are told apart, up and down
 _PARTS = 12  # of a quarter that lengths are told apart by
 _LONGEST = 4 * _PARTS
-_SCALES = {False: (0, 2, 4, 5, 7, 9, 11), True: (0, 2, 3, 5, 7, 8, 9, 10, 11)}
+SCALES = {False: (0, 2, 4, 5, 7, 9, 11), True: (0, 2, 3, 5, 7, 8, 9, 10, 11)}
+"""Semitones above the tonic that are in key, by whether it is minor."""
 
 
 def melody_of(score: Score, track: int) -> NDArray[np.int64]:
@@ -148,7 +149,7 @@ def in_key_share(score: Score) -> float:
     place = np.searchsorted([key.tick for key in keys], score.notes["onset"], side="right") - 1
     inside = np.zeros((len(keys), 12), bool)
     for row, key in enumerate(keys):
-        inside[row, [(key.tonic + step) % 12 for step in _SCALES[key.minor]]] = True
+        inside[row, [(key.tonic + step) % 12 for step in SCALES[key.minor]]] = True
     durations = score.notes["duration"]
     return float(durations[inside[np.maximum(place, 0), score.notes["pitch"] % 12]].sum() / durations.sum())
 
