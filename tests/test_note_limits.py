@@ -19,7 +19,7 @@ from jaxgen.inference.score_sampler import ScoreSampler
 from jaxgen.models.score_rnn import ScoreRNN
 from jaxgen.models.wave_rnn import WaveRNN
 from jaxgen.nn.distributions import Sampling
-from jaxgen.nn.note_heads import IndependentKeys, SortedKeys, VoiceByVoice
+from jaxgen.nn.note_heads import IndependentKeys, RootThenQuality, SortedKeys, VoiceByVoice
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.scores.analysis import SCALES
@@ -140,6 +140,8 @@ def test_keys_and_ranges_move_with_the_music():
          "--range and --key leave no note; the model has MIDI pitches 40 to 80"),
         (lambda: ScoreRNN().check_limits(Sampling(crossing=False).limits, PianoRoll()),
          "SortedKeys draws keys and no voices that could cross; leave out --no-crossing"),
+        (lambda: ScoreRNN(output=RootThenQuality()).check_limits(Sampling(key="C").limits, PianoRoll()),
+         "RootThenQuality draws chords and no notes; leave out --range, --no-crossing and --key"),
         (lambda: WaveRNN().check_limits(Sampling(key="C").limits, PianoRoll()),
          "the model draws sound and no notes; leave out --range, --no-crossing and --key"),
     ],

@@ -106,7 +106,10 @@ class Melody(StreamSpec):
         return self._voice(features).decode_score(values.reshape(-1, 1).astype(np.uint8))
 
     def ceiling(self, values: jax.Array) -> jax.Array | None:
-        return jnp.where(values > 0, (values - 1) // 2 + self.lowest, HIGHEST_PITCH) if self.track == 0 else None
+        if self.track:
+            return None
+        pitches = jnp.where(values > 0, (values - 1) // 2 + self.lowest, HIGHEST_PITCH)
+        return pitches if self.per_frame == 1 else pitches.min(axis=-1)
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         voice = Voices(names=("melody",), lowest=self.lowest, highest=self.highest)

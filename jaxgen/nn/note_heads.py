@@ -325,6 +325,10 @@ class VoiceByVoiceHead(NoteHead):
 class RootThenQuality(NoteOutput):
     """The root of a chord, then its quality."""
 
+    def check_limits(self, limits: NoteLimits, features: FeatureSpec) -> None:
+        if limits:
+            raise UserError("RootThenQuality draws chords and no notes; leave out --range, --no-crossing and --key.")
+
     def make(self, features: FeatureSpec, hidden_size: int, *, dtype: Any, rngs: nnx.Rngs) -> "RootThenQualityHead":
         return RootThenQualityHead(_require(features, Chords, "RootThenQuality"), hidden_size, dtype, rngs)
 
@@ -346,7 +350,14 @@ class RootThenQualityHead(NoteHead):
     def noise(self, key: jax.Array) -> jax.Array:
         return jax.random.uniform(key, (2,))
 
-    def sample(self, hidden: jax.Array, before: jax.Array, noise: jax.Array, sampling: Sampling) -> jax.Array:
+    def sample(
+        self,
+        hidden: jax.Array,
+        before: jax.Array,
+        noise: jax.Array,
+        sampling: Sampling,
+        ceiling: jax.Array | int = HIGHEST_PITCH,
+    ) -> jax.Array:
         root = Categorical(13).sample(self.to_root(hidden).astype(jnp.float32), noise[..., :1], sampling)
         logits = self._qualities(hidden, root)
         quality = Categorical(self.num_qualities).sample(logits, noise[..., 1:], sampling)
