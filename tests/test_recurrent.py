@@ -14,7 +14,7 @@ from conftest import nightly
 from flax import nnx
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.recurrent import GRU, LSTM, RNN, Stack
+from jaxgen.nn.recurrent import GRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM, Stack, gated
 from tests.rounding import POINTWISE, rounding
 
 T, D, H = 4, 3, 4
@@ -284,6 +284,43 @@ def test_dropout_leaves_out_the_same_units_at_every_step():
         np.testing.assert_allclose(y[:, t], inputs + hidden * y[:, t - 1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_weight_drop_is_the_stack_without_some_weights(monkeypatch, cell):
+    """A gradient of 0 shows what is left out: with those weights at 0, and the others larger, a plain stack is the same."""
+    share, width, key = 0.4, 24, jax.random.key(3)
+    rng = np.random.default_rng(0)
+    x, reset = rng.normal(size=(2, 6, width)).astype(np.float32), rng.random((2, 6)) < 0.3
+
+    def make(weight_drop):
+        return Stack(cell(width), 2, width, weight_drop=weight_drop, rngs=nnx.Rngs(0))
+
+    def total(stack, key):
+        return jnp.square(run.__wrapped__(stack, x, reset, key)[0]).sum()
+
+    plain, dropping = make(0.0), make(share)
+    expected = run(plain, x, reset)[0]
+    np.testing.assert_array_equal(run(dropping, x, reset)[0], expected)
+    np.testing.assert_array_equal(run(plain, x, reset, key)[0], expected)
+    gradients = nnx.jit(nnx.grad(total))(dropping, key)
+    kept = [np.asarray(layer["recurrent"][...]) != 0 for layer in gradients["layers"].values()]
+    assert np.mean(kept) == pytest.approx(1 - share, abs=0.03)
+    assert (kept[0] != kept[1]).any()
+    for layer, mask in zip(plain.layers, kept, strict=True):
+        layer["recurrent"][...] = layer["recurrent"][...] * (mask / np.float32(1 - share))
+    dropped = run(dropping, x, reset, key)[0]
+    np.testing.assert_array_equal(run(plain, x, reset)[0], dropped)
+    with monkeypatch.context() as patch:
+        patch.setattr(gated, "runs_natively", lambda cell, dtype: False)
+        np.testing.assert_allclose(nnx.jit(run.__wrapped__)(dropping, x, reset, key)[0], dropped, atol=10 * ROUNDING)
+
+
+def test_weight_drop_needs_weights_between_hidden_states():
+    for cell in (MinGRU, MinLSTM, RGLRU):
+        with pytest.raises(UserError, match=f"{cell.__name__} has no weights between hidden states"):
+            Stack(cell(H), 1, H, weight_drop=0.1, rngs=nnx.Rngs(0))
+        Stack(cell(H), 1, H, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize(
     ("words", "make"),
     [
@@ -291,6 +328,7 @@ def test_dropout_leaves_out_the_same_units_at_every_step():
         ("activation", lambda: RNN(4, "softsign")),
         ("num_layers", lambda: Stack(LSTM(4), 0, 4, rngs=nnx.Rngs(0))),
         ("dropout", lambda: make_stack(dropout=1.0)),
+        ("weight_drop", lambda: make_stack(weight_drop=1.0)),
     ],
 )
 def test_mistakes_are_named(words, make):

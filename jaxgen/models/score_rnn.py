@@ -43,6 +43,8 @@ class ScoreRNN(SequenceConfig):
     dropout: float = 0.3
     """Variational dropout: share of units switched off for a whole chunk. More keeps a model of few pieces from learning
     them by heart."""
+    weight_drop: float = 0.0
+    """Share of the weights between hidden states switched off for a whole chunk (DropConnect; Merity et al. 2018)."""
     output: NoteOutput = SortedKeys()
     """How the notes of a frame are drawn: IndependentKeys, SortedKeys or VoiceByVoice."""
     lags: tuple[int, ...] = (4, 8, 16)
@@ -108,7 +110,15 @@ class ScoreModule(SequenceModel):
         self.context = stream_sizes(data, config.context_streams)
         self.readers = nnx.Dict(
             {
-                f"{name}_{way}": Stack(config.context_cell, 1, size, dropout=config.dropout, dtype=dtype, rngs=rngs)
+                f"{name}_{way}": Stack(
+                    config.context_cell,
+                    1,
+                    size,
+                    dropout=config.dropout,
+                    weight_drop=config.weight_drop,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for name, size in self.context.items()
                 for way in ("forward", "backward")
             }
@@ -129,6 +139,7 @@ class ScoreModule(SequenceModel):
             + self.condition.num_features,
             residual=config.residual,
             dropout=config.dropout,
+            weight_drop=config.weight_drop,
             dtype=dtype,
             rngs=rngs,
         )

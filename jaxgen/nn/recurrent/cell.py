@@ -23,6 +23,8 @@ class Cell(abc.ABC):
     """Width H of the hidden state; a wider one learns more and is slower."""
 
     num_states: ClassVar[int] = 1
+    recurrent_matrices: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that multiply the hidden state of the step before."""
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1:

@@ -40,6 +40,7 @@ class GatedCell(Cell):
     """Normalise both pre-activations (Ba et al. 2016, eq. 20-21, without the normalised LSTM output)."""
 
     gate_bias: ClassVar[tuple[float, ...]]  # initial bias of each gate
+    recurrent_matrices = ("recurrent",)
 
     def preactivation(self, zx: Array, zh: Array) -> Array:
         """Joins input and recurrent pre-activations [..., G*H] into all that `pointwise` needs of them (linear)."""
