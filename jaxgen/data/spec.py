@@ -9,6 +9,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
 from jaxgen.features import FeatureSpec, StreamSpec
+from jaxgen.scores.transposition import count_pitch_classes
 
 UNKNOWN = "unknown"
 """What a label is said to be that shall not be known, unless it is a value of it."""
@@ -38,6 +39,8 @@ class DataSpec:
     """Values of the labels that training clips have together, one a label ("" for none), and how many clips have them."""
     streams: tuple[tuple[str, StreamSpec], ...] = ()
     """Further streams of an example by name, sorted: what `Conditioning.aligned` and `context` are made of."""
+    key: tuple[tuple[int, ...], ...] = ()
+    """Of written music in one key: notes of each pitch class in some training pieces (`scores.transposition.find_key`)."""
 
     def parse_inputs(self, said: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Streams [N, *step_shape] of what a user says of them: a text, the path of a file. Raises UserError."""
@@ -118,6 +121,15 @@ class DataSpec:
         ]
         counts = np.array([count for _, count in fitting], np.float64)
         return [values for values, _ in fitting], counts / max(counts.sum(), 1)
+
+
+def count_notes(
+    features: FeatureSpec, known: Mapping[str, StreamSpec], steps: np.ndarray, streams: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Notes of each pitch class, int64 [12], in frames [T, *step_shape] and in what is written beside them, as a melody."""
+    written = [known[name].written(values, features) for name, values in streams.items() if name in known]
+    scores = [features.decode_score(steps), *(score for score in written if score is not None)]
+    return np.sum([count_pitch_classes(score) for score in scores], axis=0)
 
 
 def _share(text: str) -> tuple[str, float]:

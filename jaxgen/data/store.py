@@ -20,8 +20,9 @@ from jaxgen.core.serial import content_hash, from_json, parse_json
 from jaxgen.data import report
 from jaxgen.data.blocks import BlockArray
 from jaxgen.data.clips import Split
-from jaxgen.data.spec import DataSpec
+from jaxgen.data.spec import DataSpec, count_notes
 from jaxgen.features import FeatureSpec, StreamSpec
+from jaxgen.scores.transposition import find_key
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ STORE_FORMAT = 6
 """Version of the files of a store; a change makes every store anew."""
 
 SAMPLE_DTYPE = np.dtype(np.float32)
+_MOST_PIECES = 64  # that are asked for their key
 _MOST_LABEL_VALUES = 10_000
 _MOST_COMBINATIONS = 10_000  # of values of labels, of which those that are not said are drawn
 
@@ -212,7 +214,14 @@ class Store:
             typical_seconds=float(np.median(seconds)),
             max_seconds=max(seconds),
             streams=tuple(sorted(self.streams.items())),
+            key=self._find_key() if self.features.is_symbolic else (),
         )
+
+    def _find_key(self) -> tuple[tuple[int, ...], ...]:
+        train = self.indices("train")
+        some = train[:: -(-len(train) // _MOST_PIECES)]
+        given = {clip: {name: self.stream(name, clip) for name in self.streams} for clip in some}
+        return find_key([count_notes(self.features, self.streams, self.steps(clip), given[clip]) for clip in some])
 
 
 def _combinations(clips: Sequence[StoredClip], labels: Sequence[str]) -> tuple[tuple[tuple[str, ...], int], ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgen.features.notes import OFFSETS, ScoreSpec
+from jaxgen.features.notes import ScoreSpec
 from jaxgen.features.spec import require
 from jaxgen.scores.chords import QUALITIES, Chord, chord_notes, match_chord
 from jaxgen.scores.score import Score, ScoreError, Track, ends, make_notes, select_tracks
@@ -97,6 +97,6 @@ class Chords(ScoreSpec):
         changed = jnp.any(steps != before, axis=-1, keepdims=True)
         return jnp.broadcast_to(changed, steps.shape)
 
-    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
-        roots = (steps[..., 0].astype(np.int64) - 1 + OFFSETS[variant]) % 12 + 1
+    def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
+        roots = (steps[..., 0].astype(np.int64) - 1 + semitones) % 12 + 1
         return np.stack([np.where(steps[..., 0] == 0, 0, roots), steps[..., 1]], axis=-1).astype(np.uint8)

@@ -103,6 +103,15 @@ class ScoreSpec(FeatureSpec):
         """The score of frames [T, *step_shape], at the features' tempo."""
         raise NotImplementedError
 
+    def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
+        """Frames uint8 [T, *step_shape], up to an octave higher or lower; notes that would leave the features' range are an
+        octave nearer.
+        """
+        raise NotImplementedError
+
+    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
+        return self.moved(steps, OFFSETS[variant])
+
     @property
     def num_inputs(self) -> int:
         """Numbers of a frame for a network, D of `as_inputs`."""
@@ -197,9 +206,8 @@ class PianoRoll(ScoreSpec):
     def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
         return ((steps > SILENT) != (before > SILENT)) | (steps == STRUCK)
 
-    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
-        offset = OFFSETS[variant]
-        keys = np.arange(NUM_KEYS) + offset
+    def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
+        keys = np.arange(NUM_KEYS) + semitones
         keys = np.where(keys < 0, keys + 12, np.where(keys >= NUM_KEYS, keys - 12, keys))  # the octave inside the piano
         moved = np.zeros_like(steps)
         for key in np.flatnonzero(steps.any(axis=0)):
@@ -292,7 +300,7 @@ class Voices(ScoreSpec):
     def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
         return (steps % 2 == 1) | ((steps == 0) & (before > 0))
 
-    def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
-        moved = steps.astype(np.int64) + 2 * OFFSETS[variant]
+    def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
+        moved = steps.astype(np.int64) + 2 * semitones
         moved = np.where(moved < 1, moved + 24, np.where(moved > 2 * self.num_pitches, moved - 24, moved))
         return np.where(steps == 0, 0, moved).astype(np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgen.audio import AudioError
 from jaxgen.core.errors import UserError
-from jaxgen.features.notes import ScoreSpec, Voices
+from jaxgen.features.notes import OFFSETS, ScoreSpec, Voices
 from jaxgen.features.spec import FeatureSpec, require
 from jaxgen.features.streams import Example, StreamSpec
 from jaxgen.scores.files import read_scores
@@ -112,8 +112,11 @@ class Melody(StreamSpec):
         return pitches if self.per_frame == 1 else pitches.min(axis=-1)
 
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
+        return self.moved(values, OFFSETS[variant])
+
+    def moved(self, values: np.ndarray, semitones: int) -> np.ndarray:
         voice = Voices(names=("melody",), lowest=self.lowest, highest=self.highest)
-        return voice.vary(values.reshape(-1, 1).astype(np.uint8), variant).reshape(values.shape).astype(np.int32)
+        return voice.moved(values.reshape(-1, 1).astype(np.uint8), semitones).reshape(values.shape).astype(np.int32)
 
     def _framed(self, codes: np.ndarray, num_frames: int) -> np.ndarray:
         """Codes int32 [num_frames, *step_shape], with rests behind their end."""

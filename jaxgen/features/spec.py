@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.serial import content_hash
+from jaxgen.scores.score import Score
 
 
 def require(condition: bool, message: str) -> None:
@@ -117,6 +118,10 @@ class FeatureSpec:
         """
         for block in blocks:
             yield np.asarray(self.decode(block))
+
+    def decode_score(self, steps: np.ndarray) -> Score:
+        """The score that steps [T, *step_shape] of written music are."""
+        raise UserError(f"{type(self).__name__} are steps of sound, and no written music.")
 
     def silence(self) -> np.ndarray:
         """The step of digital silence, shape step_shape: what every sequence starts from."""

@@ -78,6 +78,11 @@ class StreamSpec:
         del values
         return None
 
+    def moved(self, values: np.ndarray, semitones: int) -> np.ndarray:
+        """Values [N, *step_shape] that go with music so much higher, up to an octave."""
+        del semitones
+        return values
+
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         """Values [N, *step_shape] that go with a variant of the clip (`FeatureSpec.vary`)."""
         del variant

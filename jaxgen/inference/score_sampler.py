@@ -1,6 +1,7 @@
 """Written music that is made frame by frame: a score, its sound and its picture."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import write_atomic
-from jaxgen.data.spec import DataSpec
+from jaxgen.data.spec import DataSpec, count_notes
 from jaxgen.features import ScoreSpec
 from jaxgen.inference.generation import Generator
 from jaxgen.inference.sampler import ClipBatch, ClipRequest
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
+from jaxgen.nn.distributions import Sampling
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
 from jaxgen.scores.picture import draw_score
 from jaxgen.scores.score import Score, ScoreError, join, quantise
+from jaxgen.scores.transposition import fit_transposition
 
 
 class ScoreSampler(Generator):
@@ -53,11 +56,14 @@ class ScoreSampler(Generator):
         prompt: np.ndarray | None = None,
         bars: int | None = None,
         seconds: float | None = None,
+        sampling: Sampling = Sampling(),
+        semitones: int = 0,
         **options: Any,
     ) -> list[Score]:
         """One piece for each mapping in `labels`. inputs: streams of each that the model reads; what they are of, as a given
         melody, stands in the score. prompt: frames [T, *step_shape] that every piece begins with. bars: length of each, prompt
-        included; None takes `seconds`, or the length of the training pieces. options: as of `Generator.stream`.
+        included; None takes `seconds`, or the length of the training pieces. semitones: how much higher the model is shown what
+        is given (`fit_key`); what it makes comes back as much lower. options: as of `Generator.stream`.
         """
         features, before = self._features, self._no_steps() if prompt is None else prompt
         if bars is not None:
@@ -65,12 +71,34 @@ class ScoreSampler(Generator):
             if left < 1:
                 raise UserError(f"the prompt has {len(before) / features.frames_per_bar:g} bars; raise --bars {bars}.")
             seconds = left * features.hop_length / features.sample_rate
-        steps, lengths = self.draw_steps(params, labels, before, inputs=inputs, seconds=seconds, **options)
-        rows = np.concatenate(list(steps), axis=1)
         given = [{}] * len(labels) if inputs is None else inputs
-        return [
-            self.with_given(row[:length], streams) for row, length, streams in zip(rows, lengths, given, strict=True)
-        ]
+        steps, lengths = self.draw_steps(
+            params,
+            labels,
+            features.moved(before, semitones),
+            inputs=[self._moved(streams, semitones) for streams in given],
+            seconds=seconds,
+            sampling=sampling.moved(semitones),
+            **options,
+        )
+        rows = np.concatenate(list(steps), axis=1)[:, len(before) :]
+        pieces = [np.concatenate([before, features.moved(row, -semitones)]) for row in rows]
+        return [self.with_given(row[:length], streams) for row, length, streams in zip(pieces, lengths, given, strict=True)]
+
+    def fit_key(self, inputs: Mapping[str, np.ndarray] | None = None, prompt: np.ndarray | None = None) -> int:
+        """Semitones, -6 to 5, by which a prompt and given voices have to be higher to be in the key of the training data.
+
+        0 where nothing is given, or the training data is in many keys.
+        """
+        steps = self._no_steps() if prompt is None else prompt
+        notes = count_notes(self._features, dict(self._spec.streams), steps, inputs or {})
+        return fit_transposition(notes, self._spec.key)
+
+    def _moved(self, streams: Mapping[str, np.ndarray], semitones: int) -> dict[str, np.ndarray]:
+        known = dict(self._spec.streams)
+        return {
+            name: known[name].moved(values, semitones) if name in known else values for name, values in streams.items()
+        }
 
     def max_samples(self, request: ClipRequest) -> int:
         before = 0 if request.prompt is None else len(request.prompt)
@@ -81,7 +109,14 @@ class ScoreSampler(Generator):
     def _batch(
         self, params: Any, labels: Sequence[Mapping[str, str]], request: ClipRequest, options: Mapping[str, Any]
     ) -> ClipBatch:
-        scores = self.compose(params, labels, bars=request.bars, **options)
+        semitones = self.fit_key(request.input, request.prompt)
+        if semitones and not options["first"]:
+            print(
+                f"jaxgen: the model reads what is given {semitones:+d} semitones, in the key of its training data; what it makes "
+                "comes back.",
+                file=sys.stderr,
+            )
+        scores = self.compose(params, labels, bars=request.bars, semitones=semitones, **options)
         return ClipBatch(options["first"], labels, self._perform(scores), _Writer(scores))
 
     def _perform(self, scores: Sequence[Score]) -> Iterator[list[np.ndarray]]:
