@@ -14,6 +14,7 @@ from jaxgen.evaluation import (
     copy_synthesis,
     held_out,
     memorisation,
+    mixture,
     result,
     score_evaluation,
 )
@@ -42,6 +43,7 @@ def every_description() -> dict[str, Descriptions]:
         "planned": PlannedModule.descriptions,
         "floors": baselines.DESCRIPTIONS,
         "autoregressive": autoregressive.DESCRIPTIONS,
+        "mixture": mixture.DESCRIPTIONS,
         "clips": {"frechet_distance_db2": held_out.FRECHET_DESCRIPTION, **result.CLIP_DESCRIPTIONS},
         "memorisation": memorisation.DESCRIPTIONS,
         "copies": copy_synthesis.DESCRIPTIONS,

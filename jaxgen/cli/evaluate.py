@@ -38,6 +38,9 @@ class Options(SamplingOverrides):
     """Further metrics beside the run's own, by class: ClassifierMetrics, Prosody; PocketSphinx and DNSMOS, for speech, from
     `pip install 'jaxgen[speech]'`; for a vocoder also PitchErrors, and Pesq and Stoi from
     `pip install 'jaxgen[copies]'`."""
+    mixture: tuple[UserPath, ...] = ()
+    """Folders of further runs of the same config, as from other seeds: the likelihood of the mixture of all is reported beside
+    the run's own."""
     out: UserPath | None = None
     """Folder of the report; none takes evaluation in the run's folder."""
     step: int | None = None
@@ -97,6 +100,10 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         )
     else:
         trained = with_refinements(trained, options.refinements)
+    members = []
+    for name in options.mixture:
+        with open_run_copy(name, options.cache_dir) as folder:
+            members.append(Run.open(folder, option="--mixture", trust_code=options.trust_code))
     vocoder = {} if options.vocoder is None else {"vocoder": options.vocoder}
     request = EvaluationRequest(
         root=options.data.root,
@@ -107,6 +114,7 @@ def _evaluate(options: Options, workdir: Path, out: Path) -> int:
         sampling=options.overrides,
         seed=options.seed,
         decoder=decoder,
+        mixture=tuple(members),
         cache_dir=options.cache_dir,
         about={"run": options.workdir, **vocoder, **options.overrides},
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from jaxgen.data.preparation import prepare
 from jaxgen.data.scores import Scores
 from jaxgen.data.store import Store
 from jaxgen.evaluation.audio_metric import AudioMetric
+from jaxgen.evaluation.mixture import DESCRIPTIONS, score_mixture
 from jaxgen.evaluation.result import EvaluationResult
+from jaxgen.evaluation.scoring import Scorer
 from jaxgen.evaluation.summary import write_report
 from jaxgen.features import Decoder
+from jaxgen.models.sequence import SequenceConfig
+from jaxgen.objectives.likelihood import LikelihoodTask
 from jaxgen.runs.run import Run
 from jaxgen.training.telemetry import read_metrics
 
@@ -42,6 +46,8 @@ class EvaluationRequest:
     seed: int = 0
     decoder: Decoder | None = None
     """What makes sound of the model's steps; none takes the features."""
+    mixture: tuple[Run, ...] = ()
+    """Further runs of the same config: the likelihood of the mixture of all is reported beside the run's own."""
     cache_dir: str = CACHE_DIR
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further lines of what the report says of the run."""
@@ -55,6 +61,7 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
     config, evaluation = trained.config, trained.config.evaluation.with_sampling(request.sampling)
     metrics = tuple(dict.fromkeys(config.evaluation.metrics + request.metrics))
     count = config.evaluation.num_clips if request.num_clips is None else request.num_clips
+    _check_members(trained, request.mixture)
     training, root = _training_data(trained, request.root, request.cache_dir)
     for metric in metrics:
         metric.check(training)
@@ -77,6 +84,8 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
         decoder=request.decoder,
     )
     result = evaluator.evaluate(trained.params, trained.initial_params(), training, store, clips)
+    if request.mixture:
+        result = _with_mixture(result, trained, request.mixture, store, clips)
     refused = [f"{entry['name']}: {entry['reason']}" for entry in store.report["refused"]]
     write_report(
         out,
@@ -89,6 +98,40 @@ def evaluate_run(trained: Run, request: EvaluationRequest, out: Path) -> tuple[E
         | {**request.about, "held-out data": root or f"the run's {request.split} clips", "refused": refused},
     )
     return result, len(refused)
+
+
+def _check_members(trained: Run, others: Sequence[Run]) -> None:
+    """Raises UserError where the mixture of these runs has no likelihood."""
+    if others and not isinstance(trained.task, LikelihoodTask):
+        raise UserError(
+            f"the run's model {trained.config.evaluation.models}, so a mixture has no likelihood; leave out --mixture."
+        )
+    for other in others:
+        if trained.config.model != other.config.model:
+            raise UserError(
+                f"'{other.workdir}' holds another model than '{trained.workdir}' (--model); change --mixture."
+            )
+        if trained.spec != other.spec:
+            raise UserError(
+                f"'{other.workdir}' was trained on other data or features than '{trained.workdir}'; change --mixture."
+            )
+
+
+def _with_mixture(
+    result: EvaluationResult, trained: Run, others: Sequence[Run], store: Store, clips: Sequence[int]
+) -> EvaluationResult:
+    """The same with the figures of the mixture of all runs (`evaluation.mixture`)."""
+    train, task, model = trained.config.train, trained.task, trained.config.model
+    assert isinstance(task, LikelihoodTask)
+    assert isinstance(model, SequenceConfig)
+    scorer = Scorer(task, model, trained.spec, batch_size=train.batch_size, seq_len=train.seq_len)
+    figures = score_mixture(scorer, [trained.params, *(other.params for other in others)], store, clips)
+    return dataclasses.replace(
+        result,
+        metrics=result.metrics | figures,
+        descriptions={**result.descriptions, **DESCRIPTIONS},
+        notes=result.notes | {"mixture": f"of {trained.name} and {', '.join(other.name for other in others)}"},
+    )
 
 
 def _training_data(trained: Run, root: str | None, cache_dir: str) -> tuple[Store, str | None]:
