@@ -83,7 +83,9 @@ class ScoreSampler(Generator):
         )
         rows = np.concatenate(list(steps), axis=1)[:, len(before) :]
         pieces = [np.concatenate([before, features.moved(row, -semitones)]) for row in rows]
-        return [self.with_given(row[:length], streams) for row, length, streams in zip(pieces, lengths, given, strict=True)]
+        return [
+            self.with_given(row[:length], streams) for row, length, streams in zip(pieces, lengths, given, strict=True)
+        ]
 
     def fit_key(self, inputs: Mapping[str, np.ndarray] | None = None, prompt: np.ndarray | None = None) -> int:
         """Semitones, -6 to 5, by which a prompt and given voices have to be higher to be in the key of the training data.
