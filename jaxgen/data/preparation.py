@@ -26,11 +26,14 @@ from jaxgen.data.clips import Dataset
 from jaxgen.data.digests import FoundClip, find_clips, progress
 from jaxgen.data.ingest import AudioPolicy, Block, Encoder, decibels, decode_clips
 from jaxgen.data.score_ingest import EncodedScore, encode_scores
+from jaxgen.data.score_report import excerpt
 from jaxgen.data.store import SAMPLE_DTYPE, STORE_FORMAT, Index, Store, StoredClip, stream_file
 from jaxgen.features import Example, FeatureSpec, ScoreSpec, StreamSpec
+from jaxgen.scores.files import READERS
 
 _VERIFIED_AT_ONCE = 1 << 30  # bytes of a store, which takes a second; of a larger one, each block when it is first read
 _STEPS_AT_ONCE = 1 << 16  # that are in memory together
+_EXCERPTS = 3  # of written music, in the data report
 _SMALLEST_STD = 0.1  # nats; a band that is silent in all training clips may not be in another
 
 
@@ -58,11 +61,13 @@ def prepare(
         if (store := _opened(directory, found, features)) is None:
             with explain_write_errors(cache), partial_folder(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, streams, policy, pool)
-                _check_refused(len(found), refused, policy, cache / "refused.json")
+                _check_refused(len(found), refused, policy, features, cache / "refused.json")
                 _write_index(partial, key, _with_validation(stored, dataset), refused, features, streams)
                 _move(partial, directory)
             store = Store(directory)
     store.report = report.add_refused(store.report, dataset.list_skipped())  # may change while the clips do not
+    if isinstance(features, ScoreSpec):
+        store.report["pieces"] = _excerpts(store, features)
     return store
 
 
@@ -217,6 +222,7 @@ def _write_score(
             name: _write_stream(files[stream_file(name)], spec, example, features, found.clip.name)
             for name, spec in streams.items()
         },
+        music=score.facts,
     )
 
 
@@ -289,7 +295,15 @@ def _step_bytes(features: FeatureSpec) -> int:
     return features.step_dtype.itemsize * math.prod(features.step_shape)
 
 
-def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: AudioPolicy, listing: Path) -> None:
+def _excerpts(store: Store, features: ScoreSpec) -> list[dict[str, Any]]:
+    """Beginnings of a few pieces, as a model sees them."""
+    chosen = sorted({round(place) for place in np.linspace(0, len(store.clips) - 1, _EXCERPTS)})
+    return [excerpt(store.clips[clip].name, features.decode_score(store.steps(clip))) for clip in chosen]
+
+
+def _check_refused(
+    total: int, refused: Sequence[tuple[str, str]], policy: AudioPolicy, features: FeatureSpec, listing: Path
+) -> None:
     """Raises UserError where all or too many clips are refused, and lists them in a file."""
     if len(refused) < total and len(refused) <= policy.max_refused * total:
         return
@@ -299,10 +313,12 @@ def _check_refused(total: int, refused: Sequence[tuple[str, str]], policy: Audio
     remedies = collections.Counter(reason.partition("; ")[2] for _, reason in refused)
     remedy = remedies.most_common(1)[0][0]
     if len(refused) == total:
-        usual = "pass --data.root another folder, or change --data.pattern or --audio.*"
-        advice = remedy or usual
+        what, usual = "audio", "with .wav, .flac, .ogg or .mp3 files, or change --data.pattern or --audio.*"
+        if features.is_symbolic:
+            what, usual = "written music", f"with {', '.join(READERS)} files, or change --features.*"
+        advice = remedy or f"pass --data.root a folder {usual}"
         raise UserError(
-            f"nothing to train on: all {total} files were refused ({why}). {advice[:1].upper()}{advice[1:]}."
+            f"no {what} to train on: all {total} files were refused ({why}). {advice[:1].upper()}{advice[1:]}."
         )
     raise UserError(
         f"{len(refused)} of {total} files were refused ({why}), more than --audio.max-refused {policy.max_refused:g} "

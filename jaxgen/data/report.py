@@ -5,20 +5,24 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from jaxgen.core.errors import printable, tolerate
 from jaxgen.core.files import explain_write_errors, write_atomic
 from jaxgen.core.pictures import matplotlib_settings, render_figure, shorten
-from jaxgen.features import FeatureSpec
+from jaxgen.data.score_report import ScoreFacts, describe_scores, draw_music, music_lines, music_rows
+from jaxgen.data.tallies import count, histogram, listed
+from jaxgen.features import FeatureSpec, ScoreSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_VALUES = 50  # a field with more values is a name or a text, not a label
 _SHOWN_REFUSED = 10
 _TICK_LENGTH = 25  # characters
 _NAME_LENGTH = 60
-_BINS = 40
 _MUCH_WEAKER = 0.1  # of the recording's peak: 20 dB
 _MOST_KINDS = 5  # of reasons
 
@@ -44,42 +48,53 @@ class ClipSummary(Protocol):
     def source_peak(self) -> float: ...
     @property
     def peak(self) -> float: ...
+    @property
+    def music(self) -> ScoreFacts | None: ...
 
 
 def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], features: FeatureSpec) -> dict[str, Any]:
     """A JSON-able report of accepted clips, as the features take them, and of (name, reason) of refused ones."""
-    sample_rate = features.sample_rate
-    seconds = np.array([clip.num_samples / sample_rate for clip in clips])
-    loudness = np.array([clip.loudness_dbfs for clip in clips])
+    pieces = [clip.music for clip in clips if clip.music is not None]
+    if isinstance(features, ScoreSpec):
+        lengths, of_its_kind = [piece.seconds for piece in pieces], describe_scores(pieces, features.frames_per_quarter)
+    else:
+        lengths, of_its_kind = [clip.num_samples / features.sample_rate for clip in clips], _of_sound(clips, features)
     trained = {clip.digest for clip in clips if clip.split == "train"}
     names = sorted({name for clip in clips for name in clip.fields} - {"licence", "split"})
-    loud = [clip.source_peak for clip in clips if clip.source_peak > 1]
-    values = {name: _counts(clip.fields.get(name, "") for clip in clips) for name in names}
+    values = {name: count(clip.fields.get(name, "") for clip in clips) for name in names}
     return {
         "clips": len(clips),
         "is_symbolic": features.is_symbolic,
-        "hours": float(seconds.sum() / 3600),
+        "hours": sum(lengths) / 3600,
         "splits": {
-            split: {"clips": count, "hours": float(_total(clips, split) / sample_rate / 3600)}
-            for split, count in _counts(clip.split for clip in clips).items()
+            split: {"clips": number, "hours": _hours(clips, lengths, split)}
+            for split, number in count(clip.split for clip in clips).items()
         },
+        "duplicates": len(clips) - len({clip.digest for clip in clips}),
+        "held_out_in_train": sum(clip.split != "train" and clip.digest in trained for clip in clips),
+        "licences": count(clip.fields.get("licence", "not stated") for clip in clips),
+        "labels": {name: counts for name, counts in values.items() if len(counts) <= _MOST_VALUES},
+        "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
+        "seconds": histogram(np.array(lengths)),
+        **of_its_kind,
+        "refused": _listing(refused),
+    }
+
+
+def _of_sound(clips: Sequence[ClipSummary], features: FeatureSpec) -> dict[str, Any]:
+    sample_rate = features.sample_rate
+    loud = [clip.source_peak for clip in clips if clip.source_peak > 1]
+    return {
         "sample_rate_hz": sample_rate,
-        "sample_rates_hz": _counts(str(clip.source_rate) for clip in clips),
-        "channels": _counts(str(clip.source_channels) for clip in clips),
+        "sample_rates_hz": count(str(clip.source_rate) for clip in clips),
+        "channels": count(str(clip.source_channels) for clip in clips),
         "resampled": sum(clip.source_rate != sample_rate for clip in clips),
         "channels_taken": features.channels,
         "mixed_down": sum(clip.source_channels > features.channels for clip in clips),
         "duplicated": sum(clip.source_channels < features.channels for clip in clips),
         "weakened": sum(clip.peak < _MUCH_WEAKER * clip.source_peak for clip in clips),
         "above_full_scale": {"clips": len(loud), "peak": max(loud, default=0.0)},
-        "duplicates": len(clips) - len({clip.digest for clip in clips}),
-        "held_out_in_train": sum(clip.split != "train" and clip.digest in trained for clip in clips),
-        "licences": _counts(clip.fields.get("licence", "not stated") for clip in clips),
-        "labels": {name: counts for name, counts in values.items() if len(counts) <= _MOST_VALUES},
-        "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
-        "seconds": _histogram(seconds),
-        "loudness_dbfs": _histogram(loudness),
-        "refused": _listing(refused),
+        "loudness_dbfs": histogram(np.array([clip.loudness_dbfs for clip in clips])),
     }
 
 
@@ -101,26 +116,44 @@ def count_kinds(reasons: Iterable[str]) -> str:
 
 def summary(report: Mapping[str, Any]) -> str:
     """The report as lines for a terminal."""
-    seconds, loudness, refused = report["seconds"], report["loudness_dbfs"], report["refused"]
-    rate, loud = report["sample_rate_hz"], report["above_full_scale"]
+    refused, unit = report["refused"], "pieces" if report["is_symbolic"] else "clips"
     splits = ", ".join(f"{name} {s['clips']} ({s['hours']:.2f} h)" for name, s in report["splits"].items())
-    sound = [
-        f"sample rates (Hz): {_listed(report['sample_rates_hz'])}; {report['resampled']} resampled to {rate} Hz",
-        f"channels: {_listed(report['channels'])}; {_channels_made(report)}",
+    lines = [
+        f"{report['clips']} {unit}, {report['hours']:.2f} h: {splits}",
+        *(music_lines(report) if report["is_symbolic"] else _sound_lines(report)),
+        f"licences: {listed(report['licences'])}",
+        *(f"{name}: {listed(counts)}" for name, counts in report["labels"].items()),
+        *([] if report["is_symbolic"] else _sound_warnings(report)),
+    ]
+    if "validation" not in report["splits"]:
+        lines.append("warning: no validation clip; see --data.validation")
+    if report["duplicates"]:
+        lines.append(f"duplicates: {report['duplicates']} {unit} have the content of another")
+    if report["held_out_in_train"]:
+        lines.append(f"warning: {report['held_out_in_train']} held-out {unit} have the content of a training clip")
+    why = count_kinds(entry["reason"] for entry in refused)
+    lines.append(f"refused or left out: {len(refused)}{why and f' ({why})'}")
+    lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
+    if len(refused) > _SHOWN_REFUSED:
+        lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")
+    return "\n".join(map(printable, lines))
+
+
+def _sound_lines(report: Mapping[str, Any]) -> list[str]:
+    seconds, loudness = report["seconds"], report["loudness_dbfs"]
+    return [
+        f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
+        f"sample rates (Hz): {listed(report['sample_rates_hz'])}; {report['resampled']} resampled to "
+        f"{report['sample_rate_hz']} Hz",
+        f"channels: {listed(report['channels'])}; {_channels_made(report)}",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
     ]
-    lines = [
-        f"{report['clips']} clips, {report['hours']:.2f} h: {splits}",
-        f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
-        *([] if report["is_symbolic"] else sound),
-        f"licences: {_listed(report['licences'])}",
-        *(f"{name}: {_listed(counts)}" for name, counts in report["labels"].items()),
-    ]
-    lower = {name: count for name, count in report["sample_rates_hz"].items() if int(name) < rate}
-    if lower:
-        lines.append(
-            f"warning: {sum(lower.values())} of the clips have lower rates and hold nothing above half of them"
-        )
+
+
+def _sound_warnings(report: Mapping[str, Any]) -> list[str]:
+    rate, loud, lines = report["sample_rate_hz"], report["above_full_scale"], list[str]()
+    if lower := sum(number for name, number in report["sample_rates_hz"].items() if int(name) < rate):
+        lines.append(f"warning: {lower} of the clips have lower rates and hold nothing above half of them")
     if report["weakened"]:
         lines.append(
             f"warning: {report['weakened']} of the clips lost over 20 dB of their peak when mixed down or resampled"
@@ -129,18 +162,7 @@ def summary(report: Mapping[str, Any]) -> str:
         lines.append(
             f"above full scale: {loud['clips']} of the clips, up to {loud['peak']:.2f}; what is made ends at 1.00"
         )
-    if "validation" not in report["splits"]:
-        lines.append("warning: no validation clip; see --data.validation")
-    if report["duplicates"]:
-        lines.append(f"duplicates: {report['duplicates']} clips have the content of another")
-    if report["held_out_in_train"]:
-        lines.append(f"warning: {report['held_out_in_train']} held-out clips have the content of a training clip")
-    why = count_kinds(entry["reason"] for entry in refused)
-    lines.append(f"refused or left out: {len(refused)}{why and f' ({why})'}")
-    lines += [f"  {entry['name']}: {entry['reason']}" for entry in refused[:_SHOWN_REFUSED]]
-    if len(refused) > _SHOWN_REFUSED:
-        lines.append(f"  and {len(refused) - _SHOWN_REFUSED} more in data_report.json")
-    return "\n".join(map(printable, lines))
+    return lines
 
 
 def _channels_made(report: Mapping[str, Any]) -> str:
@@ -163,48 +185,35 @@ def write(report: Mapping[str, Any], directory: Path) -> None:
 
 @matplotlib_settings()
 def _picture(report: Mapping[str, Any]) -> bytes:
-    """Histograms of length and loudness and the counts of each label, as the bytes of a PNG file."""
+    """Figures of the clips and the counts of each label, as the bytes of a PNG file."""
     from matplotlib.figure import Figure  # slow to import
 
     labels = {name: counts for name, counts in report["labels"].items() if len(counts) > 1}
-    figure = Figure(figsize=(11, 3 + 1.8 * -(-len(labels) // 2)), layout="constrained")
-    grid = figure.add_gridspec(1 + -(-len(labels) // 2), 2)
-    named = (("seconds", "length (s)"), ("loudness_dbfs", "loudness (dBFS, RMS)"))
-    for column, (name, label) in enumerate(named):
-        axis = figure.add_subplot(grid[0, column])
-        histogram = report[name]
-        axis.stairs(histogram["counts"], histogram["edges"], fill=True, color="#4c78a8")
-        axis.set(xlabel=label, ylabel="clips")
+    above = music_rows(report) if report["is_symbolic"] else 1
+    rows = above + -(-len(labels) // 2)
+    figure = Figure(figsize=(11, 1.2 + 1.8 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, 2)
+    (draw_music if report["is_symbolic"] else _draw_sound)(figure, grid, report)
     for place, (name, counts) in enumerate(labels.items()):
-        axis = figure.add_subplot(grid[1 + place // 2, place % 2])
+        axis = figure.add_subplot(grid[above + place // 2, place % 2])
         ticks = [shorten(value, _TICK_LENGTH) for value in counts]
         upright = sum(map(len, ticks)) > 60
         axis.bar(range(len(counts)), list(counts.values()), color="#72b7b2")
         axis.set_xticks(range(len(counts)), ticks, rotation=90 if upright else 0)
         axis.set_xlabel(shorten(name, _NAME_LENGTH))
         axis.set_ylabel("clips")
-    figure.suptitle(f"{report['clips']} clips, {report['hours']:.2f} h, {len(report['refused'])} refused")
+    unit = "pieces" if report["is_symbolic"] else "clips"
+    licences = f"\nlicences: {shorten(listed(report['licences']), 120)}" if report["is_symbolic"] else ""
+    figure.suptitle(f"{report['clips']} {unit}, {report['hours']:.2f} h, {len(report['refused'])} refused{licences}")
     return render_figure(figure, dpi=100)
 
 
-def _histogram(values: np.ndarray) -> dict[str, Any]:
-    counts, edges = np.histogram(values, bins=_BINS)
-    return {
-        "min": float(values.min()),
-        "median": float(np.median(values)),
-        "max": float(values.max()),
-        "counts": counts.tolist(),
-        "edges": edges.tolist(),
-    }
+def _draw_sound(figure: "Figure", grid: Any, report: Mapping[str, Any]) -> None:
+    for column, (name, label) in enumerate((("seconds", "length (s)"), ("loudness_dbfs", "loudness (dBFS, RMS)"))):
+        axis, found = figure.add_subplot(grid[0, column]), report[name]
+        axis.stairs(found["counts"], found["edges"], fill=True, color="#4c78a8")
+        axis.set(xlabel=label, ylabel="clips")
 
 
-def _total(clips: Iterable[ClipSummary], split: str) -> int:
-    return sum(clip.num_samples for clip in clips if clip.split == split)
-
-
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(collections.Counter(values).items()))
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{value or '(none)'} {count}" for value, count in counts.items())
+def _hours(clips: Sequence[ClipSummary], seconds: Sequence[float], split: str) -> float:
+    return sum(length for clip, length in zip(clips, seconds, strict=True) if clip.split == split) / 3600

@@ -10,6 +10,7 @@ import numpy as np
 from jaxgen.audio import AudioError
 from jaxgen.data.clips import Clip
 from jaxgen.data.ingest import AudioPolicy
+from jaxgen.data.score_report import ScoreFacts, facts_of
 from jaxgen.features import Example, ScoreSpec
 from jaxgen.provenance import record as provenance
 from jaxgen.scores.score import Score, ScoreError, quantise
@@ -25,6 +26,7 @@ class EncodedScore:
     """On the grid."""
     steps: np.ndarray
     """[nstep, *step_shape]."""
+    facts: ScoreFacts
 
     def example(self, clip: Clip) -> Example:
         """What further streams are made of."""
@@ -52,10 +54,10 @@ def _encode(clip: Clip, features: ScoreSpec, policy: AudioPolicy) -> EncodedScor
         found = clip.score()
         if policy.synthetic == "refuse" and provenance.parse(found.comment) is not None:
             raise AudioError("written by a model; --audio.synthetic accept takes it")
-        score, _ = quantise(found.score, (features.grid,))
+        score, error = quantise(found.score, (features.grid,))
         steps = features.encode_score(score)
-    except ScoreError as error:
-        raise AudioError(str(error)) from None
+    except ScoreError as reason:
+        raise AudioError(str(reason)) from None
     if not steps.any():
         raise AudioError("no notes")
-    return EncodedScore(score, steps)
+    return EncodedScore(score, steps, facts_of(score, error, features.quarters_per_minute))

@@ -20,13 +20,14 @@ from jaxgen.core.serial import content_hash, from_json, parse_json
 from jaxgen.data import report
 from jaxgen.data.blocks import BlockArray
 from jaxgen.data.clips import Split
+from jaxgen.data.score_report import ScoreFacts
 from jaxgen.data.spec import DataSpec, count_notes
 from jaxgen.features import FeatureSpec, StreamSpec
 from jaxgen.scores.transposition import find_key
 
 T = TypeVar("T")
 
-STORE_FORMAT = 6
+STORE_FORMAT = 7
 """Version of the files of a store; a change makes every store anew."""
 
 SAMPLE_DTYPE = np.dtype(np.float32)
@@ -59,6 +60,8 @@ class StoredClip:
     """Largest amplitude of the samples."""
     streams: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """Of each further stream, where its values begin in its array, and how many they are."""
+    music: ScoreFacts | None = None
+    """What is known of written music; None for sound."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BARS_IN_ROW = 16
 _MOST_ROWS = 8
 _QUARTERS_IN_ROW = 96  # where bars are long, or there are none
-_NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+_PITCH_NAMES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 _LEAST_KEYS = 12
 _QUARTERS_IN_GRID = 64.0
 _LONGEST_TITLE = 36  # characters
@@ -38,18 +38,14 @@ def draw_score(
     low, high = _pitch_range(score)
     figure = Figure(figsize=(12, 1.3 + rows * (0.9 + 0.045 * (high - low))), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
-    bars, width = bar_starts(score), max(np.diff(edges))
+    bars, width = bar_starts(score), int(max(np.diff(edges)))
     for axis, start, stop in zip(axes, edges[:-1], edges[1:], strict=True):
-        _add_notes(axis, score, start, stop)
+        draw_notes(axis, score, start, stop, start + width)
         inside = [int(bar) for bar in bars if start <= bar <= stop]
         axis.vlines(inside, low, high, color="0.8", linewidth=0.6, zorder=0)
         axis.set_xticks(
             inside[:-1] or inside, [str(int(np.searchsorted(bars, bar)) + 1) for bar in inside[:-1] or inside]
         )
-        axis.set_xlim(start, start + width)
-        axis.set_ylim(low, high)
-        octaves = _mark_octaves(axis, low, high)
-        axis.hlines(octaves, start, start + width, color="0.9", linewidth=0.6, zorder=0)
     figure.suptitle(shorten(_title(score, edges), 140), fontsize=11)
     axes[-1].set_xlabel("bar")
     _legend(figure, score)
@@ -95,6 +91,15 @@ def roll_grid(
     return figure
 
 
+def draw_notes(axis: "Axes", score: Score, start: int, stop: int, end: int) -> None:
+    """Draws what sounds from tick `start` to `stop` on matplotlib axes that reach to tick `end`, with a line at each C."""
+    low, high = _pitch_range(score)
+    _add_notes(axis, score, start, stop)
+    axis.hlines(_mark_octaves(axis, low, high), start, end, color="0.9", linewidth=0.6, zorder=0)
+    axis.set_xlim(start, end)
+    axis.set_ylim(low, high)
+
+
 def _add_notes(axis: "Axes", score: Score, start: int, stop: int, scale: float = 1.0) -> None:
     """Draws the notes between two ticks, a colour for each track. scale: of the axis, units a tick."""
     from matplotlib.collections import PolyCollection
@@ -108,19 +113,23 @@ def _add_notes(axis: "Axes", score: Score, start: int, stop: int, scale: float =
         left, right = left * scale, right * scale
         bottom, top = notes["pitch"] - 0.45, notes["pitch"] + 0.45
         corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
-        strength = 0.35 + 0.65 * notes["velocity"] / 127
-        faces = [(_colour(track), float(alpha)) for alpha in strength]
-        axis.add_collection(PolyCollection(list(corners), facecolors=faces))
-
-
-def _colour(track: int) -> str:
-    return f"C{track % 10}"
+        colours = [(_colour(track), float(0.35 + 0.65 * velocity / 127)) for velocity in notes["velocity"]]
+        axis.add_collection(PolyCollection(list(corners), facecolors=colours))
 
 
 def _mark_octaves(axis: "Axes", low: float, high: float) -> list[int]:
     octaves = [pitch for pitch in range(int(low), int(high) + 1) if pitch % 12 == 0]
-    axis.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
+    axis.set_yticks(octaves, [pitch_name(pitch) for pitch in octaves])
     return octaves
+
+
+def pitch_name(pitch: int) -> str:
+    """Name of a MIDI pitch: C4 for 60."""
+    return f"{_PITCH_NAMES[pitch % 12]}{pitch // 12 - 1}"
+
+
+def _colour(track: int) -> str:
+    return f"C{track % 10}"
 
 
 def _row_edges(score: Score) -> list[int]:
@@ -145,11 +154,7 @@ def _pitch_range(score: Score) -> tuple[float, float]:
 
 
 def _title(score: Score, edges: list[int]) -> str:
-    keys = (
-        []
-        if " in " in score.title
-        else [f"{_NOTE_NAMES[key.tonic]} {'minor' if key.minor else 'major'}" for key in score.key_signatures[:1]]
-    )
+    keys = [] if " in " in score.title else [key.name for key in score.key_signatures[:1]]
     metres = [f"{metre.numerator}/{metre.denominator}" for metre in score.time_signatures[:1]]
     tempi = [f"{tempo.quarters_per_minute:.0f} quarters a minute" for tempo in score.tempi[:1]]
     cut = [f"the first {edges[-1] / score.ticks_per_quarter:.0f} of {score.quarters:.0f} quarters"]

@@ -17,8 +17,12 @@ NOTE = np.dtype([("onset", "i8"), ("duration", "i8"), ("pitch", "i2"), ("velocit
 Notes = NDArray[Any]
 """Notes [N] of dtype NOTE."""
 
+_FIFTHS = ("D♭", "A♭", "E♭", "B♭", "F", "C", "G", "D", "A", "E", "B", "F♯", "C♯", "G♯", "D♯")
 _DEFAULT_TEMPO = 500_000  # microseconds a quarter: what MIDI plays where a file says nothing
 _MOST_DIVISIONS = 960
+_HEARD_SHIFT = (
+    1 / 24
+)  # quarters: 25 ms at 100 quarters a minute, half of what tells a triplet from an eighth on sixteenths
 
 
 class ScoreError(Exception):
@@ -62,6 +66,11 @@ class KeySignature:
     def sharps(self) -> int:
         """Sharps of the signature, -5 to 6; flats are negative."""
         return (7 * (self.tonic + 3 * self.minor) + 5) % 12 - 5
+
+    @property
+    def name(self) -> str:
+        """As "G major" or "C♯ minor", spelled as the signature asks."""
+        return f"{_FIFTHS[self.sharps + 5 + 3 * self.minor]} {'minor' if self.minor else 'major'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +273,10 @@ class GridError:
     largest: float
     moved_share: float
     """Share of onsets and ends that were not on the grid."""
+    shifted_share: float
+    """Share of notes that come to begin more than a 24th of a quarter off, which is heard as another rhythm."""
+    largest_shift: float
+    """Of a note's beginning."""
 
 
 def quantise(score: Score, divisions: Sequence[int]) -> tuple[Score, GridError]:
@@ -292,8 +305,13 @@ def quantise(score: Score, divisions: Sequence[int]) -> tuple[Score, GridError]:
     shortest = int(np.diff(places).min())
     notes["onset"], notes["duration"] = onset, np.maximum(end - onset, shortest)
     quarters = errors / (per_quarter * finest)
+    begins = quarters[: len(onset)]
     told = GridError(
-        *(float(quarters.mean()), float(quarters.max()), float((errors > 0).mean())) if len(notes) else (0.0, 0.0, 0.0)
+        mean=float(quarters.mean()) if len(notes) else 0.0,
+        largest=float(quarters.max(initial=0)),
+        moved_share=float((errors > 0).mean()) if len(notes) else 0.0,
+        shifted_share=float((begins > _HEARD_SHIFT).mean()) if len(notes) else 0.0,
+        largest_shift=float(begins.max(initial=0)),
     )
 
     def move(events: Sequence[Any]) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ LABELS = st.one_of(
 
 def _report(labels):
     clip = {"split": "train", "digest": "", "num_samples": 8, "source_rate": 8, "source_channels": 1}
-    clip |= {"source_peak": 0.5, "peak": 0.5}
+    clip |= {"source_peak": 0.5, "peak": 0.5, "music": None}
     clips = [
         type("Clip", (), clip | {"fields": {name: f"{name}{place}"}, "loudness_dbfs": -3.0})
         for place in range(2)
