@@ -25,6 +25,7 @@ MARK = provenance.Provenance(
     labels={"digit": "7", "speaker": "zoë"},
     prompt='"so" <it> begins',
     vocoder="voices/100",
+    soundfont="organ.sf2",
 )
 CONTENT = {
     "synthetic": True,
@@ -39,6 +40,7 @@ CONTENT = {
     "labels": {"digit": "7", "speaker": "zoë"},
     "prompt": '"so" <it> begins',
     "vocoder": "voices/100",
+    "soundfont": "organ.sf2",
 }
 
 

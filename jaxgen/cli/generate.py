@@ -24,12 +24,14 @@ from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.options import check_one_code, parse, split_values
 from jaxgen.inference.sampler import ClipRequest
 from jaxgen.inference.sampling_overrides import SamplingOverrides
+from jaxgen.inference.score_files import write_beside
 from jaxgen.storage import open_run_copy, output_folder
 from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
 if TYPE_CHECKING:  # jax is slow to import
     from jaxgen.features import FeatureSpec
+    from jaxgen.scores.score import Score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class WantedClips:
     """Of a model that accompanies: file of the melody, which stays as it is. Short for --input melody=FILE."""
     input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A stream that the model reads, as name=value: a text, or the path of a file; repeat the option for further names."""
+    soundfont: UserPath | None = None
+    """Of a model of written music: SoundFont file (.sf2, .sf3) that plays it; none takes the built-in synthesiser."""
     interpolate: int | None = None
     """Of a model of noise: one more file, in which each clip turns into the next in so many steps."""
 
@@ -85,8 +89,15 @@ class Options(SamplingOverrides, WantedClips):
         check_one_code(self.config, self.trust_code)
         self.request()
 
-    def request(self, prompt: np.ndarray | None = None, inputs: Mapping[str, np.ndarray] | None = None) -> ClipRequest:
-        """What is asked of the sampler. prompt: samples float32 [nsamp, *sample_shape]. inputs: streams [N, ...] by name."""
+    def request(
+        self,
+        prompt: np.ndarray | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        timing: "Score | None" = None,
+    ) -> ClipRequest:
+        """What is asked of the sampler. prompt: samples float32 [nsamp, *sample_shape]. inputs: streams [N, ...] by name.
+        timing: as in `ClipRequest`.
+        """
         return ClipRequest(
             num_clips=self.num_clips,
             labels=named_values(self.label, "--label"),
@@ -97,6 +108,8 @@ class Options(SamplingOverrides, WantedClips):
             interpolate=self.interpolate,
             input=inputs,
             bars=self.bars,
+            timing=timing,
+            soundfont=self.soundfont,
         )
 
 
@@ -142,12 +155,18 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
     request = options.request(
         None if options.prompt is None else sampler.read_prompt(options.prompt),
         trained.spec.parse_inputs(said) if said else None,
+        sampler.read_timing(options.prompt, said),
     )
     batches = sampler.batches(trained.params, request, evaluation.sampling)
     _check_size(sampler.max_samples(request), features)
     total = request.total
     save = functools.partial(
-        trained.save_clips, seed=options.seed, prompt=options.prompt or "", vocoder=vocoder, total=total
+        trained.save_clips,
+        seed=options.seed,
+        prompt=options.prompt or "",
+        vocoder=vocoder,
+        soundfont=options.soundfont,
+        total=total,
     )
     size = options.batch_size or sampler.default_batch_size
     started, num_clips, num_samples = time.perf_counter(), 0, 0
@@ -164,7 +183,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
                 keep,
                 lambda: interrupts.requested,
                 features.sample_shape,
-                batch.write_beside,
+                batch.scores,
             )
             num_samples, num_clips = num_samples + made, num_clips + (len(batch.labels) if made else 0)
             bar.update(len(batch.labels))
@@ -197,10 +216,10 @@ def stream_to_files(
     save: Callable[[Path, Sequence[np.ndarray]], Sequence[Path]],
     stop: Callable[[], bool],
     sample_shape: tuple[int, ...] = (),
-    write_beside: Callable[[int, Path], None] | None = None,
+    scores: "Sequence[Score] | None" = None,
 ) -> int:
     """Writes `num` clips while they are made; returns how many samples they have together. sample_shape: of the features.
-    write_beside: as in `ClipBatch`.
+    scores: of the clips, where they are written music.
 
     save: writes clips and their provenance into a folder, and names the wav files; it is given clips without a sound, to
     which the stream is added, in a hidden folder inside `out`. Whole files go from there to `out` when the stream ends,
@@ -218,8 +237,8 @@ def stream_to_files(
         if num_samples:
             with explain_write_errors(out):
                 for place, wav in enumerate(wavs):
-                    if write_beside is not None:
-                        write_beside(place, wav)
+                    if scores is not None:
+                        write_beside(wav, scores[place])
                     others = {path for path in partial.iterdir() if path.stem == wav.stem} - {
                         wav,
                         wav.with_suffix(".json"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jaxgen.features.notes import ScoreSpec
 from jaxgen.features.spec import require
 from jaxgen.scores.chords import QUALITIES, Chord, chord_notes, match_chord
-from jaxgen.scores.score import Score, ScoreError, Track, ends, make_notes, select_tracks
+from jaxgen.scores.score import Score, ScoreError, Track, ends, join, make_notes, select_tracks
 
 _GUITAR = 24  # program: nylon strings
 
@@ -83,7 +83,7 @@ class Chords(ScoreSpec):
                 chord = Chord(root - 1, self.qualities[quality], root - 1)
                 parts.append(chord_notes(chord, first * ticks, (stop - first) * ticks, 0))
         score = Score(np.concatenate(parts), self.grid, len(codes) * ticks, (Track("chords", _GUITAR),))
-        return self._with_tempo(score)
+        return join([self.timing(), score])
 
     @property
     def num_inputs(self) -> int:

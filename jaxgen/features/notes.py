@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 
 from jaxgen.core.errors import UserError
 from jaxgen.features.spec import FeatureSpec, require
+from jaxgen.scores.files import read_scores
 from jaxgen.scores.render import render_blocks
 from jaxgen.scores.rolls import HOLD, NUM_KEYS, REST, fill_holds, from_roll, from_voices, to_roll, to_voices
-from jaxgen.scores.score import Score, ScoreError, Tempo, select_tracks
+from jaxgen.scores.score import (
+    Score,
+    ScoreError,
+    Tempo,
+    TimeSignature,
+    join,
+    make_notes,
+    quantise,
+    select_tracks,
+    without_notes,
+)
 
 SILENT, SOUNDING, STRUCK = 0, 1, 2
 """What a key of a piano roll does in a frame."""
@@ -34,9 +45,9 @@ class ScoreSpec(FeatureSpec):
     frames_per_quarter: int = 4
     """Frames of a quarter note: 4 for sixteenths; more follow rhythm more finely, and are more to learn."""
     quarters_per_minute: float = 100.0
-    """Tempo of the sound."""
+    """Tempo of the sound, where no prompt or melody states another."""
     quarters_per_bar: int = 4
-    """Quarter notes of a bar, as --bars counts them."""
+    """Quarter notes of a bar, as --bars counts them, where no prompt or melody states a metre."""
     transpositions: int = 12
     """Keys that training shows each piece in, the nearest ones first: 12 for all; 1 shows it as it is written."""
 
@@ -100,7 +111,7 @@ class ScoreSpec(FeatureSpec):
         raise NotImplementedError
 
     def decode_score(self, steps: NDArray[np.uint8]) -> Score:
-        """The score of frames [T, *step_shape], at the features' tempo."""
+        """The score of frames [T, *step_shape], at the features' tempo and metre."""
         raise NotImplementedError
 
     def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
@@ -152,8 +163,40 @@ class ScoreSpec(FeatureSpec):
             if num_samples <= 0:
                 return
 
-    def _with_tempo(self, score: Score) -> Score:
-        return dataclasses.replace(score, tempi=(Tempo(0, round(60e6 / self.quarters_per_minute)),))
+    def read_score(self, path: str) -> tuple[Score, str]:
+        """The first piece in a file, on the grid of frames; and what that changes of its rhythm in a line, or nothing.
+
+        Raises ScoreError where there is none.
+        """
+        found = read_scores(path)[0][1]
+        if isinstance(found, ScoreError):
+            raise found
+        score, error = quantise(found.score, (self.grid,))
+        told = (
+            f"{self.grid} places a quarter, which the model was trained with, change the rhythm of '{path}': "
+            f"{error.shifted_share:.0%} of its notes begin up to {error.largest_shift:.2f} quarters off."
+        )
+        return score, told if error.shifted_share else ""
+
+    def timing(self, score: Score | None = None) -> Score:
+        """Tempi and metres, and keys and texts, of a score on the grid, without its notes; what it does not state, and without
+        one, is that of the features.
+        """
+        own = Score(
+            make_notes([], [], []),
+            self.grid,
+            0,
+            (),
+            (Tempo(0, round(60e6 / self.quarters_per_minute)),),
+            (TimeSignature(0, self.quarters_per_bar, 4),),
+        )
+        if score is None:
+            return own
+        return dataclasses.replace(
+            without_notes(score),
+            tempi=score.tempi or own.tempi,
+            time_signatures=score.time_signatures or own.time_signatures,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +236,7 @@ class PianoRoll(ScoreSpec):
 
     def decode_score(self, steps: NDArray[np.uint8]) -> Score:
         onsets = steps == STRUCK if self.onsets else None
-        return self._with_tempo(from_roll(steps > SILENT, onsets, self.frames_per_quarter))
+        return join([self.timing(), from_roll(steps > SILENT, onsets, self.frames_per_quarter)])
 
     @property
     def num_inputs(self) -> int:
@@ -282,7 +325,7 @@ class Voices(ScoreSpec):
         goes_on = (codes > 0) & (codes % 2 == 0) & ((before + 1) // 2 == codes // 2)
         pitches = (codes - 1) // 2 + self.lowest
         voices = np.where(codes == 0, REST, np.where(goes_on, HOLD, pitches))
-        return self._with_tempo(from_voices(voices, self.frames_per_quarter, self.names))
+        return join([self.timing(), from_voices(voices, self.frames_per_quarter, self.names)])
 
     @property
     def num_inputs(self) -> int:

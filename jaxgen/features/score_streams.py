@@ -1,6 +1,7 @@
 """Streams beside frames of notes: how many frames are left, and a melody that is given."""
 
 import dataclasses
+import sys
 from typing import ClassVar
 
 import jax
@@ -12,9 +13,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.features.notes import OFFSETS, ScoreSpec, Voices
 from jaxgen.features.spec import FeatureSpec, require
 from jaxgen.features.streams import Example, StreamSpec
-from jaxgen.scores.files import read_scores
 from jaxgen.scores.limits import HIGHEST_PITCH
-from jaxgen.scores.score import Score, ScoreError, quantise, select_tracks
+from jaxgen.scores.score import Score, ScoreError, select_tracks
 
 _MOST_STEPS = 1_000_000
 
@@ -90,17 +90,20 @@ class Melody(StreamSpec):
         return self._framed(codes, example.num_steps)
 
     def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
+        score, told = self._read(said, features)
+        if told:
+            print(f"jaxgen: {told}", file=sys.stderr)
+        voiced = [track for track in range(len(score.tracks)) if (score.notes["track"] == track).any()]
         try:
-            found = read_scores(said)[0][1]
-            if isinstance(found, ScoreError):
-                raise found
-            voiced = [track for track in range(len(found.score.tracks)) if (found.score.notes["track"] == track).any()]
-            codes = self._encode(select_tracks(found.score, voiced[:1]), features)
+            codes = self._encode(select_tracks(score, voiced[:1]), features)
         except ScoreError as error:
-            raise UserError(f"the melody '{said}' cannot be used ({error}); pass a file of one voice.") from None
+            raise _unusable(said, error) from None
         if not codes.any():
             raise UserError(f"the melody '{said}' has no notes; pass a file of one voice.")
         return self._framed(codes, -(-len(codes) // self.per_frame))
+
+    def read_score(self, said: str, features: FeatureSpec) -> Score:
+        return self._read(said, features)[0]
 
     def written(self, values: np.ndarray, features: FeatureSpec) -> Score:
         return self._voice(features).decode_score(values.reshape(-1, 1).astype(np.uint8))
@@ -124,9 +127,14 @@ class Melody(StreamSpec):
         return np.pad(codes[:count], (0, max(0, count - len(codes)))).reshape(num_frames, *self.step_shape)
 
     def _encode(self, score: Score, features: FeatureSpec) -> np.ndarray:
-        """Codes int32 [T] of a score of one track."""
-        voice = self._voice(features)
-        return voice.encode_score(quantise(score, (voice.frames_per_quarter,))[0])[:, 0].astype(np.int32)
+        """Codes int32 [T] of a score of one track, on the grid."""
+        return self._voice(features).encode_score(score)[:, 0].astype(np.int32)
+
+    def _read(self, said: str, features: FeatureSpec) -> tuple[Score, str]:
+        try:
+            return self._voice(features).read_score(said)
+        except ScoreError as error:
+            raise _unusable(said, error) from None
 
     def _voice(self, features: FeatureSpec) -> Voices:
         if not isinstance(features, ScoreSpec):
@@ -138,3 +146,7 @@ class Melody(StreamSpec):
             frames_per_quarter=features.frames_per_quarter * self.per_frame,
             quarters_per_minute=features.quarters_per_minute,
         )
+
+
+def _unusable(said: str, error: ScoreError) -> UserError:
+    return UserError(f"the melody '{said}' cannot be used ({error}); pass a file of one voice.")

@@ -83,6 +83,11 @@ class StreamSpec:
         del semitones
         return values
 
+    def read_score(self, said: str, features: FeatureSpec) -> Score | None:
+        """The written music that a user names, on the features' grid, for its tempo and metre; None for what is no music."""
+        del said, features
+        return None
+
     def vary(self, values: np.ndarray, variant: int) -> np.ndarray:
         """Values [N, *step_shape] that go with a variant of the clip (`FeatureSpec.vary`)."""
         del variant

@@ -2,14 +2,14 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxgen.core.errors import UserError
+from jaxgen.scores.score import Score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,10 @@ class ClipRequest:
     """Further streams [N, ...] by name that the model reads, such as a text (`DataSpec.parse_inputs`), of every clip."""
     bars: int | None = None
     """Length of every clip of written music, prompt included."""
+    timing: Score | None = None
+    """Tempi and metres of written music, taken over from what it continues or accompanies (`ClipSampler.read_timing`)."""
+    soundfont: str | None = None
+    """SoundFont file that plays written music; None plays it by additive synthesis."""
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:
@@ -64,9 +68,8 @@ class ClipBatch:
     """Of each clip."""
     blocks: Iterable[Sequence[NDArray[np.float32]]]
     """The next samples of every clip, [any number] each, again and again until all are made."""
-    write_beside: Callable[[int, Path], None] | None = None
-    """Writes further files of a clip, by its place in the batch, beside its wav file, which is whole by then and has its mark
-    beside it in a JSON file."""
+    scores: Sequence[Score] | None = None
+    """Of each clip, where they are written music."""
 
 
 class ClipSampler(abc.ABC):
@@ -92,15 +95,21 @@ class ClipSampler(abc.ABC):
         """What `ClipRequest.prompt` takes of a file. Raises UserError where that cannot be read."""
         raise UserError(f"the run's model {self.kind}; leave out --prompt.")
 
+    def read_timing(self, prompt: str | None, inputs: Mapping[str, str]) -> Score | None:
+        """What `ClipRequest.timing` takes of the files that a user names; None for models of sound. Raises UserError."""
+        del prompt, inputs
+        return None
+
     def clips(
         self, params: Any, request: ClipRequest, sampling: Any
-    ) -> tuple[list[Mapping[str, str]], list[NDArray[np.float32]]]:
-        """All clips of a request: the labels and the samples [nsamp] of each."""
-        labels, clips = list[Mapping[str, str]](), list[NDArray[np.float32]]()
+    ) -> tuple[list[Mapping[str, str]], list[NDArray[np.float32]], list[Score]]:
+        """All clips of a request: the labels, the samples [nsamp] and, of written music, the score of each."""
+        labels, clips, scores = list[Mapping[str, str]](), list[NDArray[np.float32]](), list[Score]()
         for batch in self.batches(params, request, sampling):
             labels += batch.labels
             clips += [np.concatenate(pieces) for pieces in zip(*batch.blocks, strict=True)]
-        return labels, clips
+            scores += batch.scores or ()
+        return labels, clips, scores
 
     @abc.abstractmethod
     def _batches(self, params: Any, request: ClipRequest, sampling: Any) -> Iterator[ClipBatch]:

@@ -1,25 +1,21 @@
-"""Written music that is made frame by frame: a score, its sound and its picture."""
+"""Written music that is made frame by frame: scores, and their sound."""
 
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import write_atomic
 from jaxgen.data.spec import DataSpec, count_notes
 from jaxgen.features import ScoreSpec
 from jaxgen.inference.generation import Generator
 from jaxgen.inference.sampler import ClipBatch, ClipRequest
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.nn.distributions import Sampling
-from jaxgen.scores.files import read_scores
-from jaxgen.scores.midi import write_midi
-from jaxgen.scores.picture import draw_score
-from jaxgen.scores.score import Score, ScoreError, join, quantise
+from jaxgen.scores.score import Score, ScoreError, bar_end, join, to_seconds
+from jaxgen.scores.soundfont import check_soundfont, play_soundfont
 from jaxgen.scores.transposition import fit_transposition
 
 
@@ -37,15 +33,25 @@ class ScoreSampler(Generator):
 
     def read_prompt(self, path: str) -> np.ndarray:
         """Frames [T, *step_shape] of a file of written music."""
+        score, told = self._read(path)
+        if told:
+            print(f"jaxgen: {told}", file=sys.stderr)
         try:
-            found = read_scores(path)[0][1]
-            if isinstance(found, ScoreError):
-                raise found
-            return self._features.encode_score(quantise(found.score, (self._features.grid,))[0])
+            return self._features.encode_score(score)
         except ScoreError as error:
-            raise UserError(
-                f"the prompt '{path}' cannot be used ({error}); pass --prompt a file of written music."
-            ) from None
+            raise _unusable(path, error) from None
+
+    def read_timing(self, prompt: str | None, inputs: Mapping[str, str]) -> Score | None:
+        known = dict(self._spec.streams)
+        given = [known[name].read_score(said, self._features) for name, said in inputs.items() if name in known]
+        found = [score for score in given if score is not None] + ([] if prompt is None else [self._read(prompt)[0]])
+        return self._features.timing(found[0]) if found else None
+
+    def _read(self, path: str) -> tuple[Score, str]:
+        try:
+            return self._features.read_score(path)
+        except ScoreError as error:
+            raise _unusable(path, error) from None
 
     def compose(
         self,
@@ -58,20 +64,26 @@ class ScoreSampler(Generator):
         seconds: float | None = None,
         sampling: Sampling = Sampling(),
         semitones: int = 0,
+        timing: Score | None = None,
         **options: Any,
     ) -> list[Score]:
         """One piece for each mapping in `labels`. inputs: streams of each that the model reads; what they are of, as a given
         melody, stands in the score. prompt: frames [T, *step_shape] that every piece begins with. bars: length of each, prompt
         included; None takes `seconds`, or the length of the training pieces. semitones: how much higher the model is shown what
-        is given (`fit_key`); what it makes comes back as much lower. options: as of `Generator.stream`.
+        is given (`fit_key`); what it makes comes back as much lower. timing: tempi and metres of the pieces, in which bars and
+        seconds are counted; None for those of the features. options: as of `Generator.stream`.
         """
         features, before = self._features, self._no_steps() if prompt is None else prompt
-        if bars is not None:
-            left = bars * features.frames_per_bar - len(before)
-            if left < 1:
-                raise UserError(f"the prompt has {len(before) / features.frames_per_bar:g} bars; raise --bars {bars}.")
-            seconds = left * features.hop_length / features.sample_rate
         given = [{}] * len(labels) if inputs is None else inputs
+        timing = timing or features.timing()
+        end = 0 if bars is None else self._frames(timing, bars)
+        if bars is not None:
+            if end <= len(before):
+                raise UserError(f"the prompt has {len(before) * bars / end:g} bars; raise --bars {bars}.")
+            seconds = (end - len(before)) * features.hop_length / features.sample_rate
+            given = [{name: self._until(name, values, end) for name, values in row.items()} for row in given]
+        elif seconds is not None:
+            seconds *= timing.tempi[-1].quarters_per_minute / features.quarters_per_minute
         steps, lengths = self.draw_steps(
             params,
             labels,
@@ -81,10 +93,15 @@ class ScoreSampler(Generator):
             sampling=sampling.moved(semitones),
             **options,
         )
+        if bars is not None and lengths.min() < end:
+            raise UserError(
+                f"what the pieces go along with has {lengths.min() * bars / end:g} bars; lower --bars {bars}."
+            )
         rows = np.concatenate(list(steps), axis=1)[:, len(before) :]
         pieces = [np.concatenate([before, features.moved(row, -semitones)]) for row in rows]
         return [
-            self.with_given(row[:length], streams) for row, length, streams in zip(pieces, lengths, given, strict=True)
+            self.with_given(row[:length], streams, timing)
+            for row, length, streams in zip(pieces, lengths, given, strict=True)
         ]
 
     def fit_key(self, inputs: Mapping[str, np.ndarray] | None = None, prompt: np.ndarray | None = None) -> int:
@@ -102,11 +119,23 @@ class ScoreSampler(Generator):
             name: known[name].moved(values, semitones) if name in known else values for name, values in streams.items()
         }
 
+    def _frames(self, timing: Score, bars: int) -> int:
+        """Frames of so many bars."""
+        return -(-bar_end(timing, bars) // self._ticks)
+
+    @property
+    def _ticks(self) -> int:
+        """Of a frame."""
+        return self._features.grid // self._features.frames_per_quarter
+
     def max_samples(self, request: ClipRequest) -> int:
-        before = 0 if request.prompt is None else len(request.prompt)
+        before, timing = 0 if request.prompt is None else len(request.prompt), request.timing or self._features.timing()
         if request.bars is not None:
-            return self._features.num_samples(max(before, request.bars * self._features.frames_per_bar))
-        return super().max_samples(dataclasses.replace(request, prompt=None)) + self._features.num_samples(before)
+            ticks = self._ticks * max(before, self._frames(timing, request.bars))
+            return round(float(to_seconds(timing, np.array([ticks]))[0]) * self._features.sample_rate)
+        pace = self._features.quarters_per_minute / timing.tempi[-1].quarters_per_minute
+        new = super().max_samples(dataclasses.replace(request, prompt=None))
+        return round(new if request.seconds else pace * new) + round(pace * self._features.num_samples(before))
 
     def _batch(
         self, params: Any, labels: Sequence[Mapping[str, str]], request: ClipRequest, options: Mapping[str, Any]
@@ -118,10 +147,14 @@ class ScoreSampler(Generator):
                 "comes back.",
                 file=sys.stderr,
             )
-        scores = self.compose(params, labels, bars=request.bars, semitones=semitones, **options)
-        return ClipBatch(options["first"], labels, self._perform(scores), _Writer(scores))
+        if request.soundfont is not None:
+            check_soundfont(request.soundfont)
+        asked = {"bars": request.bars, "timing": request.timing, "semitones": semitones}
+        scores = self.compose(params, labels, **asked, **options)
+        sound = self._synthesise(scores) if request.soundfont is None else self._play(scores, request.soundfont)
+        return ClipBatch(options["first"], labels, sound, scores)
 
-    def _perform(self, scores: Sequence[Score]) -> Iterator[list[np.ndarray]]:
+    def _synthesise(self, scores: Sequence[Score]) -> Iterator[list[np.ndarray]]:
         """Sound of all scores, a block at a time; shorter ones are over before the others."""
         features = self._features
         none = np.zeros((0, *features.sample_shape), np.float32)
@@ -131,24 +164,35 @@ class ScoreSampler(Generator):
             yield parts
             parts = [next(sound, none) for sound in sounds]
 
-    def with_given(self, steps: np.ndarray, streams: Mapping[str, np.ndarray]) -> Score:
-        """The score of frames [T, *step_shape], behind what these streams [T, ...] are of, such as a given melody."""
+    def _play(self, scores: Sequence[Score], soundfont: str) -> Iterator[list[np.ndarray]]:
+        """Sound of one score after another: a SoundFont takes much memory."""
+        features = self._features
+        for place, score in enumerate(scores):
+            for block in play_soundfont(score, soundfont, features.sample_rate):
+                parts = [np.zeros((0, *features.sample_shape), np.float32)] * len(scores)
+                parts[place] = block if features.channels == 2 else block.mean(axis=1)
+                yield parts
+
+    def _until(self, name: str, values: np.ndarray, end: int) -> np.ndarray:
+        known = dict(self._spec.streams)
+        return values[:end] if name in known and known[name].is_aligned else values
+
+    def with_given(
+        self, steps: np.ndarray, streams: Mapping[str, np.ndarray], timing: Score | None = None
+    ) -> Score:
+        """The score of frames [T, *step_shape], behind what these streams [T, ...] are of, such as a given melody.
+
+        timing: its tempi and metres; None for those of the features.
+        """
         known = dict(self._spec.streams)
         given = [known[name].written(values[: len(steps)], self._features) for name, values in streams.items()]
-        return join([*(each for each in given if each is not None), self._features.decode_score(steps)])
+        parts = (timing or self._features.timing(), *given, self._features.decode_score(steps))
+        return join([part for part in parts if part is not None])
 
     def _no_steps(self) -> np.ndarray:
         silence = self._features.silence()
         return np.zeros((0, *silence.shape), silence.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Writer:
-    """Writes a MIDI file and a picture of a score beside its sound."""
-
-    scores: Sequence[Score]
-
-    def __call__(self, place: int, wav: Path) -> None:
-        score, mark = self.scores[place], wav.with_suffix(".json").read_text()
-        write_midi(wav.with_suffix(".mid"), score, comment=mark)
-        write_atomic(wav.with_suffix(".png"), draw_score(score, synthetic=True, comment=wav.stem))
+def _unusable(path: str, error: ScoreError) -> UserError:
+    return UserError(f"the prompt '{path}' cannot be used ({error}); pass --prompt a file of written music.")

@@ -16,7 +16,7 @@ from jaxgen import __version__, audio
 from jaxgen.core.files import write_atomic
 
 _MOST_BYTES = 1900  # libsndfile gives back no comment of a wav that is longer than about 2000
-_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder")
+_OF_ANY_LENGTH = ("prompt", "labels", "licences", "checkpoint", "vocoder", "soundfont")
 _ELSEWHERE = "in the JSON file beside this one"
 
 
@@ -48,6 +48,8 @@ class Provenance:
     """The recording that was continued, or the text that was spoken; empty for none."""
     vocoder: str = ""
     """Run and step of the vocoder that made sound of frames, as for `checkpoint`; empty for none."""
+    soundfont: str = ""
+    """Name of the SoundFont file that played written music; empty for none."""
 
 
 def mark(path: Path, samples: NDArray[np.float32], sample_rate: int, provenance: Provenance) -> None:

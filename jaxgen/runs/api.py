@@ -26,11 +26,13 @@ from jaxgen.core.options import check_one_code
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import Decoder
 from jaxgen.inference.sampler import ClipRequest, ClipSampler
+from jaxgen.inference.score_files import write_beside
 from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.evaluation import EvaluationRequest, evaluate_run
 from jaxgen.runs.run import Run, enable_compilation_cache
 from jaxgen.runs.training import train as train_run
+from jaxgen.scores.score import Score
 from jaxgen.storage import is_remote, open_run_copy, output_folder
 
 
@@ -108,37 +110,43 @@ class TrainedRun:
         *,
         labels: Mapping[str, str] | None = None,
         seconds: float | None = None,
-        prompt: NDArray[np.float32] | None = None,
+        bars: int | None = None,
+        prompt: NDArray[np.float32] | str | os.PathLike[str] | None = None,
+        melody: str | os.PathLike[str] | None = None,
         inputs: Mapping[str, str] | None = None,
         interpolate: int | None = None,
         seed: int = 0,
+        soundfont: str | os.PathLike[str] | None = None,
         vocoder: str | os.PathLike[str] | None = None,
         **sampling: Any,
     ) -> "Waveforms":
         """New clips, those of `python -m jaxgen.generate` with the same options.
 
-        labels: name to value, as {"digit": "3"}. seconds: longest clip. prompt: samples float32 [nsamp], of a stereo run [nsamp,
-        2], at its sample rate, that every clip continues. inputs: streams that the model reads by name, each a text or the path
-        of a file. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the run of a
-        vocoder that makes sound of frames. sampling: settings of how clips are drawn, as temperature=0.8.
+        labels: name to value, as {"digit": "3"}. seconds: longest clip. bars: length of clips of written music. prompt: the path
+        of a file that every clip continues, or samples float32 [nsamp], of a stereo run [nsamp, 2], at its sample rate. melody:
+        path of a file of written music, which is accompanied. inputs: streams that the model reads by name, each a text or the
+        path of a file. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the run of a
+        vocoder that makes sound of frames. soundfont: file that plays written music. sampling: settings of how clips are
+        drawn, as temperature=0.8.
         Raises UserError for an option that the model does not have, or a label never seen in training.
         """
-        shape = self.run.spec.features.sample_shape
-        if prompt is not None and prompt.shape[1:] != shape:
-            expected = "[nsamp, 2], left and right" if shape else "[nsamp]"
-            raise UserError(f"the prompt has the shape {list(prompt.shape)}, expected samples {expected}.")
         decoder, vocoder_run = self._vocoder(None if vocoder is None else os.fspath(vocoder))
-        evaluation = self.run.config.evaluation.with_sampling(sampling)
+        evaluation, sampler = self.run.config.evaluation.with_sampling(sampling), self._sampler(decoder)
+        said = dict(inputs or {}) | ({} if melody is None else {"melody": expand(os.fspath(melody))})
+        start, path = self._prompt(sampler, prompt)
         request = ClipRequest(
             num_clips=num_clips,
             labels={name: str(value) for name, value in (labels or {}).items()},
             seed=seed,
             seconds=seconds,
-            prompt=prompt,
+            prompt=start,
             interpolate=interpolate,
-            input=self.run.spec.parse_inputs(inputs) if inputs else None,
+            input=self.run.spec.parse_inputs(said) if said else None,
+            bars=bars,
+            timing=sampler.read_timing(path, said),
+            soundfont=None if soundfont is None else expand(os.fspath(soundfont)),
         )
-        rows, clips = self._sampler(decoder).clips(self.run.params, request, evaluation.sampling)
+        rows, clips, scores = sampler.clips(self.run.params, request, evaluation.sampling)
         return Waveforms(
             tuple(clips),
             self.run.spec.features.sample_rate,
@@ -146,8 +154,29 @@ class TrainedRun:
             self.run,
             seed,
             vocoder_run,
-            prompt is not None,
+            path or ("" if prompt is None else "samples that were given"),
+            soundfont=request.soundfont,
+            scores=tuple(scores) or None,
         )
+
+    def _prompt(
+        self, sampler: ClipSampler, prompt: NDArray[np.float32] | str | os.PathLike[str] | None
+    ) -> tuple[NDArray[Any] | None, str | None]:
+        """What clips begin with, and the path of its file; None for what is not there."""
+        if prompt is None:
+            return None, None
+        if not isinstance(prompt, np.ndarray):
+            path = expand(os.fspath(prompt))
+            return sampler.read_prompt(path), path
+        features = self.run.spec.features
+        if features.is_symbolic:
+            raise UserError(
+                "the prompt is an array, and the run writes music; pass prompt the path of a file of written music."
+            )
+        if prompt.shape[1:] != features.sample_shape:
+            expected = "[nsamp, 2], left and right" if features.sample_shape else "[nsamp]"
+            raise UserError(f"the prompt has the shape {list(prompt.shape)}, expected samples {expected}.")
+        return prompt, None
 
     def evaluate(
         self,
@@ -248,23 +277,34 @@ class Waveforms(Sequence["Waveforms"]):
     run: Run = dataclasses.field(repr=False)
     seed: int
     vocoder: Run | None = dataclasses.field(default=None, repr=False)
-    prompted: bool = False
-    """Whether they continue samples that were given."""
+    prompt: str = ""
+    """What they continue, as the mark of what is synthetic says; empty for nothing."""
     first: int = 0
     """Place of the first clip among those that were made together."""
+    soundfont: str | None = None
+    """SoundFont file that played them; None for none."""
+    scores: tuple[Score, ...] | None = dataclasses.field(default=None, repr=False)
+    """Written music of each clip; None for models of sound."""
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Writes a wav file of each clip, marked as synthetic inside and in a JSON file beside it; their paths."""
-        return self.run.save_clips(
+        """Writes a wav file of each clip, marked as synthetic inside and in a JSON file beside it; their paths. Of written
+        music a MIDI file and a picture stand beside each.
+        """
+        wavs = self.run.save_clips(
             Path(expand(os.fspath(folder))),
             self.samples,
             self.labels,
             seed=self.seed,
-            prompt="samples that were given" if self.prompted else "",
+            prompt=self.prompt,
             vocoder=self.vocoder,
+            soundfont=self.soundfont,
             first=self.first,
             total=self.first + len(self),
         )
+        if self.scores is not None:
+            for wav, score in zip(wavs, self.scores, strict=True):
+                write_beside(wav, score)
+        return wavs
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -283,6 +323,7 @@ class Waveforms(Sequence["Waveforms"]):
             self,
             samples=tuple(self.samples[i] for i in chosen),
             labels=tuple(self.labels[i] for i in chosen),
+            scores=None if self.scores is None else tuple(self.scores[i] for i in chosen),
             first=self.first + chosen.start,
         )
 

@@ -192,6 +192,7 @@ class Run:
         seed: int,
         prompt: str = "",
         vocoder: "Run | None" = None,
+        soundfont: str | None = None,
         first: int = 0,
         total: int = 0,
     ) -> list[Path]:
@@ -218,6 +219,7 @@ class Run:
                 labels=row,
                 prompt=prompt,
                 vocoder="" if vocoder is None else vocoder.name,
+                soundfont="" if soundfont is None else Path(soundfont).name,
             )
             wavs.append(folder / f"{name}.wav")
             mark(wavs[-1], clip, self.spec.features.sample_rate, provenance)

@@ -179,6 +179,21 @@ def bar_starts(score: Score) -> NDArray[np.int64]:
     return np.concatenate([*inner, starts[-1]])
 
 
+def bar_end(score: Score, count: int) -> int:
+    """Tick at which the first `count` bars end, also of a score that is shorter: its last metre goes on. count: at least 1."""
+    bars = bar_starts(score)
+    if count < len(bars):
+        return int(bars[count])
+    last = score.time_signatures[-1] if score.time_signatures else TimeSignature(0, 4, 4)
+    missing = count + 1 - len(bars)
+    return int(bars[-1]) + missing * 4 * score.ticks_per_quarter * last.numerator // last.denominator
+
+
+def without_notes(score: Score) -> Score:
+    """Its tempi, metres, keys and texts alone: what `join` takes of the first score."""
+    return dataclasses.replace(score, notes=make_notes([], [], []), tracks=(), length=0)
+
+
 def transpose(score: Score, semitones: int) -> Score:
     """All notes and keys higher by `semitones`. Raises UserError where a pitch would leave 0 to 127."""
     notes = score.notes.copy()

@@ -44,6 +44,11 @@ def play_soundfont(
     return _blocks(score, synth, sample_rate)
 
 
+def check_soundfont(path: str | Path) -> None:
+    """Raises UserError where `play_soundfont` could not load the file."""
+    _load(path, 44_100)
+
+
 def _load(path: str | Path, sample_rate: int) -> Any:
     try:
         import tinysoundfont
