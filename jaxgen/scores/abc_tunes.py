@@ -50,7 +50,7 @@ _TOKEN = re.compile(
             |[=^_]{0,2}[A-Ga-g][,']{0,9}|[zxZX])[\d/]{0,9})
   | (?P<tie>-)
   | (?P<broken>>+|<+)
-  | (?P<nothing>[\s()`\\y$*;]+)
+  | (?P<nothing>(?:[\s)`\\y$*;]|\((?!\d))+)
   | (?P<other>.)
     """,
     re.VERBOSE,
