@@ -149,8 +149,7 @@ class ScoreSampler(Generator):
             )
         if request.soundfont is not None:
             check_soundfont(request.soundfont)
-        asked = {"bars": request.bars, "timing": request.timing, "semitones": semitones}
-        scores = self.compose(params, labels, **asked, **options)
+        scores = self.compose(params, labels, bars=request.bars, timing=request.timing, semitones=semitones, **options)
         sound = self._synthesise(scores) if request.soundfont is None else self._play(scores, request.soundfont)
         return ClipBatch(options["first"], labels, sound, scores)
 
@@ -177,9 +176,7 @@ class ScoreSampler(Generator):
         known = dict(self._spec.streams)
         return values[:end] if name in known and known[name].is_aligned else values
 
-    def with_given(
-        self, steps: np.ndarray, streams: Mapping[str, np.ndarray], timing: Score | None = None
-    ) -> Score:
+    def with_given(self, steps: np.ndarray, streams: Mapping[str, np.ndarray], timing: Score | None = None) -> Score:
         """The score of frames [T, *step_shape], behind what these streams [T, ...] are of, such as a given melody.
 
         timing: its tempi and metres; None for those of the features.
