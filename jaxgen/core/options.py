@@ -80,7 +80,11 @@ def _expanded(value: Any) -> Any:
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         old = getattr(value, name)
         is_path = old is not None and UserPath in (hint, *typing.get_args(hint))
-        if (new := expand(old) if is_path else _expanded(old)) != old:
+        if is_path and isinstance(old, tuple):
+            new: Any = tuple(map(expand, old))
+        else:
+            new = expand(old) if is_path else _expanded(old)
+        if new != old:
             changed[name] = new
     return dataclasses.replace(value, **changed) if changed else value  # type: ignore[type-var]
 

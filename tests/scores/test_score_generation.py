@@ -150,7 +150,7 @@ def test_a_rhythm_that_the_grid_changes_is_told(melody, capsys):
     coarse = dataclasses.replace(FEATURES, frames_per_quarter=4)
     Melody().parse(str(melody), coarse)
     line = capsys.readouterr().err
-    assert line.startswith("jaxgen: 4 frames a quarter, which the model was trained with, change the rhythm of '")
+    assert line.startswith("jaxgen: 4 places a quarter, which the model was trained with, change the rhythm of '")
     assert line.endswith("': 22% of its notes begin up to 0.08 quarters off.\n")
     Melody().parse(str(melody), FEATURES)
     assert capsys.readouterr().err == ""
