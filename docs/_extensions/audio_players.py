@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-_LINK = re.compile(r'(<a [^>]*href="([^"]+\.wav)"[^>]*>.*?</a>)', re.DOTALL)
+_LINK = re.compile(r'(<a [^>]*href="([^"]+\.(?:wav|ogg))"[^>]*>.*?</a>)', re.DOTALL)
 
 
 def setup(app: Any) -> dict[str, Any]:
