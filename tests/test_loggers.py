@@ -22,7 +22,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.loggers import Logger, MLflow, RunDescription, TensorBoard, WandB, threads
 from jaxgen.loggers.threads import LoggerThreads
 from jaxgen.recipes.presets import load_config
-from jaxgen.runs.run import config_hash, describe
+from jaxgen.runs.saved_run import config_hash, describe
 
 KEY = "5ec2e7" * 6 + "abcd"
 WITHOUT_WANDB = "needs Weights & Biases: pip install 'jaxgen[wandb]'"

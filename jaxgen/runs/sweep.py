@@ -13,7 +13,7 @@ from jaxgen.core.names import file_name
 from jaxgen.core.serial import content_hash, to_json
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.lock import run_lock
-from jaxgen.runs.run import check_same_run, same_experiment, saved_config
+from jaxgen.runs.saved_run import check_same_run, same_experiment, saved_config
 from jaxgen.runs.sweep_report import NOT_TRAINED, Entry, print_table, write_report
 from jaxgen.storage import is_remote
 from jaxgen.training.interrupts import run_child

@@ -30,20 +30,15 @@ from jaxgen.evaluation.summary import headline, write_report
 from jaxgen.objectives.objective import TrainTask
 from jaxgen.runs.code import Code, CodeManifest, collect_code
 from jaxgen.runs.lock import note_start, run_lock
-from jaxgen.runs.run import (
-    WRITTEN,
-    Run,
-    build_task,
+from jaxgen.runs.run import WRITTEN, Run, build_task, devices_of, enable_compilation_cache, training_batches
+from jaxgen.runs.saved_run import (
     check_data,
     config_hash,
     describe,
-    devices_of,
-    enable_compilation_cache,
     is_finished,
     save_config,
     saved_code,
     saved_licences,
-    training_batches,
 )
 from jaxgen.storage import Mirror, is_remote, open_run_copy, own_remote_run
 from jaxgen.training.distributed import (

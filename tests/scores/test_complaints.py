@@ -28,7 +28,7 @@ from jaxgen.nn.note_heads import VoiceByVoice
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
-from jaxgen.runs.run import check_same_run
+from jaxgen.runs.saved_run import check_same_run
 from jaxgen.scores.analysis import in_key_share, measure_score, rhythm_histogram
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi

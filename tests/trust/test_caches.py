@@ -262,7 +262,7 @@ def test_a_store_that_is_removed_is_read_on(made, data):
 def test_a_store_that_is_cut_in_the_middle_of_a_run_costs_a_line(command, tmp_path, monkeypatch):
     from jaxgen.cli import prepare as prepare_command
     from jaxgen.cli import train
-    from jaxgen.runs.run import checkpoints_of
+    from jaxgen.runs.saved_run import checkpoints_of
 
     asked = [
         *TINY,

@@ -15,7 +15,8 @@ from jaxgen.data.public import PublicDataset
 from jaxgen.data.synthetic import PluckedStrings
 from jaxgen.recipes.presets import load_config
 from jaxgen.runs.evaluation import _training_data
-from jaxgen.runs.run import _MAY_DIFFER, Run
+from jaxgen.runs.run import Run
+from jaxgen.runs.saved_run import _MAY_DIFFER
 
 
 @pytest.fixture

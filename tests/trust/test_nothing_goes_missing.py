@@ -26,7 +26,7 @@ from jaxgen.features import MuLaw
 from jaxgen.inference.prompts import read_prompt
 from jaxgen.provenance.record import Provenance, mark
 from jaxgen.recipes.presets import any_sound, quickstart
-from jaxgen.runs.run import save_config
+from jaxgen.runs.saved_run import save_config
 
 WAVE = MuLaw(sample_rate=8_000)
 LENIENT = AudioPolicy(max_refused=1.0)
