@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from jaxgen import audio
 from jaxgen.audio import AudioError, recordings
-from jaxgen.cli import prepare
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import open_regular
+from jaxgen.data import report as data_report
 from jaxgen.data import tree
 from jaxgen.data.folder import Folder
 from jaxgen.data.ingest import AudioPolicy
@@ -126,7 +126,7 @@ def test_no_permission_is_told_as_that(tmp_path, failing):
     failing("shut.wav", errno.EACCES)
     store = decoded(tmp_path / "data", tmp_path / "cache")
     assert reasons(store) == {"no": "permission denied", "shut.wav": "permission denied"}
-    assert "2 permission denied" in prepare.report.summary(store.report)
+    assert "2 permission denied" in data_report.summary(store.report)
 
 
 def test_a_folder_that_fails_for_now_is_an_error(tmp_path, failing):
@@ -246,7 +246,7 @@ def test_what_was_resampled_is_said(tmp_path):
     for index in range(4):
         record(tmp_path / "data" / f"{index}.wav", tone(0.1, 16_000), 16_000 if index else 4_000)
     store = decoded(tmp_path / "data", tmp_path / "cache")
-    lines = prepare.report.summary(store.report).splitlines()
+    lines = data_report.summary(store.report).splitlines()
     assert "sample rates (Hz): 16000 3, 4000 1; 4 resampled to 8000 Hz" in lines
     assert "warning: 1 of the clips have lower rates and hold nothing above half of them" in lines
 
@@ -265,7 +265,7 @@ def test_channels_that_cancel_are_not_called_silent(tmp_path):
         "anti.wav": "channels that cancel each other in the mix; --audio.channels first takes one",
         "no.wav": "silent",
     }
-    assert "1 of the clips lost over 20 dB of their peak" in prepare.report.summary(mixed.report)
+    assert "1 of the clips lost over 20 dB of their peak" in data_report.summary(mixed.report)
     first = decoded(tmp_path / "data", tmp_path / "cache", AudioPolicy(channels="first"))
     assert reasons(first) == {
         "no.wav": "silent",
@@ -278,7 +278,7 @@ def test_above_full_scale_is_told(tmp_path):
         record(tmp_path / "data" / f"{index}.wav", tone(level=level), subtype="FLOAT")
     store = decoded(tmp_path / "data", tmp_path / "cache")
     assert store.report["above_full_scale"] == {"clips": 2, "peak": pytest.approx(2.5, rel=1e-2)}
-    assert "above full scale: 2 of the clips, up to 2.50" in prepare.report.summary(store.report)
+    assert "above full scale: 2 of the clips, up to 2.50" in data_report.summary(store.report)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
