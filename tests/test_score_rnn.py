@@ -19,6 +19,7 @@ from jaxgen.data.preparation import prepare
 from jaxgen.data.scores import ComposedChorales, ComposedTunes, Scores
 from jaxgen.evaluation.score_evaluation import MarkovChain
 from jaxgen.features import Chords, Countdown, LogMel, Melody, PianoRoll, Voices
+from jaxgen.features.notes import SOUNDING, STRUCK
 from jaxgen.inference.score_sampler import ScoreSampler
 from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.score_rnn import ScoreRNN
@@ -37,7 +38,7 @@ from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
-from jaxgen.scores.score import ScoreError, select_tracks
+from jaxgen.scores.score import Score, ScoreError, make_notes, select_tracks
 
 B, T, H = 3, 12, 6
 VOICES = Voices(lowest=36, highest=84)
@@ -199,6 +200,27 @@ def test_a_variant_is_the_piece_in_another_key(chorales, tunes, variant, semiton
             np.testing.assert_array_equal(np.sort(plain[name]), np.sort(moved[name]))
         by = np.sort(moved["pitch"]).astype(int) - np.sort(plain["pitch"])
         assert set(by.tolist()) == {semitones}
+
+
+def test_a_repeated_note_is_told_from_a_held_one(tunes):
+    """As many keys are struck as notes begin."""
+    steps, score = tunes.steps(0), tunes.features.decode_score(tunes.steps(0))
+    onsets = {(int(note["onset"]), int(note["pitch"])) for note in score.notes}
+    assert (steps == STRUCK).sum() == len(onsets) == len(score.notes)
+    assert (steps == SOUNDING).sum() > 0
+    repeated = Score(make_notes([0, 4], 4, 60), 4, 8)
+    np.testing.assert_array_equal(np.argwhere(PianoRoll().encode_score(repeated) == STRUCK), [[0, 39], [4, 39]])
+    assert not (PianoRoll(onsets=False).encode_score(repeated) == STRUCK).any()
+
+
+def test_notes_that_go_on_from_none_begin(chorales, tunes):
+    """Where pieces are put together: as what is written, and read again."""
+    for store in (chorales, tunes):
+        joined = np.concatenate([store.steps(0)[5:21], store.steps(1)[9:33], store.steps(2)[3:]])
+        features = store.features
+        begun = features.begin_notes(np.stack([joined, joined[::-1]]))
+        for mine, given in zip(begun, (joined, joined[::-1]), strict=True):
+            np.testing.assert_array_equal(mine, features.encode_score(features.decode_score(given))[: len(given)])
 
 
 def test_variant_0_is_the_piece_itself(chorales):

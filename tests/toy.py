@@ -167,7 +167,7 @@ class Loudness:
 
 class NoiseShaper(ClipSampler):
     kind = "shapes noise"
-    unsupported = ("prompt", "interpolate", "input", "bars", "soundfont")
+    unsupported = ("prompt", "interpolate", "input", "bars", "infill", "soundfont")
     default_batch_size = 16
 
     def __init__(self, module: Callable[[Any], Any], model: Any, spec: DataSpec):

@@ -22,7 +22,7 @@ from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.options import check_one_code, parse, split_values
-from jaxgen.inference.sampler import ClipRequest
+from jaxgen.inference.sampler import ClipRequest, parse_bars
 from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.score_files import write_beside
 from jaxgen.storage import open_run_copy, output_folder
@@ -57,6 +57,8 @@ class WantedClips:
     """Folder of the run of a vocoder that makes sound of a mel model's frames; none takes Griffin-Lim."""
     prompt: UserPath | None = None
     """File that every clip begins with and continues: a recording, or of a model of written music a score."""
+    infill: str | None = None
+    """Of a model of written music: bars of --prompt that are written anew, such as 5-8; all else of it stays."""
     melody: UserPath | None = None
     """Of a model that accompanies: file of the melody, which stays as it is. Short for --input melody=FILE."""
     input: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -110,6 +112,7 @@ class Options(SamplingOverrides, WantedClips):
             bars=self.bars,
             timing=timing,
             soundfont=self.soundfont,
+            infill=None if self.infill is None else parse_bars(self.infill),
         )
 
 

@@ -27,7 +27,7 @@ from jaxgen.scores.transposition import find_key
 
 T = TypeVar("T")
 
-STORE_FORMAT = 7
+STORE_FORMAT = 8
 """Version of the files of a store; a change makes every store anew."""
 
 SAMPLE_DTYPE = np.dtype(np.float32)

@@ -123,6 +123,10 @@ class ScoreSpec(FeatureSpec):
     def vary(self, steps: np.ndarray, variant: int) -> np.ndarray:
         return self.moved(steps, OFFSETS[variant])
 
+    def begin_notes(self, steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frames [..., T, W] in which each note that goes on from none begins instead, as where pieces were put together."""
+        return steps
+
     @property
     def num_inputs(self) -> int:
         """Numbers of a frame for a network, D of `as_inputs`."""
@@ -232,7 +236,7 @@ class PianoRoll(ScoreSpec):
             raise ScoreError(str(error).partition(";")[0].rstrip(".")) from None
         if (most := int(roll.sounding.sum(axis=1).max(initial=0))) > self.most_notes:
             raise ScoreError(f"{most} notes at a time, expected at most --features.most-notes {self.most_notes}")
-        return (roll.sounding + (roll.onsets & roll.sounding & self.onsets)).astype(np.uint8)
+        return (roll.sounding.astype(np.uint8) + (roll.onsets & roll.sounding & self.onsets)).astype(np.uint8)
 
     def decode_score(self, steps: NDArray[np.uint8]) -> Score:
         onsets = steps == STRUCK if self.onsets else None
@@ -245,6 +249,10 @@ class PianoRoll(ScoreSpec):
     def as_inputs(self, steps: jax.Array) -> jax.Array:
         kinds = [steps > SILENT, steps == STRUCK] if self.onsets else [steps > SILENT]
         return jnp.concatenate(kinds, axis=-1).astype(jnp.float32)
+
+    def begin_notes(self, steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        from_none = (steps == SOUNDING) & (_before(steps) == SILENT) & self.onsets
+        return np.where(from_none, STRUCK, steps).astype(np.uint8)
 
     def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
         return ((steps > SILENT) != (before > SILENT)) | (steps == STRUCK)
@@ -340,6 +348,11 @@ class Voices(ScoreSpec):
         """Which pitch sounds, int32 [..., V] from 1 on; 0 for a rest."""
         return (steps.astype(jnp.int32) + 1) // 2
 
+    def begin_notes(self, steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        goes_on = (steps > 0) & (steps % 2 == 0)
+        from_none = goes_on & ((_before(steps) + 1) // 2 != steps // 2)
+        return (steps - from_none).astype(np.uint8)
+
     def changes(self, steps: jax.Array, before: jax.Array) -> jax.Array:
         return (steps % 2 == 1) | ((steps == 0) & (before > 0))
 
@@ -347,3 +360,8 @@ class Voices(ScoreSpec):
         moved = steps.astype(np.int64) + 2 * semitones
         moved = np.where(moved < 1, moved + 24, np.where(moved > 2 * self.num_pitches, moved - 24, moved))
         return np.where(steps == 0, 0, moved).astype(np.uint8)
+
+
+def _before(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame before each [..., T, W]; silence before the first."""
+    return np.concatenate([np.zeros_like(steps[..., :1, :]), steps[..., :-1, :]], axis=-2)

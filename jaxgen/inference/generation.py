@@ -51,7 +51,7 @@ class Generator(ClipSampler):
     """Draws new clips from a model that predicts one step after another."""
 
     kind = "predicts one step after another"
-    unsupported: ClassVar[tuple[str, ...]] = ("interpolate", "bars", "soundfont")
+    unsupported: ClassVar[tuple[str, ...]] = ("interpolate", "bars", "infill", "soundfont")
     default_batch_size = 64
 
     def __init__(

@@ -29,7 +29,7 @@ class LatentSampler(ClipSampler):
     """Makes clips of noise, each as a whole."""
 
     kind = "makes whole clips of noise"
-    unsupported = ("seconds", "prompt", "batch_size", "input", "bars", "soundfont")
+    unsupported = ("seconds", "prompt", "batch_size", "input", "bars", "infill", "soundfont")
     default_batch_size = BATCH
 
     def __init__(

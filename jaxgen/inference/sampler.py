@@ -32,6 +32,8 @@ class ClipRequest:
     """Further streams [N, ...] by name that the model reads, such as a text (`DataSpec.parse_inputs`), of every clip."""
     bars: int | None = None
     """Length of every clip of written music, prompt included."""
+    infill: tuple[int, int] | None = None
+    """Bars of the prompt, the first and the last from 1 on, that are written anew; all else of it stays."""
     timing: Score | None = None
     """Tempi and metres of written music, taken over from what it continues or accompanies (`ClipSampler.read_timing`)."""
     soundfont: str | None = None
@@ -42,6 +44,10 @@ class ClipRequest:
             raise UserError(f"--num-clips is {self.num_clips}, expected at least 1 clip.")
         if self.bars is not None and not 1 <= self.bars <= 10_000:
             raise UserError(f"--bars is {self.bars}, expected 1 to 10,000 bars.")
+        if self.infill is not None and not 1 <= self.infill[0] <= self.infill[1] <= 10_000:
+            raise UserError(f"--infill is {self.infill[0]}-{self.infill[1]}, expected bars of the prompt, such as 5-8.")
+        if self.infill is not None and self.bars is not None:
+            raise UserError("--infill keeps the length of the prompt; leave out --bars.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size is {self.batch_size}, expected at least 1 clip at a time.")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
@@ -56,6 +62,14 @@ class ClipRequest:
     def total(self) -> int:
         """Clips that are made, the interpolated one included."""
         return self.num_clips + (self.interpolate is not None)
+
+
+def parse_bars(said: str) -> tuple[int, int]:
+    """The first and the last of bars that a user names, such as 5-8 or 5. Raises UserError where it is neither."""
+    first, _, last = said.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()) or len(said) > 12:
+        raise UserError(f"--infill is '{said[:40]}', expected bars of the prompt, such as 5-8.")
+    return int(first), int(last or first)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Written music that is made frame by frame: scores, and their sound."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.errors import UserError
@@ -12,11 +15,14 @@ from jaxgen.data.spec import DataSpec, count_notes
 from jaxgen.features import ScoreSpec
 from jaxgen.inference.generation import Generator
 from jaxgen.inference.sampler import ClipBatch, ClipRequest
+from jaxgen.models.conditioning import Conditioning
 from jaxgen.models.sequence import SequenceConfig, SequenceModel
 from jaxgen.nn.distributions import Sampling
 from jaxgen.scores.score import Score, ScoreError, bar_end, join, to_seconds
 from jaxgen.scores.soundfont import check_soundfont, play_soundfont
 from jaxgen.scores.transposition import fit_transposition
+
+_CANDIDATES = 64  # ways to fill a gap
 
 
 class ScoreSampler(Generator):
@@ -104,6 +110,88 @@ class ScoreSampler(Generator):
             for row, length, streams in zip(pieces, lengths, given, strict=True)
         ]
 
+    def infill(
+        self,
+        params: Any,
+        labels: Sequence[Mapping[str, str]],
+        bars: tuple[int, int],
+        *,
+        prompt: np.ndarray,
+        inputs: Sequence[Mapping[str, np.ndarray]] | None = None,
+        sampling: Sampling = Sampling(),
+        semitones: int = 0,
+        timing: Score | None = None,
+        seed: int = 0,
+        first: int = 0,
+    ) -> list[Score]:
+        """Pieces that are `prompt` [T, *step_shape] but for some bars, the first and the last from 1 on, which are new. A note
+        that is held out of them begins behind them.
+
+        The model itself only looks back. So 64 ways to go on into the gap are drawn, and one of them is chosen by how likely it
+        makes all that follows: sampling importance resampling (Rubin 1987). The rest is as in `compose`.
+        """
+        timing = timing or self._features.timing()
+        start, stop = self._gap(timing, bars, len(prompt))
+        piece = self._features.moved(prompt, semitones)
+        seconds = [
+            count * self._features.hop_length / self._features.sample_rate for count in (len(piece), stop - start)
+        ]
+        scores = []
+        for place, row in enumerate(labels):
+            streams = {} if inputs is None else inputs[place]
+            (given,) = self._with_defaults([self._moved(streams, semitones)], 0, seconds[0])
+            rows, streams_of = [row] * _CANDIDATES, [given] * _CANDIDATES
+            steps, _ = self.draw_steps(
+                params,
+                rows,
+                piece[:start],
+                inputs=streams_of,
+                seconds=seconds[1],
+                sampling=sampling.moved(semitones),
+                seed=seed,
+                first=(first + place) * _CANDIDATES,
+            )
+            ways = np.concatenate(list(steps), axis=1)[:, start:stop]
+            around = np.broadcast_to(piece, (_CANDIDATES, *piece.shape))
+            whole = self._features.begin_notes(np.concatenate([around[:, :start], ways, around[:, stop:]], axis=1))
+            conditioning = dataclasses.replace(self._streams(streams_of), static=self._conditions(rows))
+            nats = np.asarray(self._behind(params, whole, conditioning, stop))
+            if sampling.temperature:
+                nats = nats + np.random.default_rng((seed, first + place)).gumbel(size=len(nats))
+            new = self._features.moved(ways[nats.argmax()], -semitones)
+            scores.append(self.with_given(np.concatenate([prompt[:start], new, prompt[stop:]]), streams, timing))
+        return scores
+
+    def _gap(self, timing: Score, bars: tuple[int, int], num_frames: int) -> tuple[int, int]:
+        """The frames from the first of some bars to behind the last. Raises UserError where the piece has no such bars."""
+        start = self._frames(timing, bars[0] - 1) if bars[0] > 1 else 0
+        if start >= num_frames:
+            raise UserError(
+                f"--infill begins in bar {bars[0]}, and the prompt ends before that; name bars that it has."
+            )
+        return start, min(self._frames(timing, bars[1]), num_frames)
+
+    @functools.cached_property
+    def _behind(self) -> Callable[..., jax.Array]:
+        """Log likelihood in nats, float32 [B], of the frames from `start` on in pieces [B, T, *step_shape]."""
+
+        def behind(params: Any, pieces: jax.Array, conditioning: Conditioning, start: jax.Array) -> jax.Array:
+            model = self._module(params)
+            batch_size, num_steps = pieces.shape[:2]
+            silence = jnp.broadcast_to(self._features.silence(), (batch_size, model.lookback, *pieces.shape[2:]))
+            read = model.encode_context(conditioning)
+            read = dataclasses.replace(
+                read.over_time(num_steps), aligned={name: each[:, :num_steps] for name, each in read.aligned.items()}
+            )
+            none = jnp.zeros((batch_size, num_steps), bool)
+            outputs, _ = model.unroll(
+                jnp.concatenate([silence, pieces], axis=1), read, model.init_carry(batch_size), none
+            )
+            nats = model.log_prob(outputs, pieces, none)
+            return jnp.where(jnp.arange(num_steps) >= start, nats, 0.0).sum(axis=1)
+
+        return jax.jit(behind)
+
     def fit_key(self, inputs: Mapping[str, np.ndarray] | None = None, prompt: np.ndarray | None = None) -> int:
         """Semitones, -6 to 5, by which a prompt and given voices have to be higher to be in the key of the training data.
 
@@ -130,6 +218,8 @@ class ScoreSampler(Generator):
 
     def max_samples(self, request: ClipRequest) -> int:
         before, timing = 0 if request.prompt is None else len(request.prompt), request.timing or self._features.timing()
+        if request.infill is not None:
+            return round(float(to_seconds(timing, np.array([self._ticks * before]))[0]) * self._features.sample_rate)
         if request.bars is not None:
             ticks = self._ticks * max(before, self._frames(timing, request.bars))
             return round(float(to_seconds(timing, np.array([ticks]))[0]) * self._features.sample_rate)
@@ -149,7 +239,15 @@ class ScoreSampler(Generator):
             )
         if request.soundfont is not None:
             check_soundfont(request.soundfont)
-        scores = self.compose(params, labels, bars=request.bars, timing=request.timing, semitones=semitones, **options)
+        if request.infill is None:
+            scores = self.compose(
+                params, labels, bars=request.bars, timing=request.timing, semitones=semitones, **options
+            )
+        elif request.prompt is None:
+            raise UserError("--infill is of a piece that is given; pass --prompt the file of it.")
+        else:
+            kept = {name: options[name] for name in ("prompt", "inputs", "sampling", "seed", "first")}
+            scores = self.infill(params, labels, request.infill, timing=request.timing, semitones=semitones, **kept)
         sound = self._synthesise(scores) if request.soundfont is None else self._play(scores, request.soundfont)
         return ClipBatch(options["first"], labels, sound, scores)
 

@@ -25,7 +25,7 @@ from jaxgen.core.numerics import fix_settings
 from jaxgen.core.options import check_one_code
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import Decoder
-from jaxgen.inference.sampler import ClipRequest, ClipSampler
+from jaxgen.inference.sampler import ClipRequest, ClipSampler, parse_bars
 from jaxgen.inference.score_files import write_beside
 from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.recipes.presets import load_config
@@ -112,6 +112,7 @@ class TrainedRun:
         seconds: float | None = None,
         bars: int | None = None,
         prompt: NDArray[np.float32] | str | os.PathLike[str] | None = None,
+        infill: str | None = None,
         melody: str | os.PathLike[str] | None = None,
         inputs: Mapping[str, str] | None = None,
         interpolate: int | None = None,
@@ -123,11 +124,11 @@ class TrainedRun:
         """New clips, those of `python -m jaxgen.generate` with the same options.
 
         labels: name to value, as {"digit": "3"}. seconds: longest clip. bars: length of clips of written music. prompt: the path
-        of a file that every clip continues, or samples float32 [nsamp], of a stereo run [nsamp, 2], at its sample rate. melody:
-        path of a file of written music, which is accompanied. inputs: streams that the model reads by name, each a text or the
-        path of a file. interpolate: of a model of noise, one more clip on the way through all. vocoder: folder of the run of a
-        vocoder that makes sound of frames. soundfont: file that plays written music. sampling: settings of how clips are
-        drawn, as temperature=0.8.
+        of a file that every clip continues, or samples float32 [nsamp], of a stereo run [nsamp, 2], at its sample rate. infill:
+        bars of that file, such as "5-8", that are written anew. melody: path of a file of written music, which is accompanied.
+        inputs: streams that the model reads by name, each a text or the path of a file. interpolate: of a model of noise, one
+        more clip on the way through all. vocoder: folder of the run of a vocoder that makes sound of frames. soundfont: file
+        that plays written music. sampling: settings of how clips are drawn, as temperature=0.8.
         Raises UserError for an option that the model does not have, or a label never seen in training.
         """
         decoder, vocoder_run = self._vocoder(None if vocoder is None else os.fspath(vocoder))
@@ -143,6 +144,7 @@ class TrainedRun:
             interpolate=interpolate,
             input=self.run.spec.parse_inputs(said) if said else None,
             bars=bars,
+            infill=None if infill is None else parse_bars(infill),
             timing=sampler.read_timing(path, said),
             soundfont=None if soundfont is None else expand(os.fspath(soundfont)),
         )

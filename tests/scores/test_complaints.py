@@ -190,6 +190,34 @@ def test_the_first_note_after_a_prompt_is_lost(trained, frames):
     np.testing.assert_array_equal(features.encode_score(followed), steps)
 
 
+def test_a_gap_is_filled_towards_what_follows(trained):
+    """All other bars stay as they are, and what follows the gap is likelier behind what fills it than behind one way to go
+    on, or behind silence.
+    """
+    bar, sampler, features = trained.features.frames_per_bar, trained.sampler, trained.features
+    start, stop = 2 * bar, 4 * bar
+    nats = []
+    for place, steps in enumerate(trained.held_out):
+        (filled,) = sampler.infill(trained.params, [{}], (3, 4), prompt=steps, sampling=USUAL, seed=place)
+        made = features.encode_score(filled)
+        np.testing.assert_array_equal(made[:start], steps[:start])
+        np.testing.assert_array_equal((made[stop:] + 1) // 2, (steps[stop:] + 1) // 2)  # the pitches that sound
+        np.testing.assert_array_equal(made[stop + 1 :], steps[stop + 1 :])  # what is held over the end begins there
+        left = sampler._with_defaults([{}], 0, len(steps) * features.hop_length / features.sample_rate)
+        (went_on,) = sampler.compose(
+            trained.params, [{}], inputs=left, prompt=steps[:start], bars=4, sampling=USUAL, seed=place
+        )
+        one, silent = steps.copy(), steps.copy()
+        one[start:stop], silent[start:stop] = features.encode_score(went_on)[start:stop], 0
+        ways = features.begin_notes(np.stack([made, one, silent]))
+        conditioning = dataclasses.replace(sampler._streams([*left] * 3), static=sampler._conditions([{}] * 3))
+        nats.append(np.asarray(sampler._behind(trained.params, ways, conditioning, stop)))
+    ours, one, silent = np.mean(nats, axis=0)
+    assert ours > one > silent
+    with pytest.raises(UserError, match="--infill begins in bar 900"):
+        sampler.infill(trained.params, [{}], (900, 901), prompt=trained.held_out[0])
+
+
 def test_a_prompt_stays_as_it_was(trained):
     """And what follows it is not silence: in the bar behind it as many notes begin as in a bar of the corpus, or half of it."""
     bar, features = trained.features.frames_per_bar, trained.features
