@@ -136,9 +136,7 @@ def any_music(data: Scores) -> Config:
         data=data,
         features=PianoRoll(),
         streams={"left": Countdown()},
-        model=ScoreRNN(
-            cell=LSTM(hidden_size=256), output=SortedKeys(), aligned_streams=("left",), attention=128, dropout=0.2
-        ),
+        model=ScoreRNN(cell=LSTM(hidden_size=256), output=SortedKeys(), aligned_streams=("left",), dropout=0.2),
         objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
         train=Train(steps=3_000, batch_size=16, seq_len=128, steps_per_call=5, eval_every=500, checkpoint_every=500),
         evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.9)),
