@@ -31,6 +31,6 @@ CONFIG = Config(
         dropout=0.3,
     ),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
-    train=Train(steps=2_000, batch_size=16, seq_len=512, eval_every=250, checkpoint_every=250),
+    train=Train(steps=1_000, batch_size=8, seq_len=512, eval_every=250, checkpoint_every=250),
     evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.5)),
 )

@@ -24,6 +24,6 @@ CONFIG = Config(
     streams={"melody": Melody()},
     model=ScoreRNN(cell=LSTM(hidden_size=256), output=VoiceByVoice(), context_streams=("melody",), dropout=0.2),
     objective=Likelihood(optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, weight_decay=5e-2)),
-    train=Train(steps=1_000, batch_size=16, seq_len=1_024, eval_every=200, checkpoint_every=200),
+    train=Train(steps=1_500, batch_size=8, seq_len=640, eval_every=300, checkpoint_every=300),
     evaluation=ScoreEvaluation(num_clips=16, sampling=Sampling(temperature=0.6)),
 )
