@@ -7,7 +7,8 @@ Without --data.root it learns from 300 chorales that are composed by rules. --da
 tracks each, highest first, or an .npz archive of voices.
 
 31 min at 40 % of one of 2 CPU cores, beside other work (667 s of processor time). Validation at the last of 1,200 updates: 0.964
-nats/frame, where a Markov chain of each voice has 3.54. Of the sounding time 98.9 % is in key (docs/results/chorales.md, 2026-11-30).
+nats/frame, where a Markov chain of each voice has 3.54. Of the sounding time 98.9 % is in key (docs/results/chorales.md,
+2026-11-30).
 """
 
 from jaxgen.config import Config

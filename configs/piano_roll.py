@@ -4,8 +4,8 @@ python -m jaxgen.train --config configs/piano_roll.py --data.root ARCHIVE.npz
 
 Without --data.root it learns from 300 tunes that are composed by rules.
 
-11 min of processor time on one of 2 CPU cores. Validation on JSB chorales, x[1:] from x[:-1]: 7.98 nats/frame, 7.80 by the mixture
-of all keys (docs/results/piano_roll.md, 2026-11-30).
+11 min of processor time on one of 2 CPU cores. Validation on JSB chorales, x[1:] from x[:-1]: 7.98 nats/frame, 7.80 by the
+mixture of all keys (docs/results/piano_roll.md, 2026-11-30).
 """
 
 from jaxgen.config import Config
