@@ -32,7 +32,7 @@ class ClipGroup:
 
     name: str
     clips: list[np.ndarray]
-    """float32 [nsamp] each, or of stereo sound [nsamp, 2]."""
+    """float32 [nsamp] each, or of stereo sound [nsamp, 2]; of written music, those that the page plays."""
     labels: Sequence[Mapping[str, str]]
     """What each was asked to be, or is."""
     scores: Sequence[Score] = ()
