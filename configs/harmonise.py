@@ -3,7 +3,10 @@
 python -m jaxgen.train --config configs/harmonise.py
 python -m jaxgen.generate --workdir runs/harmonise --melody tune.mid
 
-Without --data.root it learns from chorales that are composed by rules. It was not yet trained to the end.
+Without --data.root it learns from chorales that are composed by rules.
+
+26 min beside other work on 2 CPU cores. Validation on JSB chorales: 1.27 nats/frame; the bass moves to the right pitch in 46 % of
+its changes, a hidden Markov model in 23 % (docs/results/harmonise.md, 2026-11-30).
 """
 
 from jaxgen.config import Config
