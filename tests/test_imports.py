@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "jaxgen"
 LAYERS = [
     {"core"},
-    {"audio", "storage", "loggers"},
+    {"audio", "storage", "loggers", "text"},
     {"scores"},
     {"features", "provenance"},
     {"nn", "data"},

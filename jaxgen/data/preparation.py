@@ -50,6 +50,7 @@ def prepare(
     Raises UserError where there is nothing to decode, too many clips are refused, or the cache cannot be written.
     """
     dataset = dataset.fetch(cache_dir)
+    streams = {name: spec.settled() for name, spec in streams.items()}
     cache = Path(expand(cache_dir))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = find_clips(dataset, cache, pool)
@@ -59,6 +60,8 @@ def prepare(
         key = content_hash([STORE_FORMAT, manifest, *settings])[:24]
         directory = cache / "store" / key
         if (store := _opened(directory, found, features)) is None:
+            for spec in streams.values():
+                spec.check_clips({each.clip.name: each.clip.fields for each in found if not each.clip.refused})
             with explain_write_errors(cache), partial_folder(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, streams, policy, pool)
                 _check_refused(len(found), refused, policy, features, cache / "refused.json")

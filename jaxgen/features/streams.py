@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -96,6 +96,21 @@ class StreamSpec:
     def parse(self, said: str, features: FeatureSpec) -> np.ndarray:
         """[N, *step_shape] of what a user asks for: a text, or the path of a file. Raises UserError where that is none."""
         raise NotImplementedError
+
+    def settled(self) -> "StreamSpec":
+        """This with all that it reads from files, as it stands in a store and a trained model. Raises UserError."""
+        return self
+
+    def check_clips(self, clips: Mapping[str, Mapping[str, str]]) -> None:
+        """Raises UserError where the fields of clips, by their names, hold what must be mended; nothing is decoded yet."""
+
+    def misfits(self, lengths: Sequence[int], seconds: Sequence[float]) -> dict[int, str]:
+        """Clips, by their place, that are to be left out when all are seen together, with the reason.
+
+        lengths: how many values each clip has; seconds: how long its sound is.
+        """
+        del lengths, seconds
+        return {}
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the kind of stream and with every setting of it."""
