@@ -9,6 +9,7 @@ from typing import Literal
 from jaxgen.audio import Recording, Waveform
 from jaxgen.core.errors import UserError
 from jaxgen.core.names import normalize
+from jaxgen.core.serial import content_hash
 from jaxgen.scores.source import ScoreFile
 
 Split = Literal["train", "validation", "test"]
@@ -80,11 +81,41 @@ class HashFraction(SplitRule):
     def matches(self, fields: Mapping[str, str], digest: str) -> bool:
         return self.start * 16**12 <= int(digest[:12], 16) < self.stop * 16**12
 
-    def exclude(self, other: SplitRule) -> SplitRule:
+    def exclude(self, other: SplitRule) -> "HashFraction":
         """The next range of hashes, where this one overlaps that of `other`."""
         if isinstance(other, HashFraction) and self.start < other.stop and other.start < self.stop:
             return dataclasses.replace(self, start=other.stop)
         return self
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldHash(SplitRule):
+    """A share of the values of a field, chosen by their hash: clips of one value, as takes of one prompt, stay together."""
+
+    field: str = "text"
+    """Field of the file-name pattern or the manifest."""
+    fraction: float = 0.1
+    """Share of the values, 0 to 1."""
+    start: float = 0.0
+    """Where the share begins: two that do not overlap have no value in common."""
+
+    def __post_init__(self) -> None:
+        HashFraction(self.fraction, self.start)  # which raises
+
+    def matches(self, fields: Mapping[str, str], digest: str) -> bool:
+        if self.field not in fields:
+            raise UserError(
+                f"the split is decided by the field '{self.field}', but a clip has only "
+                f"{', '.join(sorted(fields)) or 'no fields'}; name it in data.pattern or in the manifest."
+            )
+        return HashFraction(self.fraction, self.start).matches(fields, content_hash(fields[self.field]))
+
+    def exclude(self, other: SplitRule) -> SplitRule:
+        """The next range of hashes, where this one overlaps that of `other`, of the same field."""
+        if not isinstance(other, FieldHash) or other.field != self.field:
+            return self
+        rest = HashFraction(self.fraction, self.start).exclude(HashFraction(other.fraction, other.start))
+        return dataclasses.replace(self, start=rest.start)
 
 
 @dataclasses.dataclass(frozen=True)

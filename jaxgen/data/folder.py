@@ -6,13 +6,13 @@ import functools
 import hashlib
 import mimetypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from jaxgen import audio, storage
 from jaxgen.core.errors import UserError
-from jaxgen.core.files import cause, open_regular, retry_read
+from jaxgen.core.files import cause, open_regular, read_regular, retry_read
 from jaxgen.core.names import LeavesFolder, UserPath, display_name, join_inside, normalize
 from jaxgen.data import manifest, pattern
 from jaxgen.data.clips import Clip, Dataset, HashFraction, Split, SplitRule, parse_split
@@ -20,6 +20,7 @@ from jaxgen.data.tree import Tree, walk
 from jaxgen.storage import is_remote
 
 _SUFFIXES = ".wav, .flac, .ogg or .mp3"
+_MOST_TEXT = 1 << 20  # bytes of a text beside a recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Folder(Dataset):
 
     `manifest.csv` or `manifest.jsonl` in the folder, where there is one, names the files (column `path`) and their
     fields (all other columns); else every audio file counts. A column `split` (train, validation, test) goes before the
-    rules, a column `licence` before the option.
+    rules, a column `licence` before the option. A `metadata.csv` as LJSpeech's is a manifest, too. Without one, a.txt beside
+    a.wav is its field `text`.
     """
 
     root: UserPath = ""
@@ -43,6 +45,9 @@ class Folder(Dataset):
     """Which clips are for the test."""
     licence: str = "not stated"
     """Licence of the recordings."""
+    columns: str = ""
+    """Names of the columns of a metadata.csv without a header, as path,text,seconds; none for LJSpeech's: path,text or
+    path,text,normalised_text."""
     outside: bool = False
     """Whether a manifest may name files outside the folder, by absolute paths or `..`."""
 
@@ -52,8 +57,11 @@ class Folder(Dataset):
     def list_skipped(self) -> list[tuple[str, str]]:
         tree, found = self._tree(), manifest.find(Path(self.root))
         clips = self._rows()
+        texts = set() if found else set(map(_text_file, clips))
         others = [
-            (name, _why_left_out(name)) for name in tree.files if name not in clips and Path(self.root, name) != found
+            (name, _why_left_out(name))
+            for name in tree.files
+            if name not in clips and name not in texts and Path(self.root, name) != found
         ]
         return [(display_name(name), reason) for name, reason in [*tree.skipped, *others]]
 
@@ -103,9 +111,10 @@ class Folder(Dataset):
     def _rows(self) -> dict[str, dict[str, str]]:
         """What a manifest says of each file, by its name as the folder spells it. Raises UserError where there is none."""
         if self.root and (found := manifest.find(Path(self.root))) is not None:
-            return self._as_spelt(self._below(manifest.read(found), found), found)
+            return self._as_spelt(self._below(manifest.read(found, self.columns), found), found)
         tree = self._tree()
-        rows: dict[str, dict[str, str]] = {name: {} for name in tree.files if _is_audio(name)}
+        there = set(tree.files)
+        rows = {name: self._text_beside(name, there) for name in tree.files if _is_audio(name)}
         if not rows:
             others = "".join(f"; {display_name(name)}: {reason}" for name, reason in tree.skipped[:3])
             raise UserError(
@@ -113,6 +122,23 @@ class Folder(Dataset):
                 f"Pass --data.root a folder with {_SUFFIXES} files."
             )
         return rows
+
+    def _text_beside(self, name: str, there: Set[str]) -> dict[str, str]:
+        """The field `text` of a recording with a text file of its name: a.txt beside a.wav."""
+        text = _text_file(name)
+        if text not in there:
+            return {}
+        try:
+            content = read_regular(Path(self.root, text))
+            if len(content) > _MOST_TEXT:
+                raise UserError(
+                    f"'{display_name(text)}' has {len(content):,} bytes, expected the text of one recording."
+                )
+            return {"text": normalize(content.decode("utf-8-sig").strip())}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"the text '{display_name(text)}' cannot be read ({error}); save it as UTF-8, or remove it."
+            ) from None
 
     def _below(self, rows: dict[str, dict[str, str]], found: Path) -> dict[str, dict[str, str]]:
         """The rows of a manifest, absolute paths of files in the folder as those below it."""
@@ -168,7 +194,7 @@ def fetch_root(root: str, cache_dir: str | Path) -> str:
     """The folder of recordings on this machine; what is in an object store is copied there, as far as it is audio."""
     if not is_remote(root):
         return root
-    return str(storage.fetch(root, cache_dir, lambda name: name in manifest.NAMES or _is_audio(name)))
+    return str(storage.fetch(root, cache_dir, _is_wanted))
 
 
 def _digest(path: Path) -> str:
@@ -207,6 +233,15 @@ def _why_left_out(name: str) -> str:
         return "not named in the manifest"
     kind = mimetypes.guess_type(os.path.basename(name))[0] or ""
     return "audio of a format that is not read" if kind.startswith(("audio/", "video/")) else "not an audio file"
+
+
+def _is_wanted(name: str) -> bool:
+    return name in (*manifest.NAMES, manifest.METADATA) or name.endswith(".txt") or _is_audio(name)
+
+
+def _text_file(name: str) -> str:
+    """The name of the text beside a recording."""
+    return f"{os.path.splitext(name)[0]}.txt"
 
 
 def _is_audio(name: str) -> bool:

@@ -16,6 +16,8 @@ from jaxgen.features import FeatureSpec
 from jaxgen.provenance import record as provenance
 
 _BLOCK = 1 << 22  # samples that are in memory together: minutes
+_MARGIN = 0.05  # seconds that stay of a quiet end
+_FULL = 0.99  # of full scale, from which on a sample counts as clipped
 _AT_ONCE = 16  # clips whose first blocks wait decoded
 
 
@@ -36,6 +38,10 @@ class AudioPolicy:
     """Longer clips are refused, as soon as so much is decoded: a small file may decode to any amount."""
     silence_dbfs: float = -60.0
     """Clips whose peak stays below this level, in dB of full scale, are refused as silent."""
+    trim_dbfs: float | None = None
+    """Quiet starts and ends are cut: what is below this level, in dB of full scale, but for 50 ms; none cuts nothing."""
+    max_clipped: float = 1.0
+    """Largest share of samples at or above 99 % of full scale, 0 to 1; clips that have more are refused as clipped."""
     synthetic: Literal["refuse", "accept"] = "refuse"
     """Clips whose own metadata says that a model made them, as those of jaxgen do: refuse or accept them."""
 
@@ -62,6 +68,8 @@ class Block:
     """Largest amplitude of any channel so far, before it is mixed or resampled."""
     peak: float
     """Largest amplitude of the samples so far."""
+    trimmed: int = 0
+    """Samples that were cut at its ends so far."""
 
 
 def decode_clips(
@@ -123,17 +131,23 @@ def _blocks(clip: Clip, features: FeatureSpec, policy: AudioPolicy) -> Iterator[
             raise AudioError(f"{rate} Hz instead of {sample_rate} Hz")
         if policy.synthetic == "refuse" and provenance.parse(recording.comment) is not None:
             raise AudioError("made by a model, not recorded; --audio.synthetic accept takes it")
-        num_samples, peak, source = 0, 0.0, _Source()
+        num_samples, peak, source, ends = 0, 0.0, _Source(), _Ends(sample_rate, policy.trim_dbfs)
         heard = _heard(audio.limit_seconds(recording.blocks, rate, policy.max_seconds), features, policy, source)
-        for samples in audio.rechunk(audio.resample(heard, rate, sample_rate), _BLOCK):
+        for samples in audio.rechunk(ends.cut(audio.resample(heard, rate, sample_rate)), _BLOCK):
             num_samples += len(samples)
             peak = max(peak, _peak(samples))
             if is_last := len(samples) < _BLOCK:
+                if not num_samples and ends.trimmed:
+                    raise AudioError(f"silent, below --audio.trim-dbfs {policy.trim_dbfs:g}")
+                if source.clipped > policy.max_clipped * max(source.num_values, 1):
+                    raise AudioError(
+                        f"clipped ({100 * source.clipped / source.num_values:.2f} % of samples at full scale)"
+                    )
                 if num_samples < max(1.0, policy.min_seconds * sample_rate):
                     raise AudioError(f"too short ({num_samples / sample_rate:.3f} s)")
                 if decibels(peak) < policy.silence_dbfs:
                     raise AudioError(_why_silent(source.peak, channels, features, policy))
-            yield Block(samples, is_last, rate, channels, source.peak, peak)
+            yield Block(samples, is_last, rate, channels, source.peak, peak, ends.trimmed)
 
 
 @dataclasses.dataclass
@@ -141,12 +155,47 @@ class _Source:
     """What has been read of a recording."""
 
     peak: float = 0.0
+    clipped: int = 0
+    num_values: int = 0
+
+
+class _Ends:
+    """Cuts the quiet ends of a clip as its samples come. Only a quiet stretch is held, until something is heard behind it."""
+
+    def __init__(self, sample_rate: int, level_dbfs: float | None):
+        self._level, self._margin = level_dbfs, round(_MARGIN * sample_rate)
+        self.trimmed = 0
+
+    def cut(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """The samples [nsamp, *sample_shape] from shortly before the first to shortly behind the last that are not quiet."""
+        if self._level is None:
+            yield from blocks
+            return
+        quiet: list[Samples] = []
+        begun, threshold = False, 10 ** (self._level / 20)
+        for block in blocks:
+            loud = np.flatnonzero(np.abs(block).reshape(len(block), -1).max(axis=1, initial=0.0) >= threshold)
+            if not len(loud):
+                quiet.append(block)
+                continue
+            before = np.concatenate([*quiet, block[: loud[0]]])
+            kept = before if begun else before[max(0, len(before) - self._margin) :]
+            self.trimmed += len(before) - len(kept)
+            yield np.concatenate([kept, block[loud[0] : loud[-1] + 1]])
+            begun, quiet = True, [block[loud[-1] + 1 :]]
+        rest = np.concatenate(quiet) if quiet else None
+        if rest is not None:
+            kept = rest[: self._margin if begun else 0]
+            self.trimmed += len(rest) - len(kept)
+            yield kept
 
 
 def _heard(blocks: Iterable[Samples], features: FeatureSpec, policy: AudioPolicy, source: _Source) -> Iterator[Samples]:
     """The channels that the features take."""
     for block in blocks:
         source.peak = max(source.peak, _peak(block))
+        source.clipped += int(np.count_nonzero(np.abs(block) >= _FULL))
+        source.num_values += block.size
         yield select_channels(block, features, policy)
 
 

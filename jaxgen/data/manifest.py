@@ -18,6 +18,10 @@ from jaxgen.data.clips import canonical_field, parse_split
 NAMES = ("manifest.csv", "manifest.jsonl")
 """File names; where a folder holds both, the first is read."""
 
+METADATA = "metadata.csv"
+"""A manifest, too, where it has a column `path`, or lines of `id|text` as LJSpeech's."""
+
+_LJSPEECH = ("path", "text", "normalised_text")
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")
 _UNSEEN = "\ufeff\u200b\u2060"  # marks that editors leave before the first name
 _DELIMITERS = {";": "';'", "\t": "a tab", "|": "'|'"}
@@ -25,12 +29,23 @@ _DELIMITERS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 def find(root: Path) -> Path | None:
     """The manifest of a folder; None where there is none."""
-    return next((root / name for name in NAMES if os.path.lexists(root / name)), None)
+    known = next((root / name for name in NAMES if os.path.lexists(root / name)), None)
+    return known or (root / METADATA if _is_manifest(root / METADATA) else None)
 
 
-def read(manifest: Path) -> dict[str, dict[str, str]]:
+def _is_manifest(metadata: Path) -> bool:
+    """Whether a metadata.csv names files: others mean something else by that name."""
+    try:
+        first = read_regular(metadata).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    return "|" in first or "path" in [name.strip() for name in first.split(",")]
+
+
+def read(manifest: Path, columns: str = "") -> dict[str, dict[str, str]]:
     """The other fields of each path. Paths are normalised (./a.wav is a.wav), and fields have one spelling (NFC).
 
+    columns: names of the columns of a metadata.csv without a header, as "path,text,seconds"; empty for those of LJSpeech.
     Raises UserError, with the line, for what cannot be parsed, for a row without a path, and for two rows of one path.
     """
     try:
@@ -40,7 +55,7 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{manifest} cannot be read as UTF-8 text ({error}).") from None
     rows = dict[str, dict[str, str]]()
-    for line, cells in (_csv_rows if manifest.suffix == ".csv" else _json_rows)(text, manifest):
+    for line, cells in _rows(text, manifest, columns):
         row = _named(cells, f"{manifest}, line {line}")
         written = row.pop("path", "")
         path = str(PurePosixPath(written)) if written else ""
@@ -55,6 +70,46 @@ def read(manifest: Path) -> dict[str, dict[str, str]]:
     if not rows:
         raise UserError(f"{manifest} names no file; it needs a column `path`.")
     return rows
+
+
+def _rows(text: str, manifest: Path, columns: str) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    if manifest.suffix != ".csv":
+        return _json_rows(text, manifest)
+    if manifest.name == METADATA and "|" in text.split("\n", 1)[0]:
+        return _bar_rows(text, manifest, [name.strip() for name in columns.split(",")] if columns else [])
+    return _csv_rows(text, manifest)
+
+
+def _bar_rows(text: str, manifest: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """(number of the line, (column, cell) of each column) of lines of `id|text`, without quotes and a header."""
+    lines = [
+        (number, line.rstrip("\r").split("|")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]
+    names = list(columns) or list(_LJSPEECH[: len(lines[0][1])])
+    if not columns and len(lines[0][1]) == 3 and all(_is_number(cells[-1]) for _, cells in lines):
+        raise UserError(
+            f"{manifest}: its third column holds numbers, expected LJSpeech's normalised text; name its columns, as in "
+            "--data.columns path,text,seconds."
+        )
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise UserError(
+                f"{manifest}, line {number} has {len(cells)} cells between '|', expected {len(names)} ({', '.join(names)}); "
+                "mend the line, or name the columns, as in --data.columns path,text,seconds."
+            )
+        row = [(name, cell.strip()) for name, cell in zip(names, cells, strict=True)]
+        yield number, [(name, _file_of(cell, manifest.parent) if name == "path" else cell) for name, cell in row]
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"\s*\d+(\.\d+)?\s*", cell) is not None
+
+
+def _file_of(name: str, root: Path) -> str:
+    """The file that an id means, below `root`: in wavs/ or not, with a suffix of audio or not; its name where none is there."""
+    choices = [f"{folder}{name}{suffix}" for folder in ("wavs/", "") for suffix in (*sorted(audio.AUDIO_SUFFIXES), "")]
+    found = [choice for choice in choices if name and "\0" not in name and (root / choice).is_file()]
+    return found[0] if found else name
 
 
 def _named(cells: Sequence[tuple[str, str]], where: str) -> dict[str, str]:

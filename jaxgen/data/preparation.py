@@ -64,6 +64,8 @@ def prepare(
                 spec.check_clips({each.clip.name: each.clip.fields for each in found if not each.clip.refused})
             with explain_write_errors(cache), partial_folder(directory.parent) as partial:
                 stored, refused = _write_clips(partial, found, features, streams, policy, pool)
+                stored, misfits = _without_misfits(partial, stored, features, streams)
+                refused += misfits
                 _check_refused(len(found), refused, policy, features, cache / "refused.json")
                 _write_index(partial, key, _with_validation(stored, dataset), refused, features, streams)
                 _move(partial, directory)
@@ -150,6 +152,46 @@ def _write_clips(
     return stored, refused
 
 
+def _without_misfits(
+    directory: Path, stored: Sequence[StoredClip], features: FeatureSpec, streams: Mapping[str, StreamSpec]
+) -> tuple[list[StoredClip], list[tuple[str, str]]]:
+    """The clips without those whose streams do not fit their sound, and (name, reason) of these; arrays are closed up."""
+    seconds = [clip.num_samples / features.sample_rate for clip in stored]
+    reasons: dict[int, str] = {}
+    for name, spec in streams.items():
+        reasons |= spec.misfits([clip.streams[name][1] for clip in stored], seconds)
+    if not reasons:
+        return list(stored), []
+    kept = [clip for place, clip in enumerate(stored) if place not in reasons]
+    sample_bytes = SAMPLE_DTYPE.itemsize * features.channels
+    if not features.is_symbolic:
+        _keep(directory / "samples.bin", [(c.sample_offset, c.num_samples) for c in kept], sample_bytes)
+    _keep(directory / "steps.bin", [(c.step_offset, c.num_steps) for c in kept], _step_bytes(features))
+    for name, spec in streams.items():
+        size = spec.step_dtype.itemsize * math.prod(spec.step_shape)
+        _keep(directory / f"{stream_file(name)}.bin", [c.streams[name] for c in kept], size)
+    closed, samples, steps, values = [], 0, 0, dict.fromkeys(streams, 0)
+    for clip in kept:
+        places = {name: (values[name], clip.streams[name][1]) for name in streams}
+        closed.append(dataclasses.replace(clip, sample_offset=samples, step_offset=steps, streams=places))
+        samples, steps = samples + clip.num_samples, steps + clip.num_steps
+        values = {name: start + count for name, (start, count) in places.items()}
+    return closed, [(stored[place].name, reason) for place, reason in sorted(reasons.items())]
+
+
+def _keep(path: Path, ranges: Sequence[tuple[int, int]], size: int) -> None:
+    """Leaves of a file the items (first, count) of some ranges, in their order, of `size` bytes each."""
+    with path.open("r+b") as file:
+        end = 0
+        for start, count in ranges:
+            file.seek(start * size)
+            content = file.read(count * size)
+            file.seek(end)
+            file.write(content)
+            end += len(content)
+        file.truncate(end)
+
+
 def _write_clip(
     found: FoundClip,
     blocks: Iterator[Block],
@@ -188,6 +230,7 @@ def _write_clip(
         loudness_dbfs=decibels(math.sqrt(energy / (num_samples * features.channels))),
         source_peak=block.source_peak,
         peak=block.peak,
+        trimmed=block.trimmed,
         streams={
             name: _write_stream(files[stream_file(name)], spec, example, features, found.clip.name)
             for name, spec in streams.items()

@@ -50,10 +50,22 @@ class ClipSummary(Protocol):
     def peak(self) -> float: ...
     @property
     def music(self) -> ScoreFacts | None: ...
+    @property
+    def trimmed(self) -> int: ...
+    @property
+    def streams(self) -> Mapping[str, tuple[int, int]]: ...
 
 
-def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], features: FeatureSpec) -> dict[str, Any]:
-    """A JSON-able report of accepted clips, as the features take them, and of (name, reason) of refused ones."""
+def describe(
+    clips: Sequence[ClipSummary],
+    refused: Sequence[tuple[str, str]],
+    features: FeatureSpec,
+    sequences: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A JSON-able report of accepted clips, as the features take them, and of (name, reason) of refused ones.
+
+    sequences: streams, such as a text, that have a length of their own.
+    """
     pieces = [clip.music for clip in clips if clip.music is not None]
     if isinstance(features, ScoreSpec):
         lengths, of_its_kind = [piece.seconds for piece in pieces], describe_scores(pieces, features.frames_per_quarter)
@@ -77,6 +89,7 @@ def describe(clips: Sequence[ClipSummary], refused: Sequence[tuple[str, str]], f
         "other_fields": [name for name, counts in values.items() if len(counts) > _MOST_VALUES],
         "seconds": histogram(np.array(lengths)),
         **of_its_kind,
+        "streams": {name: _lengths([clip.streams[name][1] for clip in clips], lengths) for name in sequences},
         "refused": _listing(refused),
     }
 
@@ -95,7 +108,17 @@ def _of_sound(clips: Sequence[ClipSummary], features: FeatureSpec) -> dict[str, 
         "weakened": sum(clip.peak < _MUCH_WEAKER * clip.source_peak for clip in clips),
         "above_full_scale": {"clips": len(loud), "peak": max(loud, default=0.0)},
         "loudness_dbfs": histogram(np.array([clip.loudness_dbfs for clip in clips])),
+        "trimmed": {
+            "clips": sum(clip.trimmed > 0 for clip in clips),
+            "seconds": sum(clip.trimmed for clip in clips) / features.sample_rate,
+        },
     }
+
+
+def _lengths(lengths: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
+    """Of a stream with a length of its own: how many values clips have, and how many a second."""
+    counts = np.array(lengths, np.float64)
+    return {"values": histogram(counts), "values_a_second": histogram(counts / np.array(seconds))}
 
 
 def add_refused(report: Mapping[str, Any], others: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -121,6 +144,7 @@ def summary(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['clips']} {unit}, {report['hours']:.2f} h: {splits}",
         *(music_lines(report) if report["is_symbolic"] else _sound_lines(report)),
+        *(_said_of(name, stream) for name, stream in report["streams"].items()),
         f"licences: {listed(report['licences'])}",
         *(f"{name}: {listed(counts)}" for name, counts in report["labels"].items()),
         *([] if report["is_symbolic"] else _sound_warnings(report)),
@@ -140,13 +164,14 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def _sound_lines(report: Mapping[str, Any]) -> list[str]:
-    seconds, loudness = report["seconds"], report["loudness_dbfs"]
+    seconds, loudness, cut = report["seconds"], report["loudness_dbfs"], report["trimmed"]
     return [
         f"length: {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s",
         f"sample rates (Hz): {listed(report['sample_rates_hz'])}; {report['resampled']} resampled to "
         f"{report['sample_rate_hz']} Hz",
         f"channels: {listed(report['channels'])}; {_channels_made(report)}",
         f"loudness: {loudness['min']:.1f} to {loudness['max']:.1f} dBFS, median {loudness['median']:.1f} dBFS",
+        *([f"quiet ends cut: {cut['seconds']:.1f} s of {cut['clips']} clips"] if cut["clips"] else []),
     ]
 
 
@@ -163,6 +188,14 @@ def _sound_warnings(report: Mapping[str, Any]) -> list[str]:
             f"above full scale: {loud['clips']} of the clips, up to {loud['peak']:.2f}; what is made ends at 1.00"
         )
     return lines
+
+
+def _said_of(name: str, stream: Mapping[str, Any]) -> str:
+    values, rate = stream["values"], stream["values_a_second"]
+    return (
+        f"{name}: {values['min']:.0f} to {values['max']:.0f} values, median {values['median']:.0f}; "
+        f"{rate['min']:.1f} to {rate['max']:.1f} a second, median {rate['median']:.1f}"
+    )
 
 
 def _channels_made(report: Mapping[str, Any]) -> str:

@@ -58,6 +58,8 @@ class StoredClip:
     """Largest amplitude of the recording, before it was mixed or resampled; full scale 1.0."""
     peak: float
     """Largest amplitude of the samples."""
+    trimmed: int = 0
+    """Samples, at the features' rate, that were cut at its quiet ends."""
     streams: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """Of each further stream, where its values begin in its array, and how many they are."""
     music: ScoreFacts | None = None
@@ -99,7 +101,7 @@ class Store:
             self.key, self.features, self.clips = index.key, index.features, index.clips
             self.streams = dict(index.streams)
             step = self.features.step_shape, self.features.step_dtype
-            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features)
+            self.report: dict[str, Any] = report.describe(self.clips, index.refused, self.features, self._sequences())
             self._moments = index.mean, index.std
             num_samples, num_steps = _lengths(self.clips)
             hashes = [index.hashes[name] for name in ("samples", "steps")]
@@ -115,6 +117,10 @@ class Store:
         self._samples = BlockArray(directory / "samples.bin", kept, shape, SAMPLE_DTYPE, hashes[0])
         self._steps = BlockArray(directory / "steps.bin", num_steps, *step, hashes[1])
         self._streams = {name: self._stream_array(name, spec, index) for name, spec in self.streams.items()}
+
+    def _sequences(self) -> list[str]:
+        """The streams that have lengths of their own."""
+        return [name for name, spec in self.streams.items() if not spec.is_aligned]
 
     def _stream_array(self, name: str, spec: StreamSpec, index: Index) -> BlockArray:
         try:

@@ -60,8 +60,8 @@ def normalise(written: str, language: Language) -> Spoken:
         text = pattern.sub(read, text)
     text = "".join(_said(sign, language) for sign in text.lower())
     pattern, read = language.abbreviations
-    text = _tidy(pattern.sub(read, _tidy(text)))
-    return Spoken(_MARK_BETWEEN.sub(r"\1 ", text), unknown)
+    text = _MARK_BETWEEN.sub(r"\1 ", _tidy(text))
+    return Spoken(_tidy(pattern.sub(read, text)), unknown)
 
 
 def _said(sign: str, language: Language) -> str:

@@ -243,7 +243,7 @@ _TITLES = {
 }  # fmt: skip
 _MAY_CLOSE = {"jr.", "sr.", "ave.", "blvd.", "rd.", "inc.", "ltd.", "corp.", "co.", "bros.", "etc.", "et al."}
 _ABBREVIATIONS = {
-    "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "vs.": "versus", "approx.": "approximately",
+    "e. g.": "for example", "i. e.": "that is", "etc.": "et cetera", "vs.": "versus", "approx.": "approximately",
     "et al.": "and others", "dept.": "department", "w/o": "without",
 }  # fmt: skip
 _WITH_NUMBER = {
