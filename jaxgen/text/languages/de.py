@@ -293,7 +293,7 @@ _TITLES = {
 
 _YEAR = r"(?P<year>[12]\d{3})(?!\d)"
 _RULES: tuple[Rule, ...] = (
-    (re.compile(r"(?<![\w./:@+-])(?:https?://|www\.)[^\s()\"']+", re.IGNORECASE), _address),
+    (re.compile(r"(?<![\w./:@+-])(?:https?://|www\.)(?=\w)[^\s()\"']+", re.IGNORECASE), _address),
     (re.compile(r"(?<![\w.+@-])[\w.+-]++@[\w-]++(?:\.[\w-]++)+"), _address),
     (re.compile(r"(?<![\w.@-])(?:[a-z][a-z0-9-]*+\.)+?(?:de|com|org|net|at|ch|eu)(?:/[^\s()\"']*)?(?![\w-])"), _address),
     (at_start(r"(?P<year>[12]\d{3})-(?P<m>\d\d)-(?P<d>\d\d)(?![\d-])"), _whole_date),

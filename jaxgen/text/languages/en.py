@@ -265,7 +265,7 @@ def _saint(match: re.Match[str]) -> str:
 _HALF = r"(?P<half>[ap]\.? ?m\b\.?|[AP]\.? ?M\b\.?)"
 _YEAR = r"(?P<year>[12]\d{3})(?!\d)"
 _RULES: tuple[Rule, ...] = (
-    (re.compile(r"(?<![\w./:@+-])(?:https?://|www\.)[^\s()\"']+", re.IGNORECASE), _address),
+    (re.compile(r"(?<![\w./:@+-])(?:https?://|www\.)(?=\w)[^\s()\"']+", re.IGNORECASE), _address),
     (re.compile(r"(?<![\w.+@-])[\w.+-]++@[\w-]++(?:\.[\w-]++)+"), _address),
     (re.compile(r"(?<![\w.@-])(?:[a-z][a-z0-9-]*+\.)+?(?:com|org|net|edu|gov|io)(?:/[^\s()\"']*)?(?![\w-])"), _address),
     (at_start(r"(?P<year>[12]\d{3})-(?P<m>\d\d)-(?P<d>\d\d)(?![\d-])"), _digit_date),
