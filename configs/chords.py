@@ -5,6 +5,9 @@ python -m jaxgen.generate --workdir runs/chords --melody tune.mid
 
 Without --data.root it learns from 400 tunes that are composed by rules. --data.root takes a folder of MIDI files of two
 tracks, the melody first.
+
+3.4 min of processor time on 2 CPU cores. Validation on the Nottingham tunes: the right root for 58.7 % of the time, a hidden
+Markov model 56.5 % (docs/results/chords.md, 2026-11-30).
 """
 
 from jaxgen.config import Config
