@@ -181,3 +181,14 @@ def test_voices_stay_under_a_melody_that_is_given(cache):
 
     assert above(Sampling()) > 0
     assert above(Sampling(crossing=False)) == 0
+
+
+@pytest.mark.parametrize(("word", "key"), [("C minor", (0, True)), ("B♭ major", (10, False)), ("F♯m", (6, True))])
+def test_a_key_is_known_as_reports_write_it(word, key):
+    assert NoteLimits.parse((), True, word).key == key
+
+
+def test_one_range_may_be_a_text():
+    assert NoteLimits.parse("36:81", True, "").ranges == ((36, 81),)
+    with pytest.raises(UserError, match="--range is"):
+        NoteLimits.parse(("٣:٤",), True, "")

@@ -36,9 +36,11 @@ from jaxgen.nn.note_heads import (
 from jaxgen.nn.recurrent import GRU
 from jaxgen.objectives.likelihood import Likelihood
 from jaxgen.objectives.optimizer import AdamW
+from jaxgen.scores.chords import match_chord
+from jaxgen.scores.compose.tunes import compose_tune
 from jaxgen.scores.files import read_scores
 from jaxgen.scores.midi import write_midi
-from jaxgen.scores.score import Score, ScoreError, make_notes, select_tracks
+from jaxgen.scores.score import Score, ScoreError, ends, make_notes, quantise, select_tracks
 
 B, T, H = 3, 12, 6
 VOICES = Voices(lowest=36, highest=84)
@@ -221,6 +223,34 @@ def test_notes_that_go_on_from_none_begin(chorales, tunes):
         begun = features.begin_notes(np.stack([joined, joined[::-1]]))
         for mine, given in zip(begun, (joined, joined[::-1]), strict=True):
             np.testing.assert_array_equal(mine, features.encode_score(features.decode_score(given))[: len(given)])
+
+
+@pytest.mark.parametrize("semitones", range(-12, 13))
+def test_no_code_is_beyond_the_range(semitones):
+    """Of a range of less than an octave, notes that have no place are left out."""
+    few = Voices(names=("m",), lowest=60, highest=66, transpositions=1)
+    codes = np.arange(1 + 2 * few.num_pitches, dtype=np.uint8)[:, None]
+    moved = few.moved(codes, semitones)
+    assert moved.max() <= 2 * few.num_pitches
+    stay = (moved > 0)[:, 0]
+    assert set(((moved[stay].astype(int) - codes[stay]) // 2 - semitones).ravel().tolist()) <= {0, 12, -12}
+    with pytest.raises(UserError, match="at most 127 pitches"):
+        Voices(lowest=0, highest=127)
+    with pytest.raises(UserError, match="Melody is track -1"):
+        Melody(track=-1)
+
+
+def test_chords_are_those_that_sound_in_their_frame():
+    features = Chords()
+    for index in range(5):
+        score = quantise(compose_tune(3, index), (4,))[0]
+        notes, ticks = select_tracks(score, [1]).notes, score.ticks_per_quarter // 2
+        for frame, (root, quality) in enumerate(features.encode_score(score).tolist()):
+            sounds = (notes["onset"] < (frame + 1) * ticks) & (ends(notes) > frame * ticks)
+            chord = match_chord(notes[sounds]["pitch"].tolist(), features.qualities)
+            assert (root > 0) == (chord is not None)
+            if chord is not None:
+                assert (root - 1, features.qualities[quality]) == (chord.root, chord.quality)
 
 
 def test_variant_0_is_the_piece_itself(chorales):

@@ -22,7 +22,7 @@ from jaxgen.core.errors import ExitCode, UserError, run
 from jaxgen.core.files import explain_write_errors, partial_folder
 from jaxgen.core.names import CACHE_DIR, UserPath, check_no_link_out, normalize
 from jaxgen.core.options import check_one_code, parse, split_values
-from jaxgen.inference.sampler import ClipRequest, parse_bars
+from jaxgen.inference.sampler import ClipRequest, check_size, parse_bars
 from jaxgen.inference.sampling_overrides import SamplingOverrides
 from jaxgen.inference.score_files import write_beside
 from jaxgen.storage import open_run_copy, output_folder
@@ -30,7 +30,6 @@ from jaxgen.training.interrupts import Interrupts
 from jaxgen.training.schedule import check_seed
 
 if TYPE_CHECKING:  # jax is slow to import
-    from jaxgen.features import FeatureSpec
     from jaxgen.scores.score import Score
 
 
@@ -161,7 +160,7 @@ def _generate(options: Options, workdir: Path, out: Path, shown: str) -> int:
         sampler.read_timing(options.prompt, said),
     )
     batches = sampler.batches(trained.params, request, evaluation.sampling)
-    _check_size(sampler.max_samples(request), features)
+    check_size(sampler.max_samples(request), features)
     total = request.total
     save = functools.partial(
         trained.save_clips,
@@ -249,17 +248,6 @@ def stream_to_files(
                     for path in (wav.with_suffix(".json"), wav, *sorted(others)):  # nothing is ever without its mark
                         os.replace(path, out / path.name)
     return num_samples
-
-
-def _check_size(num_samples: int, features: "FeatureSpec") -> None:
-    rate, most = features.sample_rate, audio.MOST_WAV_SAMPLES // features.channels
-    if num_samples > most:
-        stereo = " in stereo" * (features.channels > 1)
-        raise UserError(
-            f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most "
-            f"{most // rate:,} s at {rate} Hz{stereo}; lower --seconds and continue with --prompt, or lower "
-            "--interpolate or --num-clips."
-        )
 
 
 def named_values(words: tuple[str, ...], option: str) -> dict[str, str]:

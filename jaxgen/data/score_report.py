@@ -22,7 +22,7 @@ NOT_STATED = "not stated"
 _EXCERPT_QUARTERS = 64  # of a piece that is drawn
 _MOST_VOICES = 8  # whose ranges are told one by one
 _MOST_VALUES = 8  # in a line
-_MOST_BARS = 24  # of a picture
+_MOST_COLUMNS = 24  # of a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _draw_excerpt(axis: Any, piece: Mapping[str, Any], is_last: bool) -> None:
 
 
 def _draw_counts(axis: Any, counts: Mapping[str, int], label: str) -> None:
-    shown = dict(list(counts.items())[:_MOST_BARS])
+    shown = dict(list(counts.items())[:_MOST_COLUMNS])
     if rest := sum(counts.values()) - sum(shown.values()):
         shown["others"] = rest
     axis.bar(range(len(shown)), list(shown.values()), color="#72b7b2")

@@ -1,5 +1,6 @@
 """Chords, frame by frame: what accompanies a melody in folk tunes and songs."""
 
+import collections
 import dataclasses
 import itertools
 
@@ -66,11 +67,20 @@ class Chords(ScoreSpec):
         notes = select_tracks(score, [self.track]).notes
         ticks = score.ticks_per_quarter // self.frames_per_quarter
         frames = np.zeros((-(-score.length // ticks), 2), np.uint8)
-        for frame in range(len(frames)):
-            sounding = notes[(notes["onset"] < (frame + 1) * ticks) & (ends(notes) > frame * ticks)]
-            chord = match_chord(sounding["pitch"].tolist(), self.qualities)
+        begins, stops = notes["onset"] // ticks, -(-ends(notes) // ticks)
+        changes = sorted({*begins.tolist(), *stops.tolist()})
+        order, last, sounding = np.argsort(stops, kind="stable"), 0, collections.Counter[int]()
+        ended, pitches = 0, notes["pitch"].tolist()  # notes are in the order of their onsets
+        for frame, following in itertools.pairwise([*changes, len(frames)]):
+            while ended < len(order) and stops[order[ended]] <= frame:
+                sounding[pitches[order[ended]]] -= 1
+                ended += 1
+            while last < len(begins) and begins[last] <= frame:
+                sounding[pitches[last]] += 1
+                last += 1
+            chord = match_chord(list(+sounding), self.qualities)
             if chord is not None:
-                frames[frame] = 1 + chord.root, self.qualities.index(chord.quality)
+                frames[frame:following] = 1 + chord.root, self.qualities.index(chord.quality)
         return frames
 
     def decode_score(self, steps: NDArray[np.uint8]) -> Score:

@@ -116,7 +116,7 @@ class ScoreSpec(FeatureSpec):
 
     def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
         """Frames uint8 [T, *step_shape], up to an octave higher or lower; notes that would leave the features' range are an
-        octave nearer.
+        octave nearer, or left out where that is out of range, too.
         """
         raise NotImplementedError
 
@@ -289,6 +289,10 @@ class Voices(ScoreSpec):
             f"features.lowest is {self.lowest} and features.highest {self.highest}, of {len(self.names)} voices; expected MIDI "
             "pitches from 0 to 127, the lowest first, and at least one voice.",
         )
+        require(
+            self.num_pitches <= 127,
+            f"features.lowest is {self.lowest} and features.highest {self.highest}, expected at most 127 pitches.",
+        )
 
     @property
     def num_pitches(self) -> int:
@@ -359,7 +363,10 @@ class Voices(ScoreSpec):
     def moved(self, steps: np.ndarray, semitones: int) -> np.ndarray:
         moved = steps.astype(np.int64) + 2 * semitones
         moved = np.where(moved < 1, moved + 24, np.where(moved > 2 * self.num_pitches, moved - 24, moved))
-        return np.where(steps == 0, 0, moved).astype(np.uint8)
+        inside = (moved >= 1) & (
+            moved <= 2 * self.num_pitches
+        )  # a range of less than an octave may have no place for it
+        return np.where((steps == 0) | ~inside, 0, moved).astype(np.uint8)
 
 
 def _before(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:

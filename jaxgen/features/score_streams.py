@@ -68,6 +68,11 @@ class Melody(StreamSpec):
 
     def __post_init__(self) -> None:
         require(1 <= self.per_frame <= 96, f"streams: Melody has {self.per_frame} values a frame, expected 1 to 96.")
+        require(
+            0 <= self.lowest < self.highest <= 127 and self.track >= 0,
+            f"streams: Melody is track {self.track} from pitch {self.lowest} to {self.highest}, expected a track from 0 on and "
+            "MIDI pitches from 0 to 127, the lowest first.",
+        )
 
     @property
     def step_shape(self) -> tuple[int, ...]:
@@ -97,7 +102,7 @@ class Melody(StreamSpec):
         try:
             codes = self._encode(select_tracks(score, voiced[:1]), features)
         except ScoreError as error:
-            raise _unusable(said, error) from None
+            raise self._unusable(said, error) from None
         if not codes.any():
             raise UserError(f"the melody '{said}' has no notes; pass a file of one voice.")
         return self._framed(codes, -(-len(codes) // self.per_frame))
@@ -134,7 +139,14 @@ class Melody(StreamSpec):
         try:
             return self._voice(features).read_score(said)
         except ScoreError as error:
-            raise _unusable(said, error) from None
+            raise self._unusable(said, error) from None
+
+    def _unusable(self, said: str, error: ScoreError) -> UserError:
+        reason = str(error).partition("; ")[0]  # what may be changed in training does not help here
+        return UserError(
+            f"the melody '{said}' cannot be used ({reason}); pass a file of one voice, whose pitches are {self.lowest} to "
+            f"{self.highest}."
+        )
 
     def _voice(self, features: FeatureSpec) -> Voices:
         if not isinstance(features, ScoreSpec):
@@ -146,7 +158,3 @@ class Melody(StreamSpec):
             frames_per_quarter=features.frames_per_quarter * self.per_frame,
             quarters_per_minute=features.quarters_per_minute,
         )
-
-
-def _unusable(said: str, error: ScoreError) -> UserError:
-    return UserError(f"the melody '{said}' cannot be used ({error}); pass a file of one voice.")

@@ -292,7 +292,8 @@ class Generator(ClipSampler):
         known = dict(self._spec.streams)
         for name in self._model.streams:
             if any(name not in row for row in given):
-                raise UserError(f"the model reads '{name}', which is not said; pass --input {name}=...")
+                how = "--melody FILE" if name == "melody" else f"--input {name}=..."
+                raise UserError(f"the model reads '{name}', which is not said; pass {how}.")
         if strangers := sorted({name for row in given for name in row} - {*self._model.streams}):
             reads = ", ".join(self._model.streams) or "none"
             raise UserError(f"the model has no input '{strangers[0]}'; its inputs: {reads}. Change --input.")

@@ -3,13 +3,17 @@
 import abc
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgen.audio import MOST_WAV_SAMPLES
 from jaxgen.core.errors import UserError
 from jaxgen.scores.score import Score
+
+if TYPE_CHECKING:  # jax is slow to import
+    from jaxgen.features import FeatureSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,17 @@ class ClipRequest:
     def total(self) -> int:
         """Clips that are made, the interpolated one included."""
         return self.num_clips + (self.interpolate is not None)
+
+
+def check_size(num_samples: int, features: "FeatureSpec") -> None:
+    """Raises UserError where a clip of so many samples is more than a wav file holds."""
+    rate, most = features.sample_rate, MOST_WAV_SAMPLES // features.channels
+    if num_samples > most:
+        stereo = " in stereo" * (features.channels > 1)
+        raise UserError(
+            f"a clip would last {num_samples / rate:.3g} s, but a wav file holds at most {most // rate:,} s at {rate} "
+            f"Hz{stereo}; lower --seconds or --bars and continue with --prompt, or lower --interpolate or --num-clips."
+        )
 
 
 def parse_bars(said: str) -> tuple[int, int]:

@@ -100,9 +100,9 @@ class ScoreSampler(Generator):
             **options,
         )
         if bars is not None and lengths.min() < end:
-            raise UserError(
-                f"what the pieces go along with has {lengths.min() * bars / end:g} bars; lower --bars {bars}."
-            )
+            there = lengths.min() * bars / end
+            remedy = f"pass --bars {int(there)} or fewer, or leave it out" if there >= 1 else "leave out --bars"
+            raise UserError(f"what the pieces go along with has {there:.3g} bars; {remedy}.")
         rows = np.concatenate(list(steps), axis=1)[:, len(before) :]
         pieces = [np.concatenate([before, features.moved(row, -semitones)]) for row in rows]
         return [
@@ -290,4 +290,5 @@ class ScoreSampler(Generator):
 
 
 def _unusable(path: str, error: ScoreError) -> UserError:
-    return UserError(f"the prompt '{path}' cannot be used ({error}); pass --prompt a file of written music.")
+    reason = str(error).partition("; ")[0]  # what may be changed in training does not help here
+    return UserError(f"the prompt '{path}' cannot be used ({reason}); pass --prompt a file like the training pieces.")

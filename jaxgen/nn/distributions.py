@@ -72,7 +72,7 @@ class Sampling:
 
     @property
     def limits(self) -> NoteLimits:
-        """What `range`, `crossing` and `key` say. They take away what may be drawn, after all else; likelihoods know nothing
+        """What `range`, `crossing` and `key` say. They take away what may be drawn, before all else; likelihoods know nothing
         of them."""
         return NoteLimits.parse(self.range, self.crossing, self.key)
 

@@ -25,7 +25,7 @@ from jaxgen.core.numerics import fix_settings
 from jaxgen.core.options import check_one_code
 from jaxgen.evaluation.audio_metric import AudioMetric
 from jaxgen.features import Decoder
-from jaxgen.inference.sampler import ClipRequest, ClipSampler, parse_bars
+from jaxgen.inference.sampler import ClipRequest, ClipSampler, check_size, parse_bars
 from jaxgen.inference.score_files import write_beside
 from jaxgen.inference.vocoder_run import open_vocoder
 from jaxgen.recipes.presets import load_config
@@ -148,6 +148,7 @@ class TrainedRun:
             timing=sampler.read_timing(path, said),
             soundfont=None if soundfont is None else expand(os.fspath(soundfont)),
         )
+        check_size(sampler.max_samples(request), self.run.spec.features)
         rows, clips, scores = sampler.clips(self.run.params, request, evaluation.sampling)
         return Waveforms(
             tuple(clips),

@@ -106,6 +106,9 @@ def _check_members(trained: Run, others: Sequence[Run]) -> None:
         raise UserError(
             f"the run's model {trained.config.evaluation.models}, so a mixture has no likelihood; leave out --mixture."
         )
+    folders = [run.workdir.resolve() for run in (trained, *others)]
+    if others and len(set(folders)) < len(folders):
+        raise UserError("a run is in the mixture twice; name each once, and --workdir not at all in --mixture.")
     for other in others:
         if trained.config.model != other.config.model:
             raise UserError(
@@ -169,6 +172,7 @@ def _test_data(config: Config, root: str, request: EvaluationRequest) -> Dataset
         raise UserError(f"--data.split {request.split} is of the run's own data; leave it out beside --data.root.")
     everything = HashFraction(0.0)
     if config.features.is_symbolic:
-        return Scores(root=root, validation=everything)
+        frames = getattr(config.data, "frames_per_quarter", Scores.frames_per_quarter)
+        return Scores(root=root, frames_per_quarter=frames, validation=everything)
     pattern = request.pattern or config.data.pattern
     return Folder(root=root, pattern=pattern, unmatched="unlabelled", validation=everything)

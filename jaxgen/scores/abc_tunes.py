@@ -5,6 +5,7 @@ and tempo, and several voices. Ornaments and grace notes are left out; lyrics an
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import Counter
@@ -67,8 +68,8 @@ class _Bar:
 
 def split_tunes(text: str) -> list[str]:
     """The tunes of a tune book: each begins with a line X:."""
-    starts = [found.start() for found in re.finditer(r"^X:", text, re.MULTILINE)]
-    return [text[start:stop] for start, stop in zip(starts, [*starts[1:], len(text)], strict=True)]
+    starts = [found.start() for found in re.finditer(r"^[ \t]*X:", text, re.MULTILINE)]
+    return [text[start:stop].lstrip(" \t") for start, stop in itertools.pairwise([*starts, len(text)])]
 
 
 def parse_abc(tune: str) -> ScoreFile:

@@ -32,7 +32,8 @@ class NoteLimits:
     @classmethod
     def parse(cls, ranges: tuple[str, ...], crossing: bool, key: str) -> Self:
         """ranges: `lowest:highest` each. key: a note name, behind it m for minor; empty is any. Raises UserError for others."""
-        return cls(tuple(map(_parse_range, ranges)), crossing, _parse_key(key) if key else None)
+        words = (ranges,) if isinstance(ranges, str) else ranges  # as it may be given from Python
+        return cls(tuple(map(_parse_range, words)), crossing, _parse_key(key) if key else None)
 
     def __bool__(self) -> bool:
         return self != NoteLimits()
@@ -54,7 +55,7 @@ class NoteLimits:
 
 
 def _parse_range(word: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", word)
+    found = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", word)
     low, high = (-1, -1) if found is None else map(int, found.groups())
     if not 0 <= low <= high <= HIGHEST_PITCH:
         raise UserError(f"--range is '{word[:40]}', expected the lowest and the highest MIDI pitch, as 36:81.")
@@ -62,7 +63,8 @@ def _parse_range(word: str) -> tuple[int, int]:
 
 
 def _parse_key(word: str) -> tuple[int, bool]:
-    tonic = _TONICS.get(word.removesuffix("m"))
+    plain = word.replace("♭", "b").replace("♯", "#").removesuffix(" major").replace(" minor", "m")
+    tonic = _TONICS.get(plain.removesuffix("m"))
     if tonic is None:
         raise UserError(f"--key is '{word[:40]}', expected a note, and m for minor, as C, F# or Bbm.")
-    return tonic, word.endswith("m")
+    return tonic, plain.endswith("m")

@@ -215,3 +215,16 @@ def test_the_published_archives_are_read():
     assert score.length == len(voices["test"][0])
     assert from_roll(rolls["test"][0], None, 1).length == len(rolls["test"][0])
     assert (voices["train"][0] != REST).mean() > 0.9
+
+
+@pytest.mark.parametrize("text", ["", "no tune here", "\n\n", "x:1\nK:C\nCDE|\n"])
+def test_an_abc_file_without_tunes_says_so(text, tmp_path):
+    (tmp_path / "a.abc").write_text(text)
+    with pytest.raises(ScoreError, match="no ABC tune: no line begins with X:"):
+        read_scores(tmp_path / "a.abc")
+
+
+def test_an_indented_tune_is_one(tmp_path):
+    (tmp_path / "a.abc").write_text(" X:1\nT:x\nK:C\nCDEF|\n")
+    ((_, found),) = read_scores(tmp_path / "a.abc")
+    assert len(found.score.notes) == 4
