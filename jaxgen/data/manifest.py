@@ -87,10 +87,7 @@ def _bar_rows(text: str, manifest: Path, columns: Sequence[str]) -> Iterator[tup
     ]
     names = list(columns) or list(_LJSPEECH[: len(lines[0][1])])
     if not columns and len(lines[0][1]) == 3 and all(_is_number(cells[-1]) for _, cells in lines):
-        raise UserError(
-            f"{manifest}: its third column holds numbers, expected LJSpeech's normalised text; name its columns, as in "
-            "--data.columns path,text,seconds."
-        )
+        names[-1] = "seconds"  # as other corpora have it, instead of the text in other words
     for number, cells in lines:
         if len(cells) != len(names):
             raise UserError(

@@ -37,7 +37,9 @@ def _report(labels):
     clip = {"split": "train", "digest": "", "num_samples": 8, "source_rate": 8, "source_channels": 1}
     clip |= {"source_peak": 0.5, "peak": 0.5, "music": None}
     clips = [
-        type("Clip", (), clip | {"fields": {name: f"{name}{place}"}, "loudness_dbfs": -3.0})
+        type(
+            "Clip", (), clip | {"fields": {name: f"{name}{place}"}, "loudness_dbfs": -3.0, "trimmed": 0, "streams": {}}
+        )
         for place in range(2)
         for name in labels
     ]
