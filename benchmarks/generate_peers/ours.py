@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.generate_work import GenerateWork, given
 from jaxgen.inference.generation import Generator, use_all_cores
+from jaxgen.models.conditioning import Conditioning
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -34,6 +35,6 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     carry, logits = model.init_carry(1), []
     step = jax.jit(model.step)
     for code in numbers.codes:
-        outputs, carry = step(np.full((1, 1), code, np.uint8), {}, carry)
+        outputs, carry = step(np.full((1, 1), code, np.uint8), Conditioning(), carry)
         logits.append(np.asarray(outputs[0]).tolist())
     return {"logits": logits}, run
