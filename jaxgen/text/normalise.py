@@ -61,7 +61,7 @@ def normalise(written: str, language: Language) -> Spoken:
     text = "".join(_said(sign, language) for sign in text.lower())
     pattern, read = language.abbreviations
     text = _MARK_BETWEEN.sub(r"\1 ", _tidy(text))
-    return Spoken(_tidy(pattern.sub(read, text)), unknown)
+    return Spoken(_tidy(pattern.sub(read, text).lower()), unknown)
 
 
 def _said(sign: str, language: Language) -> str:
