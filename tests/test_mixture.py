@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -66,7 +67,11 @@ def test_members_are_of_one_model_and_one_data(store, task, tmp_path):
     other_model = dataclasses.replace(config, model=dataclasses.replace(MODEL, num_layers=2))
     for member, said in (
         (dataclasses.replace(run, workdir=Path("b"), config=other_model), "'b' holds another model than 'a'"),
-        (dataclasses.replace(run, spec=dataclasses.replace(spec, manifest_hash="x")), "'a' was trained on other data"),
+        (
+            dataclasses.replace(run, workdir=Path("b"), spec=dataclasses.replace(spec, manifest_hash="x")),
+            "'b' was trained on other data",
+        ),
+        (run, "a run is in the mixture twice"),
     ):
         with pytest.raises(UserError, match=said):
             evaluate_run(run, EvaluationRequest(mixture=(member,)), tmp_path)
@@ -77,7 +82,8 @@ def test_members_are_of_one_model_and_one_data(store, task, tmp_path):
 @pytest.mark.slow
 def test_the_command_reports_a_mixture_apart(quickstart, command, cache, tmp_path):
     options = ("--workdir", quickstart, "--cache-dir", cache, "--num-clips", "2", "--out", tmp_path / "report")
-    code, _, err = command(evaluate.main, *options, "--mixture", quickstart)
+    shutil.copytree(quickstart, tmp_path / "copy")
+    code, _, err = command(evaluate.main, *options, "--mixture", tmp_path / "copy")
     assert code == 0, err
     metrics = json.loads((tmp_path / "report" / "report.json").read_text())["metrics"]
     assert metrics["mixture_members"] == 2

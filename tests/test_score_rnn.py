@@ -423,7 +423,7 @@ def test_a_melody_comes_out_as_it_is(command, cache, tmp_path):
 
     assert plain(first) == plain(melody)
     for options, said in (
-        ((), "the model reads 'melody', which is not said; pass --input melody=..."),
+        ((), "the model reads 'melody', which is not said; pass --melody FILE"),
         (("--melody", tmp_path / "none.mid"), "the melody"),
         (("--melody", folder / "000.wav"), "is no suffix of written music"),
         (("--vocoder", run), "--vocoder holds a run of a ScoreRNN"),

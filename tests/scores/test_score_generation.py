@@ -110,7 +110,7 @@ def test_bars_are_those_of_the_melody(run, melody):
     (score,) = run.generate(1, melody=melody, bars=4).scores
     assert score.quarters == 4 * BAR
     assert grid(select_tracks(score, [0])) == [note for note in grid(melody_score()) if note[0] < 4 * BAR * 12]
-    with pytest.raises(UserError, match=r"has 6 bars; lower --bars 7"):
+    with pytest.raises(UserError, match=r"has 6 bars; pass --bars 6 or fewer, or leave it out"):
         run.generate(1, melody=melody, bars=7)
 
 
